@@ -1,0 +1,31 @@
+# make demo | make test | make lint | make bench: each does its own set-up in .venv
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: install demo test lint bench clean
+install: $(INSTALLED)
+
+# The trainers are copied into nnU-Net's folder on install, so a change to one means installing again.
+$(INSTALLED): pyproject.toml $(wildcard trainers/*.py)
+	test -x $(BIN)/python || python3 -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/nnunet-cpr demo $(DEMO_ARGS)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python scripts/benchmark_optimizers.py
+
+clean:
+	rm -rf $(VENV) build dist

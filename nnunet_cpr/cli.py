@@ -1,0 +1,34 @@
+"""The `nnunet-cpr` command: parses arguments, then calls the part of the package that does the work.
+
+argparse, as nnU-Net's own commands: its users type `-tr A B C`, which click-based parsers cannot take.
+Nothing here imports torch; a sub-command imports what it needs when it runs.
+"""
+
+import argparse
+import sys
+
+from nnunet_cpr import __version__
+from nnunet_cpr.demo import command as demo
+from nnunet_cpr.training import command as trainers
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `nnunet-cpr` with the given arguments (default: the command line) and return its exit code.
+
+    A user's mistake arrives as ValueError or OSError and leaves as one line on stderr with exit code 2.
+    """
+    parser = argparse.ArgumentParser(prog="nnunet-cpr", description="nnU-Net with Constrained Parameter Regularization.")
+    parser.add_argument("--version", action="version", version=__version__)
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    demo.add_parser(subparsers)
+    trainers.add_parser(subparsers)
+    args = parser.parse_args(argv)
+    try:
+        return int(args.run(args))
+    except (ValueError, OSError) as error:
+        print(f"nnunet-cpr: error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

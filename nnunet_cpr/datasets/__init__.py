@@ -1,0 +1,1 @@
+"""Data in, nnU-Net's raw format out."""

@@ -1,0 +1,219 @@
+"""What a trainer's name means: `nnUNetTrainerCPR_ws2000_warmup2000_100epochs` and its kin.
+
+nnU-Net has one knob, the trainer's name, and files results under it. So a name is a family followed by any of the
+parts in `PARTS`, joined by `_` in any order; one name is one setting. Nothing here imports torch or nnU-Net.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class CPRSettings:
+    """The constraint's settings, named as the arguments of `nnunet_cpr.optim`'s optimizers."""
+
+    kappa_init_method: str = "warm_start"
+    kappa_init_param: float | None = 1000
+    reg_function: str = "l2"
+    kappa_update: float = 1.0
+    step_form: str = "explicit"
+    adaptive_bounds: bool = False
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """Everything that a trainer's name decides."""
+
+    name: str
+    optimizer: str
+    lr: float
+    weight_decay: float = 0.0
+    cpr: CPRSettings | None = None
+    warmup_steps: int = 0
+    epochs: int = 1000
+    iterations: int = 250
+    seed: int | None = None
+    bf16: bool = False
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        return self.epochs * self.iterations
+
+    def optimizer_arguments(self) -> dict[str, Any]:
+        """Arguments for the optimizer besides the parameters and the learning rate."""
+        arguments: dict[str, Any] = (
+            {"momentum": 0.99, "nesterov": True} if self.optimizer == "SGD" else {"betas": (0.9, 0.99)}
+        )
+        if self.cpr is None:
+            return arguments | {"weight_decay": self.weight_decay}
+        arguments |= {key: value for key, value in asdict(self.cpr).items() if value is not None}
+        if self.cpr.kappa_init_method == "inflection_point" and self.warmup_steps:
+            arguments["reg_step_size"] = max(1, self.warmup_steps // 10)  # the paper: every 10 % of the warmup
+        return arguments
+
+    def check_length(self, total_steps: int) -> None:
+        """Raise ValueError if warmup or warm start do not fit into so many steps."""
+        if self.warmup_steps >= total_steps:
+            raise ValueError(
+                f"{self.name}: the warmup takes {self.warmup_steps} steps, but the training has only {total_steps}; "
+                "shorten the warmup or train longer."
+            )
+        if self.cpr and self.cpr.kappa_init_method == "warm_start" and self.cpr.kappa_init_param >= total_steps:
+            raise ValueError(
+                f"{self.name}: the warm start takes {self.cpr.kappa_init_param} steps, but the training has only "
+                f"{total_steps}, so nothing would ever be regularised; name a shorter one (ws<steps>) or train longer."
+            )
+
+
+# Adam: 1e-3 is its usual rate and that of nnU-Net's own nnUNetTrainerAdam1en3; SGD's 1e-2 is too hot for it.
+# AdamW: weight decay is multiplied by the learning rate, so it needs PyTorch's 1e-2 where nnU-Net's SGD has 3e-5.
+FAMILIES = {
+    settings.name: settings
+    for settings in (
+        TrainerSettings("nnUNetTrainerCPR", "SGD", 1e-2, cpr=CPRSettings()),
+        TrainerSettings("nnUNetTrainerAdamCPR", "Adam", 1e-3, cpr=CPRSettings()),
+        TrainerSettings("nnUNetTrainerSGD", "SGD", 1e-2, weight_decay=3e-5),
+        TrainerSettings("nnUNetTrainerAdamW", "AdamW", 1e-3, weight_decay=1e-2),
+    )
+}
+
+_COUNT = r"(\d+)"
+_NUMBER = r"(\d+(?:\.\d+)?(?:e-?\d+)?)"
+
+
+def _at_least(lowest: int) -> Callable[[str], int]:
+    def convert(text: str) -> int:
+        if int(text) < lowest:
+            raise ValueError(f"must be at least {lowest}")
+        return int(text)
+
+    return convert
+
+
+def _seed(text: str) -> int:
+    if int(text) >= 2**32:
+        raise ValueError("must be below 2**32")
+    return int(text)
+
+
+def _not_negative(text: str) -> float:
+    if not math.isfinite(float(text)):
+        raise ValueError("is not a finite number")
+    return float(text)
+
+
+def _positive(text: str) -> float:
+    if not _not_negative(text) > 0:
+        raise ValueError("must be positive")
+    return float(text)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One kind of part of a name: how it is spelt, which setting it sets, and to what."""
+
+    spelling: str
+    pattern: str
+    setting: str
+    value: Callable[[str], Any]
+    meaning: str
+    only: str = ""  # "CPR" or "weight decay": the families that know it, empty for all
+
+    def read(self, text: str) -> Any:
+        """The value that the text sets, None if it is another part's. Raises ValueError for a bad number."""
+        match = re.fullmatch(self.pattern, text, re.ASCII)
+        return match and self.value(match[1] if match.lastindex else text)
+
+
+_BOUND, _REGULARISER = "bound rule", "regulariser"
+PARTS = (
+    Part("ws<steps>", "ws" + _COUNT, _BOUND, lambda t: ("warm_start", _at_least(1)(t)),
+         "Kappa-WS: kappa = R after so many unconstrained steps (default: 1000)", "CPR"),
+    Part("ip", "ip", _BOUND, lambda t: ("inflection_point", None),
+         "Kappa-IP: kappa = R at the inflection point of R (meant for Adam)", "CPR"),
+    Part("k<kappa>", "k" + _NUMBER, _BOUND, lambda t: ("uniform", _positive(t)),
+         "Kappa-K: the same kappa for every tensor", "CPR"),
+    Part("ki<k>", "ki" + _NUMBER, _BOUND, lambda t: ("dependent", _positive(t)),
+         "Kappa-kI0: kappa = k times R of the initial weights", "CPR"),
+    Part("l1 | l2 | std | huber", "l1|l2|std|huber", _REGULARISER, str,
+         "the statistic R that is bounded (default: l2, the squared norm)", "CPR"),
+    Part("mu<value>", "mu" + _NUMBER, "mu", _positive, "step size of lambda (default: 1)", "CPR"),
+    Part("proximal", "proximal", "step form", str, "the implicit constraint step, which cannot flip signs", "CPR"),
+    Part("adaptive", "adaptive", "adaptive bounds", bool, "AdaCPR: tighten kappa whenever lambda returns to 0", "CPR"),
+    Part("wd<value>", "wd" + _NUMBER, "weight decay", _not_negative,
+         "weight decay (default: SGD 3e-5, AdamW 1e-2)", "weight decay"),
+    Part("warmup<steps>", "warmup" + _COUNT, "warmup", _at_least(1),
+         "linear warmup, then polynomial decay, both per step (default: nnU-Net's decay per epoch, no warmup)"),
+    Part("<N>epochs", _COUNT + "epochs", "epochs", _at_least(1), "length of the training (default: 1000)"),
+    Part("<N>iters", _COUNT + "iters", "iterations", _at_least(1),
+         "training iterations per epoch (default: 250), and a fifth as many for online validation"),
+    Part("lr<value>", "lr" + _NUMBER, "learning rate", _positive,
+         "initial or, with warmup, highest learning rate (default: SGD 1e-2, Adam and AdamW 1e-3)"),
+    Part("seed<int>", "seed" + _COUNT, "seed", _seed, "seeds Python, NumPy and torch"),
+    Part("bf16", "bf16", "precision", bool, "runs the network under bfloat16 autocast on every device"),
+)  # fmt: skip
+
+
+def family_of(name: str) -> str | None:
+    """The family whose name begins this name, None if there is none."""
+    return next((family for family in FAMILIES if name.startswith(family)), None)
+
+
+def parse(name: str) -> TrainerSettings:
+    """What the name means. Raises ValueError, saying why, if it is not one of our trainers."""
+    family = family_of(name)
+    if family is None:
+        raise ValueError(f"{name} does not begin with one of {', '.join(FAMILIES)}")
+    suffix = name[len(family) :]
+    if suffix and not suffix.startswith("_"):
+        raise ValueError(f"{name}: an underscore must follow {family}")
+    values: dict[str, Any] = {}
+    for text in suffix.split("_")[1:]:
+        part, value = _read(name, text)
+        if part.only and part.only != ("CPR" if FAMILIES[family].cpr else "weight decay"):
+            raise ValueError(f"{name}: {text!r} is for trainers with {part.only}, which {family} is not")
+        if part.setting in values:
+            raise ValueError(f"{name}: {text!r} sets the {part.setting} a second time")
+        values[part.setting] = value
+    return _build(name, FAMILIES[family], values)
+
+
+def _read(name: str, text: str) -> tuple[Part, Any]:
+    for part in PARTS:
+        try:
+            value = part.read(text)
+        except ValueError as error:
+            raise ValueError(f"{name}: the number in {text!r} {error}") from None
+        if value is not None:
+            return part, value
+    raise ValueError(f"{name}: cannot read the part {text!r}; `nnunet-cpr trainers` lists what there is")
+
+
+def _build(name: str, default: TrainerSettings, values: dict[str, Any]) -> TrainerSettings:
+    cpr = default.cpr
+    if cpr:
+        method, parameter = values.get(_BOUND, (cpr.kappa_init_method, cpr.kappa_init_param))
+        cpr = CPRSettings(
+            kappa_init_method=method,
+            kappa_init_param=parameter,
+            reg_function=values.get(_REGULARISER, cpr.reg_function),
+            kappa_update=values.get("mu", cpr.kappa_update),
+            step_form=values.get("step form", cpr.step_form),
+            adaptive_bounds=values.get("adaptive bounds", cpr.adaptive_bounds),
+        )
+    return replace(
+        default,
+        name=name,
+        cpr=cpr,
+        lr=values.get("learning rate", default.lr),
+        weight_decay=values.get("weight decay", default.weight_decay),
+        warmup_steps=values.get("warmup", default.warmup_steps),
+        epochs=values.get("epochs", default.epochs),
+        iterations=values.get("iterations", default.iterations),
+        seed=values.get("seed", default.seed),
+        bf16=values.get("precision", default.bf16),
+    )
