@@ -1,0 +1,338 @@
+"""Constrained Parameter Regularization around any PyTorch optimizer (paper, Algorithm 1).
+
+The optimizers' own updates do not look at the weights once weight decay is off. So Algorithm 1, which takes R and
+grad R at the weights before the update, is: apply the constraint step to theta_t, then run the unchanged optimizer
+step. Fused kernels, schedulers and everything else of the base class keep working.
+"""
+
+import functools
+import inspect
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from nnunet_cpr.optim.bounds import RULES, STATE_KEYS, Values, start_values
+from nnunet_cpr.optim.param_groups import param_groups
+from nnunet_cpr.optim.regularizers import REGULARIZERS, Regularizer
+from nnunet_cpr.optim.settings import check, check_weight_decay, complete, is_regularized, param_name
+from nnunet_cpr.optim.sums import accumulation_dtype, times
+
+# On CPU, tensors are constrained in slices that fit a usual last-level cache: R leaves the weights there to be scaled.
+_CPU_SLICE_BYTES = 8 * 2**20
+
+
+class Constraint(NamedTuple):
+    """The constraint R(theta) <= kappa of one tensor, as it stands now."""
+
+    name: str
+    numel: int
+    reg: float
+    """R(theta) of the present weights."""
+    kappa: float
+    """The bound; inf while it is unset, for instance because no inflection point was found yet."""
+    lagmul: float
+    """The multiplier lambda of the last step; 0 where the constraint did not act."""
+    flips: bool
+    """The explicit step removes more than the whole weight and so flips signs (l2: 2 lambda > 1)."""
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the bound is set."""
+        return self.kappa != float("inf")
+
+    @property
+    def active(self) -> bool:
+        """Whether the constraint acted in the last step."""
+        return self.lagmul > 0
+
+
+class CPR(Optimizer):
+    """Mixin that constrains the regularised tensors of the optimizer class after it; see :func:`cpr`.
+
+    Args:
+        params: a model (then :func:`param_groups` decides what is regularised), parameters, named parameters or groups.
+            A group may hold any of the settings below for itself. The rest of the arguments is the base class's.
+        kappa_init_method: how the bound kappa of a tensor is set: "inflection_point" (Kappa-IP), "warm_start"
+            (Kappa-WS), "uniform" (Kappa-K) or "dependent" (Kappa-kI0).
+        kappa_init_param: the unconstrained steps of a warm start (default 1000), the uniform bound, or the factor of
+            the initial R. Unused by the inflection point.
+        reg_function: R: "l2" (squared norm), "l1", "std" (standard deviation) or "huber".
+        kappa_update: mu, the step size of lambda. Divided by a tensor's element count for l2, l1 and huber.
+        reg_step_size: optimizer steps between two samples of R for the inflection point.
+        reg_ema_decay: smoothing of R, once a step, for the inflection point.
+        step_form: "explicit" (Algorithm 1) or "proximal" (the implicit step, which cannot flip signs or diverge).
+        adaptive_bounds: lower kappa to R whenever lambda falls back to 0 (AdaCPR, paper, Appendix D).
+        regularize: True or False for all tensors; None: tensors with two or more dimensions.
+
+    State: besides the base class's, every regularised tensor holds `lagmul`, `kappa` and `cpr_step` (its own step
+    count) as scalars in float32 (float64 for float64 weights). Settings live in the parameter groups. Both are in
+    `state_dict`, which continues bit for bit. With sharded weights (DTensor) R is that of the whole tensor.
+
+    Raises:
+        ValueError: a setting has no meaning; a regularised group has weight decay; a model has nothing to regularise.
+        RuntimeError: (in `step`) a regularised tensor has a sparse gradient.
+    """
+
+    _cpr_kappa_init_method = "inflection_point"
+    _base: type[Optimizer] | None = None  # set on classes made by cpr(), which pickle cannot find by name
+
+    def __init__(
+        self,
+        params: Any,
+        *args: Any,
+        kappa_init_method: str | None = None,
+        kappa_init_param: float | None = None,
+        reg_function: str = "l2",
+        kappa_update: float = 1.0,
+        reg_step_size: int = 200,
+        reg_ema_decay: float = 0.99,
+        step_form: str = "explicit",
+        adaptive_bounds: bool = False,
+        regularize: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._cpr_defaults: dict[str, Any] = {
+            "kappa_init_method": self._cpr_kappa_init_method if kappa_init_method is None else kappa_init_method,
+            "kappa_init_param": kappa_init_param,
+            "reg_function": reg_function,
+            "kappa_update": kappa_update,
+            "reg_step_size": reg_step_size,
+            "reg_ema_decay": reg_ema_decay,
+            "step_form": step_form,
+            "adaptive_bounds": adaptive_bounds,
+            "regularize": regularize,
+        }
+        # AdamW's default is 1e-2. CPR stands in for it, so only a weight decay that the user asked for counts.
+        signature = inspect.signature(super().__init__)
+        if "weight_decay" in signature.parameters:
+            given = signature.bind_partial(params, *args, **kwargs).arguments
+            if "weight_decay" not in given:
+                kwargs["weight_decay"] = 0
+        from_model = isinstance(params, nn.Module)
+        super().__init__(param_groups(params) if from_model else params, *args, **kwargs)
+        if not any(is_regularized(group, p) for group in self.param_groups for p in group["params"]):
+            message = f"{type(self).__name__} has nothing to regularise: no parameter is selected for it"
+            if from_model:
+                raise ValueError(message + "; print(param_table(model)) says why")
+            warnings.warn(message + "; set regularize=True in a group, or pass the model", stacklevel=2)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; CPR settings that it lacks are the optimizer's. A bad one raises ValueError and adds nothing."""
+        # The base class's __init__ makes `defaults` and then calls this, so this is the first place to complete them.
+        self.defaults.update(self.__dict__.pop("_cpr_defaults", {}))
+        super().add_param_group(param_group)
+        try:
+            complete(self.param_groups[-1])
+            check(self.param_groups[-1])
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Do one step: the closure (if any), the constraint at theta_t, then the base optimizer's step."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        with torch.set_grad_enabled(self.defaults.get("differentiable", False)):
+            first_states = self._constrain()
+        base_step = super().step
+        # torch wraps the step of each instantiated class to run hooks. Ours is wrapped already, so not the base's, too.
+        if getattr(base_step, "hooked", False):
+            base_step = functools.partial(base_step.__wrapped__, self)  # type: ignore[attr-defined]
+        base_step()
+        # Only now: optimizers initialise their own state where they find none at all.
+        for param, state in first_states:
+            self.state[param].update(state)
+        return loss
+
+    def constraints(self) -> list[Constraint]:
+        """Return the constraint of every regularised tensor. Synchronises with the device; call it on all ranks."""
+        rows = []
+        for group in self.param_groups:
+            regularizer = REGULARIZERS[group["reg_function"]]
+            explicit = group["step_form"] == "explicit"
+            for index, param in enumerate(group["params"]):
+                if not is_regularized(group, param):
+                    continue
+                state = self.state.get(param, {})
+                with torch.no_grad():
+                    reg = regularizer.value([param])
+                lagmul = float(state.get("lagmul", 0.0))
+                share = regularizer.shrinkage(reg.new_tensor([lagmul]), reg, [param.numel()])
+                rows.append(
+                    Constraint(
+                        name=param_name(group, index),
+                        numel=param.numel(),
+                        reg=reg.item(),
+                        kappa=float(state.get("kappa", float("inf"))),
+                        lagmul=lagmul,
+                        flips=explicit and bool(share > 1),
+                    )
+                )
+        return rows
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state, CPR's settings included. One of the plain base optimizer loads too; CPR then starts afresh."""
+        loaded: dict[str, Any] = {}
+
+        def keep(_: Optimizer, incoming: dict[str, Any]) -> dict[str, Any]:
+            ours = [{key: group[key] for key in self._settings()} for group in self.param_groups]
+            saved = incoming["param_groups"]
+            if len(ours) == len(saved):  # otherwise torch says what is wrong
+                saved = [{**settings, **group} for settings, group in zip(ours, saved, strict=True)]
+            loaded.update(incoming, param_groups=saved)
+            return loaded
+
+        # Registered last, so it sees what hooks of the user made of the state.
+        handle = self.register_load_state_dict_pre_hook(keep)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+        # torch casts every state to its weights' dtype, which would round kappa and lambda of bf16 weights.
+        keys = chain.from_iterable(group["params"] for group in loaded["param_groups"])
+        params = chain.from_iterable(group["params"] for group in self.param_groups)
+        for key, param in zip(keys, params, strict=True):
+            for name, value in loaded["state"].get(key, {}).items():
+                if name in STATE_KEYS:
+                    self.state[param][name] = torch.empty_like(
+                        value, device=param.device, dtype=accumulation_dtype(param.dtype)
+                    ).copy_(value)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle and deepcopy classes made by :func:`cpr` by their base class, since no module holds them by name."""
+        base = type(self).__dict__.get("_base")
+        return super().__reduce_ex__(protocol) if base is None else (_new, (base,), self.__getstate__())
+
+    @staticmethod
+    def _settings() -> Iterator[str]:
+        parameters = inspect.signature(CPR.__init__).parameters.values()
+        return (p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
+
+    def _constrain(self) -> list[tuple[Tensor, dict[str, Tensor]]]:
+        """Update kappa and lambda and apply the constraint step; return the states of tensors at their first step."""
+        first_states: list[tuple[Tensor, dict[str, Tensor]]] = []
+        for group in self.param_groups:
+            check_weight_decay(group)
+            params = [p for p in group["params"] if p.grad is not None and is_regularized(group, p)]
+            for param in params:
+                if param.grad.layout is not torch.strided:
+                    raise RuntimeError(
+                        "a regularised tensor has a sparse gradient: CPR bounds whole tensors; "
+                        "use dense gradients, or regularize=False for its group"
+                    )
+            for some in _alike(params):
+                states = []
+                for param in some:
+                    state = self.state.get(param, {})
+                    if "lagmul" not in state:
+                        dtype = accumulation_dtype(param.dtype)
+                        start = start_values(group).items()
+                        state = {k: torch.full((), v, dtype=dtype, device=param.device) for k, v in start}
+                        first_states.append((param, state))
+                    states.append(state)
+                self._constrain_some(some, states, group)
+        return first_states
+
+    def _constrain_some(self, params: list[Tensor], states: list[dict[str, Tensor]], group: dict[str, Any]) -> None:
+        """Do lines 4 to 6 of Algorithm 1 for tensors alike, all multipliers and bounds at once, no host involved."""
+        regularizer = REGULARIZERS[group["reg_function"]]
+        with torch.no_grad():
+            reg = regularizer.value(params)
+            old: Values = {key: torch.stack([state[key] for state in states]) for key in start_values(group)}
+            new = {**old, **RULES[group["kappa_init_method"]](old["cpr_step"], reg, old, group)}
+            new["lagmul"] = self._multipliers(regularizer, params, reg, old["lagmul"], new["kappa"], group)
+            if group["adaptive_bounds"]:
+                relaxed = (old["lagmul"] > 0) & (new["lagmul"] == 0)
+                new["kappa"] = torch.where(relaxed, reg, new["kappa"])
+            new["cpr_step"] = old["cpr_step"] + 1
+            lagmul = new["lagmul"]
+            # A fused step under GradScaler runs also when gradients are not finite, and finds out on the device.
+            found_inf = getattr(self, "found_inf", None)
+            if found_inf is not None:
+                skip = found_inf.to(reg.device) > 0
+                new = {key: torch.where(skip, old[key], value) for key, value in new.items()}
+                lagmul = torch.where(skip, 0, lagmul)
+            for key, value in new.items():
+                torch._foreach_copy_([state[key] for state in states], list(value.unbind()))
+        regularizer.step(params, lagmul, group["step_form"] == "proximal")
+
+    @staticmethod
+    def _multipliers(
+        regularizer: Regularizer,
+        params: Sequence[Tensor],
+        reg: Tensor,
+        lagmul: Tensor,
+        kappa: Tensor,
+        group: dict[str, Any],
+    ) -> Tensor:
+        """Return lambda_{t+1} = max(0, lambda_t + mu / n (R - kappa)), with n = 1 for std."""
+        rates = [group["kappa_update"] / (max(1, p.numel()) if regularizer.averaged else 1) for p in params]
+        # While a bound is unset lambda stays 0, also if R overflows (inf - inf would be NaN).
+        excess = torch.where(kappa.isinf(), 0, reg - kappa)
+        return (lagmul + times(excess, rates)).clamp(min=0)
+
+
+class AdamCPR(CPR, torch.optim.Adam):
+    """Adam with CPR. By default l2 with Kappa-IP, as in the authors' package. See :class:`CPR` and torch.optim.Adam."""
+
+
+class SGDCPR(CPR, torch.optim.SGD):
+    """SGD with CPR. By default l2 with Kappa-WS at 1000 steps (the paper saw Kappa-IP fail here). See :class:`CPR`."""
+
+    _cpr_kappa_init_method = "warm_start"
+
+
+@functools.cache
+def cpr(optimizer_class: type[Optimizer]) -> type[CPR]:
+    """Return the class that adds CPR to `optimizer_class`, e.g. `cpr(torch.optim.NAdam)(model, lr=1e-3)`.
+
+    Raises:
+        TypeError: not an optimizer class, or one that evaluates its closure several times a step (LBFGS).
+    """
+    if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, Optimizer)):
+        raise TypeError(f"cpr() takes a torch.optim.Optimizer class, not {optimizer_class!r}")
+    if issubclass(optimizer_class, CPR):
+        return optimizer_class
+    if issubclass(optimizer_class, torch.optim.LBFGS):
+        raise TypeError(
+            "LBFGS evaluates the closure several times a step: there is no one theta_t for CPR to constrain"
+        )
+    name = f"{optimizer_class.__name__}CPR"
+    doc = f"{optimizer_class.__name__} with CPR. See nnunet_cpr.optim.CPR for the arguments in addition."
+    rule = SGDCPR._cpr_kappa_init_method if issubclass(optimizer_class, torch.optim.SGD) else CPR._cpr_kappa_init_method
+    return type(
+        name, (CPR, optimizer_class), {"__doc__": doc, "_base": optimizer_class, "_cpr_kappa_init_method": rule}
+    )
+
+
+def _new(base: type[Optimizer]) -> CPR:
+    cls = cpr(base)
+    return cls.__new__(cls)
+
+
+def _alike(params: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield the tensors that can be handled at once: of one device, dtype and sharding; on CPU a cacheful at a time."""
+    buckets: dict[Any, list[Tensor]] = {}
+    for param in params:
+        sharding = (getattr(param, "device_mesh", None), getattr(param, "placements", None))
+        buckets.setdefault((param.device, param.dtype, sharding), []).append(param)
+    for (device, _, sharding), bucket in buckets.items():
+        if device.type != "cpu" or sharding[0] is not None:
+            yield bucket
+            continue
+        some: list[Tensor] = []
+        size = 0
+        for param in bucket:
+            if some and size + param.nbytes > _CPU_SLICE_BYTES:
+                yield some
+                some, size = [], 0
+            some.append(param)
+            size += param.nbytes
+        yield some

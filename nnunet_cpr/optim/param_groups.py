@@ -1,0 +1,120 @@
+"""Which parameters of a model are regularised, by the types of the modules that own them, and the table of it."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+_WEIGHTS = (nn.Linear, nn.Bilinear, _ConvNd, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
+
+
+class _Decision(NamedTuple):
+    name: str
+    param: Tensor
+    regularize: bool
+    reason: str
+
+
+def param_groups(model: nn.Module, *, reg_embedding: bool = False) -> list[dict[str, Any]]:
+    """Return the groups of a model for a CPR optimizer: the regularised parameters and the others, each exactly once.
+
+    Not regularised are biases, the weights of all normalisation layers, vectors (layer scales, class tokens), position
+    tokens, embeddings unless `reg_embedding`, and what the model exempts itself: parameters with the attribute
+    `_no_weight_decay`, and names in a `no_weight_decay()` of the model or one of its modules (timm). A shared parameter
+    counts once, and is regularised only if all its owners say so. `torch.compile` and DDP wrappers make no difference.
+
+    Returns:
+        Up to two groups {"params": [(name, parameter), ...], "regularize": bool}; an empty one is left out.
+
+    Raises:
+        ValueError: the model has no parameter to regularise.
+    """
+    decisions = list(_decide(model, reg_embedding))
+    if not any(decision.regularize for decision in decisions):
+        raise ValueError(
+            f"{type(model).__name__} has no parameter to regularise: CPR leaves out biases, normalisation weights, "
+            "vectors and embeddings; use the plain optimizer, or groups with regularize=True"
+        )
+    groups = []
+    for regularize in (True, False):
+        params = [(d.name, d.param) for d in decisions if d.regularize is regularize]
+        if params:
+            groups.append({"params": params, "regularize": regularize})
+    return groups
+
+
+def param_table(model: nn.Module, *, reg_embedding: bool = False) -> str:
+    """Return a table to print: every parameter of the model, its shape, whether CPR regularises it, and why."""
+    decisions = list(_decide(model, reg_embedding))
+    rows = [
+        (d.name, "x".join(map(str, d.param.shape)) or "scalar", "yes" if d.regularize else "no", d.reason)
+        for d in decisions
+    ]
+    rows.insert(0, ("parameter", "shape", "regularised", "because"))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows
+    ]
+    tensors = [d.param for d in decisions if d.regularize]
+    elements, total = sum(t.numel() for t in tensors), sum(d.param.numel() for d in decisions)
+    lines.append(f"{len(tensors)} of {len(decisions)} tensors, {elements:,} of {total:,} elements are regularised")
+    return "\n".join(lines)
+
+
+def _decide(model: nn.Module, reg_embedding: bool) -> Iterator[_Decision]:
+    while isinstance(inner := getattr(model, "_orig_mod", None) or _data_parallel_module(model), nn.Module):
+        model = inner
+    verdicts: dict[Tensor, list[tuple[str, bool, str]]] = {}
+    exempt: set[str] = set()
+    # Shared modules are visited once a name, so that an exemption counts by whichever name it is given.
+    for path, module in model.named_modules(remove_duplicate=False):
+        prefix = _clean(path + "." if path else "")
+        listed = getattr(module, "no_weight_decay", None)
+        if callable(listed):
+            exempt |= {prefix + name for name in listed()}
+        for attribute, param in module.named_parameters(recurse=False, remove_duplicate=False):
+            regularize, reason = _verdict(module, attribute, param, reg_embedding)
+            verdicts.setdefault(param, []).append((prefix + attribute, regularize, reason))
+    for param, owners in verdicts.items():
+        name, regularize, reason = next((owner for owner in owners if not owner[1]), owners[0])
+        if any(owner[0] in exempt for owner in owners):
+            regularize, reason = False, "in the model's no_weight_decay()"
+        elif getattr(param, "_no_weight_decay", False):
+            regularize, reason = False, "marked _no_weight_decay"
+        elif len(owners) > 1 and name != owners[0][0]:
+            reason += f" (shared with {name})"
+        yield _Decision(owners[0][0], param, regularize, reason)
+
+
+def _verdict(module: nn.Module, attribute: str, param: Tensor, reg_embedding: bool) -> tuple[bool, str]:
+    kind = type(module).__name__
+    if "bias" in attribute.split("_"):
+        return False, f"bias of {kind}"
+    if isinstance(module, _NORMS):
+        return False, f"normalisation: {kind}"
+    if isinstance(module, _EMBEDDINGS):
+        return reg_embedding, f"embedding: {kind}"
+    if param.ndim < 2:
+        return False, f"vector of {kind}"
+    if isinstance(module, _WEIGHTS):
+        return True, f"weight of {kind}"
+    # A module of unknown type. Tokens and layer scales are made to be broadcast: (1, 1, C), (1, N, C), (C, 1, 1).
+    if sum(size != 1 for size in param.shape) < 2:
+        return False, f"vector of {kind}"
+    if param.ndim >= 3 and param.shape[0] == 1:
+        return False, f"token of {kind}"
+    return True, f"weight of {kind}"
+
+
+def _data_parallel_module(model: nn.Module) -> nn.Module | None:
+    wrappers = (nn.parallel.DistributedDataParallel, nn.DataParallel)
+    return model.module if isinstance(model, wrappers) else None
+
+
+def _clean(name: str) -> str:
+    """Remove what torch.compile adds to the name of a compiled sub-module."""
+    return name.replace("_orig_mod.", "")

@@ -1,0 +1,80 @@
+"""The CPR settings of a parameter group, checked: one line says what is wrong and what would be right."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from nnunet_cpr.optim.bounds import RULES
+from nnunet_cpr.optim.regularizers import REGULARIZERS
+
+WARM_START_STEPS = 1000
+STEP_FORMS = ("explicit", "proximal")
+
+
+def complete(group: dict[str, Any]) -> None:
+    """Fill in the default of `kappa_init_param`, which depends on the rule."""
+    if group["kappa_init_param"] is None and group["kappa_init_method"] == "warm_start":
+        group["kappa_init_param"] = WARM_START_STEPS
+
+
+def check(group: Mapping[str, Any]) -> None:
+    """Raise ValueError for a setting that has no meaning, and for a regularised tensor that CPR cannot constrain."""
+    _one_of(group, "kappa_init_method", tuple(RULES))
+    _one_of(group, "reg_function", tuple(REGULARIZERS))
+    _one_of(group, "step_form", STEP_FORMS)
+    _number(group, "kappa_update", at_least=0)
+    _number(group, "reg_ema_decay", at_least=0, below=1)
+    _number(group, "reg_step_size", at_least=1, whole=True)
+    rule, parameter = group["kappa_init_method"], group["kappa_init_param"]
+    if rule == "warm_start":
+        _number(group, "kappa_init_param", at_least=0, whole=True)
+    elif rule in ("uniform", "dependent"):
+        if parameter is None:
+            meaning = "the bound itself" if rule == "uniform" else "the factor of the initial R"
+            raise ValueError(f'kappa_init_method="{rule}" needs kappa_init_param: {meaning}')
+        _number(group, "kappa_init_param", at_least=0)
+    if not (group["regularize"] is None or isinstance(group["regularize"], bool)):
+        raise ValueError(f"regularize is {group['regularize']!r}, but must be True, False or None (by dimensions)")
+    for index, param in enumerate(group["params"]):
+        if is_regularized(group, param) and param.is_complex():
+            raise ValueError(
+                f"{param_name(group, index)} is complex: CPR bounds real weights; give its group regularize=False"
+            )
+    check_weight_decay(group)
+
+
+def check_weight_decay(group: Mapping[str, Any]) -> None:
+    """Raise ValueError where weight decay would act on tensors that CPR regularises."""
+    if group.get("weight_decay") and any(is_regularized(group, p) for p in group["params"]):
+        raise ValueError(
+            f"weight_decay is {group['weight_decay']!r} in a regularised group: CPR replaces weight decay; "
+            "set weight_decay=0, or regularize=False for this group"
+        )
+
+
+def is_regularized(group: Mapping[str, Any], param: Tensor) -> bool:
+    """Return whether CPR bounds this tensor: as its group says, else if it has two or more dimensions."""
+    regularize: bool | None = group["regularize"]
+    return param.ndim >= 2 if regularize is None else regularize
+
+
+def param_name(group: Mapping[str, Any], index: int) -> str:
+    """Return the name of a group's parameter, or its number where the optimizer was given no names."""
+    names = group.get("param_names")
+    return str(names[index]) if names else f"param {index}"
+
+
+def _one_of(group: Mapping[str, Any], key: str, choices: tuple[str, ...]) -> None:
+    if group[key] not in choices:
+        raise ValueError(f"{key} is {group[key]!r}, but must be one of {', '.join(choices)}")
+
+
+def _number(group: Mapping[str, Any], key: str, at_least: float, below: float = math.inf, whole: bool = False) -> None:
+    value = group[key]
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and at_least <= value < below
+    if not fits or (whole and not float(value).is_integer()):
+        kind = "a whole number" if whole else "a number"
+        upper = "" if below == math.inf else f" and below {below}"
+        raise ValueError(f"{key} is {value!r}, but must be {kind} of at least {at_least}{upper}")

@@ -1,0 +1,71 @@
+"""Accurate sums over many tensors, whole or sharded, without a full-size temporary."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# On CPU torch accumulates a float32 norm in a few lanes, which loses up to 5e-3 on tens of millions of elements. Rows
+# of this length keep the relative error near 1e-7, run at memory speed, and do not depend on the number of threads.
+ROW = 16384
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of R, kappa and lambda for weights of `dtype`: float64 for float64, otherwise float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def local(param: Tensor) -> Tensor:
+    """Return this rank's part of a DTensor (FSDP2, tensor parallel), and any other tensor as it is."""
+    return param.to_local() if hasattr(param, "to_local") else param
+
+
+def power_sums(params: Sequence[Tensor], power: int) -> Tensor:
+    """Return sum(|x| ** power) of each local tensor, shape (len(params),), for power 1 or 2."""
+    dtype = accumulation_dtype(params[0].dtype)
+    if params[0].device.type == "cpu":
+        sums = [_rowwise_power_sum(param, power, dtype) for param in params]
+    else:
+        norms = torch._foreach_norm(list(params), power, dtype=dtype)
+        sums = [norm**power for norm in norms]
+    return torch.stack(sums)
+
+
+def over_shards(values: Tensor, params: Sequence[Tensor]) -> Tensor:
+    """Add `values` over the ranks among which `params` are sharded, in one collective a mesh dimension.
+
+    `params` share one device mesh and placement. Plain tensors: `values` as they are.
+    """
+    first: Any = params[0]
+    if hasattr(first, "device_mesh"):
+        for dim, placement in enumerate(first.placements):
+            if placement.is_shard():
+                torch.distributed.all_reduce(values, group=first.device_mesh.get_group(dim))
+    return values
+
+
+def times(values: Tensor, factors: Sequence[float]) -> Tensor:
+    """Multiply `values`, shape (len(factors),), by numbers of the host without copying these to the device."""
+    return torch.stack(torch._foreach_mul(list(values.unbind()), list(factors)))
+
+
+def each(function: Callable[[Tensor], Tensor], tensors: Sequence[Tensor]) -> Tensor:
+    """Return `function` of each tensor, a scalar in its accumulation dtype, stacked to shape (len(tensors),)."""
+    return torch.stack([function(tensor.to(accumulation_dtype(tensor.dtype))) for tensor in tensors])
+
+
+def _rowwise_power_sum(param: Tensor, power: int, dtype: torch.dtype) -> Tensor:
+    flat = _flat(param)
+    whole = flat.numel() // ROW * ROW
+    rows = torch.linalg.vector_norm(flat[:whole].view(-1, ROW), power, dim=1, dtype=dtype)
+    rest = torch.linalg.vector_norm(flat[whole:], power, dtype=dtype)
+    total: Tensor = (rows**power).sum() + rest**power
+    return total
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """Return all elements in one dimension, in memory order: channels_last and transposed weights need no copy."""
+    if tensor.is_contiguous():
+        return tensor.view(-1)
+    return tensor.permute(sorted(range(tensor.ndim), key=tensor.stride, reverse=True)).reshape(-1)

@@ -1,0 +1,134 @@
+"""What a step of CPR costs: times optimizers in turn, in one process, on the same tensors.
+
+Prints the median time of a step, its spread, and the ratio to torch.optim.AdamW(fused=True) and, for the SGDs, to
+torch.optim.SGD(fused=True) in the same run. Between two steps a large buffer is written, so that no contestant finds
+its tensors in the cache. Weights are shared by all contestants and hardly move.
+
+    python scripts/benchmark_optimizers.py [--device cuda] [--threads 2] [--rounds 30] [--json FILE]
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nnunet_cpr.optim import SGDCPR, AdamCPR
+
+# Bounds that are never set, set but never reached, and violated at every step (a tiny mu keeps lambda tiny too).
+BOUNDS = {
+    "unset": {"kappa_init_method": "warm_start", "kappa_init_param": 10**9},
+    "inactive": {"kappa_init_method": "uniform", "kappa_init_param": 1e30},
+    "active": {"kappa_init_method": "uniform", "kappa_init_param": 0.0, "kappa_update": 1e-12},
+}
+LR = 1e-9
+
+
+def nnunet_shapes() -> list[torch.Size]:
+    """Return the parameter shapes of nnU-Net's 3d_fullres PlainConvUNet: 6 stages, features 32 to 320, 31 M."""
+    from dynamic_network_architectures.architectures.unet import PlainConvUNet
+
+    network = PlainConvUNet(
+        1, 6, (32, 64, 128, 256, 320, 320), torch.nn.Conv3d, 3, (1, 2, 2, 2, 2, 2), 2, 2, 2, conv_bias=True,
+        norm_op=torch.nn.InstanceNorm3d, norm_op_kwargs={"affine": True}, deep_supervision=True,
+    )  # fmt: skip
+    return [p.shape for p in network.parameters()]
+
+
+def gpt2_shapes(width: int = 768, layers: int = 12) -> list[torch.Size]:
+    """Return the parameter shapes of GPT2s (124 M): tied embedding, positions, blocks with biases."""
+    block = [(width,), (width,), (3 * width, width), (3 * width,), (width, width), (width,), (width,), (width,)]
+    block += [(4 * width, width), (4 * width,), (width, 4 * width), (width,)]
+    return [torch.Size(s) for s in [(50257, width), (1024, width), *block * layers, (width,), (width,)]]
+
+
+def contestants(params: list[Tensor]) -> dict[str, torch.optim.Optimizer]:
+    """Return the optimizers by name. Those of pytorch-cpr are left out where it is not installed."""
+    adam, sgd = torch.optim.AdamW, torch.optim.SGD
+    nesterov = {"momentum": 0.99, "nesterov": True}
+    entries = {
+        "AdamW fused": adam(params, lr=LR, fused=True),
+        "AdamW foreach": adam(params, lr=LR, foreach=True),
+        **{f"AdamCPR {name}": AdamCPR(params, lr=LR, fused=True, **bound) for name, bound in BOUNDS.items()},
+        "SGD fused": sgd(params, lr=LR, fused=True, **nesterov),
+        "SGD foreach": sgd(params, lr=LR, foreach=True, **nesterov),
+        **{f"SGDCPR {name}": SGDCPR(params, lr=LR, fused=True, **nesterov, **bound) for name, bound in BOUNDS.items()},
+    }
+    try:
+        from pytorch_cpr import AdamCPR as PeerAdamCPR
+    except ImportError:
+        print("pytorch-cpr is not installed, so it is left out: pip install pytorch-cpr==0.3.1")
+    else:
+        groups = [
+            {"params": [p for p in params if p.ndim >= 2], "regularize": True},
+            {"params": [p for p in params if p.ndim < 2], "regularize": False},
+        ]
+        entries["pytorch-cpr active"] = PeerAdamCPR(groups, lr=LR, foreach=True, **BOUNDS["active"])
+    return entries
+
+
+def measure(optimizers: dict[str, torch.optim.Optimizer], device: torch.device, rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of `rounds` steps of each optimizer, taken in turn after three steps of warm-up."""
+    flush = torch.zeros(64 * 2**20, device=device)
+    synchronize: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    seconds: dict[str, list[float]] = {name: [] for name in optimizers}
+    for turn in range(rounds + 3):
+        for name, optimizer in optimizers.items():
+            flush.add_(1)
+            synchronize()
+            start = time.perf_counter()
+            optimizer.step()
+            synchronize()
+            if turn >= 3:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def main() -> None:
+    """Measure and print; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--models", nargs="+", choices=["nnunet", "gpt2s"], default=["nnunet", "gpt2s"])
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there, too")
+    args = parser.parse_args()
+    device = torch.device(args.device)
+    torch.set_num_threads(args.threads)
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    result = {"device": where, "threads": args.threads, "torch": torch.__version__, "rounds": args.rounds, "rows": []}
+    print(f"{where}, {args.threads} threads, torch {torch.__version__}, {args.rounds} rounds")
+    for model in args.models:
+        torch.manual_seed(0)
+        shapes = nnunet_shapes() if model == "nnunet" else gpt2_shapes()
+        params = [torch.nn.Parameter(torch.randn(shape, device=device) * 0.02) for shape in shapes]
+        for param in params:
+            param.grad = torch.randn_like(param)
+        total = sum(p.numel() for p in params)
+        seconds = measure(contestants(params), device, args.rounds)
+        medians = {name: statistics.median(values) for name, values in seconds.items()}
+        print(f"\n{model}: {total / 1e6:.1f} M parameters in {len(params)} tensors")
+        print(f"{'':20}{'median ms':>10}{'min':>8}{'max':>8}{'/ AdamW fused':>15}{'/ SGD fused':>13}")
+        for name, values in seconds.items():
+            row = {
+                "model": model, "parameters": total, "optimizer": name, "median_ms": medians[name] * 1e3,
+                "min_ms": min(values) * 1e3, "max_ms": max(values) * 1e3,
+                "ratio_adamw_fused": medians[name] / medians["AdamW fused"],
+                "ratio_sgd_fused": medians[name] / medians["SGD fused"],
+            }  # fmt: skip
+            result["rows"].append(row)
+            print(
+                f"{name:20}{row['median_ms']:10.1f}{row['min_ms']:8.1f}{row['max_ms']:8.1f}"
+                f"{row['ratio_adamw_fused']:15.2f}{row['ratio_sgd_fused']:13.2f}"
+            )
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
