@@ -6,6 +6,7 @@ the left half is used. Five slabs from back to front, 4 mm apart, give five fold
 trains on the other four, so no voxel is seen in both.
 """
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,12 +38,13 @@ image average. It is good for seeing the pipeline work, not for claims about met
 
 Split (splits_final.json): the brain is cut from back to front into five slabs, 4 mm apart. Each fold validates on
 the blocks of one slab and trains on those of the other four, so validation and training share no voxel. The right
-hemisphere is left out because it is an exact mirror image of the left one. Blocks with less than {percent:.0f} % grey or white
-matter are left out.
+hemisphere is left out because it is an exact mirror image of the left one. Blocks with less than {percent:.0f} %
+grey or white matter are left out.
 
-Template: Copyright (C) 1993-2009 Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological Institute, McGill
-University. Permission to use, copy, modify and distribute it for any purpose and without fee is granted, provided that
-this notice appears in all copies. Cite: Fonov et al., NeuroImage 54 (2011) 313-327, doi:10.1016/j.neuroimage.2010.07.033.
+Template: Copyright (C) 1993-2009 Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological Institute,
+McGill University. Permission to use, copy, modify and distribute it for any purpose and without fee is granted,
+provided that this notice appears in all copies.
+Cite: Fonov et al., NeuroImage 54 (2011) 313-327, doi:10.1016/j.neuroimage.2010.07.033.
 """
 
 
@@ -97,8 +99,16 @@ def folds(blocks: list[Block]) -> list[dict[str, list[str]]]:
     ]
 
 
-def write_dataset(folder: Path) -> list[dict[str, list[str]]]:
-    """Write the blocks to `folder` in nnU-Net's raw format and return the folds for splits_final.json."""
+def check_available() -> None:
+    """Raise ValueError if nilearn is not installed."""
+    if importlib.util.find_spec("nilearn") is None:
+        raise ValueError(
+            "the demo's embedded data needs nilearn: pip install 'nnunet-cpr[demo]', or give your own with --data"
+        )
+
+
+def write_dataset(folder: Path) -> None:
+    """Write the blocks, and the folds as splits_final.json, to `folder` in nnU-Net's raw format."""
     template, grey, white, version = _load_template()
     image, labels = template.get_fdata(dtype=np.float32), labels_from_maps(grey, white)
     blocks = [block for block in all_blocks() if enough_tissue(labels[block.box])]
@@ -124,17 +134,14 @@ def write_dataset(folder: Path) -> list[dict[str, list[str]]]:
             "licence": "free to use, copy, modify and distribute with McGill's copyright notice, see README.md",
         },
     )
-    return folds(blocks)
+    write_json(folder / "splits_final.json", folds(blocks))
 
 
 def _load_template() -> tuple[nib.Nifti1Image, np.ndarray, np.ndarray, str]:
-    try:
-        import nilearn
-        from nilearn.datasets import load_mni152_gm_template, load_mni152_template, load_mni152_wm_template
-    except ImportError as error:
-        raise ValueError(
-            "the demo's embedded data needs nilearn: pip install 'nnunet-cpr[demo]', or give your own with --data"
-        ) from error
+    check_available()
+    import nilearn
+    from nilearn.datasets import load_mni152_gm_template, load_mni152_template, load_mni152_wm_template
+
     grey, white = (load().get_fdata(dtype=np.float32) for load in (load_mni152_gm_template, load_mni152_wm_template))
     return load_mni152_template(), grey, white, nilearn.__version__
 

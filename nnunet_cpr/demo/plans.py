@@ -48,5 +48,7 @@ def _small_patch(patch: list[int], divisors: list[int]) -> list[int]:
 
 def add_small_configuration(plans_file: Path, plans: dict[str, Any]) -> None:
     """Write `plans` with the small configuration added to `plans_file`."""
-    configurations = plans["configurations"] | {CONFIGURATION: small_configuration(plans["configurations"]["3d_fullres"])}
+    configurations = plans["configurations"] | {
+        CONFIGURATION: small_configuration(plans["configurations"]["3d_fullres"])
+    }
     write_json(plans_file, plans | {"configurations": configurations})

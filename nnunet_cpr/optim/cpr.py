@@ -313,7 +313,7 @@ def cpr(optimizer_class: type[Optimizer]) -> type[CPR]:
 
 
 def _new(base: type[Optimizer]) -> CPR:
-    cls = cpr(base)
+    cls = cpr(base)  # type: ignore[arg-type]  # a class is hashable
     return cls.__new__(cls)
 
 

@@ -1,0 +1,155 @@
+"""Folders in the layout of the Medical Segmentation Decathlon: read, checked, and handed to nnU-Net's own converter."""
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from nnunet_cpr.files import write_json
+
+ENDING = ".nii.gz"
+FOLDS = 5  # nnU-Net's cross-validation; it needs at least one case a fold
+
+
+@dataclass(frozen=True)
+class MSDDataset:
+    """A folder with imagesTr, labelsTr and dataset.json whose contents agree."""
+
+    folder: Path
+    number: int
+    name: str
+    description: dict[str, Any]
+    cases: tuple[str, ...]
+
+    @property
+    def nnunet_name(self) -> str:
+        """The name nnU-Net's converter gives the dataset."""
+        return f"Dataset{self.number:03d}_{self.name}"
+
+    @property
+    def msd_name(self) -> str:
+        """The folder name that nnU-Net's converter understands."""
+        return f"Task{self.number:02d}_{self.name}"
+
+
+def read_msd(folder: Path) -> MSDDataset:
+    """Read the folder's description and file names, and check that every image has its label and the other way round.
+
+    Raises ValueError, naming the file or case and what to do, when the folder is not one that nnU-Net could convert.
+    """
+    for part in ("imagesTr", "labelsTr"):
+        if not (folder / part).is_dir():
+            raise ValueError(f"{folder}: no folder {part}; --data takes a folder with imagesTr, labelsTr, dataset.json")
+    description = _read_description(folder / "dataset.json")
+    images, labels = _cases(folder / "imagesTr"), _cases(folder / "labelsTr")
+    listed = {Path(entry["image"]).name.removesuffix(ENDING) for entry in description["training"]}
+    for problem, cases, advice in (
+        ("listed in dataset.json, but not in imagesTr", listed - images, "add the image or remove the entry"),
+        ("no label in labelsTr for image", images - labels, "add the label or remove the image"),
+        ("no image in imagesTr for label", labels - images, "add the image or remove the label"),
+    ):
+        if cases:
+            raise ValueError(f"{folder}: {problem}: {_shorten(cases)}; {advice}")
+    if len(images) < FOLDS:
+        raise ValueError(f"{folder}: {len(images)} cases in imagesTr, nnU-Net's {FOLDS} folds need at least {FOLDS}")
+    number, name = _number_and_name(folder.resolve().name)
+    return MSDDataset(folder.resolve(), number, name, description, tuple(sorted(images)))
+
+
+def check_cases(dataset: MSDDataset, progress: Callable[[Iterable[str]], Iterable[str]] = iter) -> None:
+    """Open every image and label and check shape, affine, channels and label values.
+
+    `progress` wraps the cases to iterate over, e.g. tqdm. Raises ValueError naming the first bad case and what to do.
+    """
+    channels = len(dataset.description["modality"])
+    known = {int(value): name for value, name in dataset.description["labels"].items()}
+    for case in progress(dataset.cases):
+        image, voxels = _open(dataset.folder / "imagesTr" / f"{case}{ENDING}")
+        label, values = _open(dataset.folder / "labelsTr" / f"{case}{ENDING}")
+        if image.shape[:3] != label.shape:
+            raise ValueError(
+                f"{case}: the image's shape is {image.shape[:3]}, the label's {label.shape}; "
+                "resample the label to its image"
+            )
+        if (image.shape[3] if image.ndim > 3 else 1) != channels:
+            raise ValueError(
+                f"{case}: the image's shape is {image.shape}, but dataset.json's modality names {channels} channel(s); "
+                "channels are the fourth axis"
+            )
+        if not np.allclose(image.affine, label.affine, atol=1e-3):
+            raise ValueError(
+                f"{case}: image and label lie at different places (their affines differ); "
+                "give both the geometry of the scanner image"
+            )
+        if not np.isfinite(voxels).all():
+            raise ValueError(f"{case}: the image holds NaN or infinite voxels; replace them")
+        unknown = sorted(set(np.unique(values).tolist()) - set(known))
+        if unknown:
+            raise ValueError(
+                f"{case}: label value {', '.join(f'{value:g}' for value in unknown)} is not in dataset.json, which "
+                f"knows {known}; add it there or correct the label"
+            )
+
+
+def link_for_conversion(dataset: MSDDataset, parent: Path) -> Path:
+    """Make the folder below `parent` that nnUNetv2_convert_MSD_dataset wants, and return it.
+
+    The converter insists on a name like Task04_Heart, an imagesTs folder and every key of the original dataset.json,
+    so it gets those, with links to the user's images and labels.
+    """
+    folder = parent / dataset.msd_name
+    (folder / "imagesTs").mkdir(parents=True, exist_ok=True)
+    for part in ("imagesTr", "labelsTr"):
+        link = folder / part
+        link.unlink(missing_ok=True)
+        link.symlink_to(dataset.folder / part, target_is_directory=True)
+    write_json(folder / "dataset.json", dataset.description | {"numTraining": len(dataset.cases), "test": []})
+    return folder
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"{path.parent}: no dataset.json; --data takes a folder with imagesTr, labelsTr, dataset.json")
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON: {error}") from error
+    missing = [key for key in ("modality", "labels", "training") if not description.get(key)]
+    if missing:
+        raise ValueError(f"{path}: {', '.join(missing)} missing; see any dataset.json of the Decathlon for the layout")
+    values = list(description["labels"])
+    if values != [str(value) for value in range(len(values))]:
+        raise ValueError(
+            f'{path}: labels must be "0", "1", "2"... in that order, each with a name, not {description["labels"]}'
+        )
+    return description
+
+
+def _cases(folder: Path) -> set[str]:
+    """The names that nnU-Net's converter would take from the folder."""
+    return {path.name.removesuffix(ENDING) for path in folder.glob(f"*{ENDING}") if path.name[0] not in "._"}
+
+
+def _number_and_name(folder_name: str) -> tuple[int, str]:
+    """The number and name in a folder name like Task04_Heart; other names become the name of dataset 999."""
+    match = re.fullmatch(r"Task(\d{2,3})_(\w+)", folder_name, re.ASCII)
+    number, name = (int(match[1]), match[2]) if match else (999, folder_name)
+    return number, re.sub(r"[^A-Za-z0-9]", "", name) or "Data"
+
+
+def _open(path: Path) -> tuple[nib.Nifti1Image, np.ndarray]:
+    try:
+        image = nib.load(path)
+        return image, np.asanyarray(image.dataobj)
+    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); replace the file or remove the case") from error
+
+
+def _shorten(names: set[str], most: int = 5) -> str:
+    shown = sorted(names)[:most]
+    return ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")

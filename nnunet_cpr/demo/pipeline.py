@@ -1,0 +1,141 @@
+"""The stages of the demo, each nnU-Net's own command, none of them done twice."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nnunet_cpr.demo.data import DemoData
+from nnunet_cpr.demo.plans import CONFIGURATION, add_small_configuration
+from nnunet_cpr.demo.settings import Settings
+from nnunet_cpr.demo.subprocesses import Meter, run_command
+from nnunet_cpr.demo.training_log import epochs_done, latest_values
+from nnunet_cpr.demo.workspace import Workspace
+from nnunet_cpr.files import write_json
+
+PLANS = "nnUNetPlans"
+
+
+def run_stages(workspace: Workspace, data: DemoData, settings: Settings) -> None:
+    """Convert, plan, preprocess and train both trainers, leaving out what an earlier run has finished."""
+    fingerprint = {"data": data.fingerprint()}
+    _refuse_mixture(workspace, settings, fingerprint)
+    if not workspace.is_finished("convert", fingerprint):
+        data.check()
+        workspace.create()
+        workspace.clear("convert", workspace.raw)
+    else:
+        workspace.create()
+    _stage(
+        workspace,
+        "convert",
+        "Convert the data to nnU-Net's format",
+        fingerprint,
+        data.commands(workspace),
+        lambda: data.convert(workspace),
+    )
+    _stage(
+        workspace,
+        "plan",
+        "Plan and preprocess",
+        fingerprint,
+        [plan_command(workspace, data)],
+        lambda: _plan(workspace, data),
+    )
+    for method, trainer in settings.trainers.items():
+        command = train_command(data, settings, trainer)
+        _stage(
+            workspace,
+            train_stage(settings, trainer),
+            f"Train and validate with {method}: {settings.steps} steps",
+            fingerprint | {"device": settings.device},
+            [command],
+            lambda trainer=trainer, command=command: _train(workspace, settings, trainer, command),
+        )
+
+
+def plan_command(workspace: Workspace, data: DemoData) -> list[str]:
+    """nnU-Net's planning and preprocessing, with its check of the dataset."""
+    processes = workspace.variables()["nnUNet_def_n_proc"]
+    return ["nnUNetv2_plan_and_preprocess", "-d", str(data.number), "-c", "3d_fullres",
+            "-npfp", processes, "-np", processes, "--verify_dataset_integrity"]  # fmt: skip
+
+
+def train_command(data: DemoData, settings: Settings, trainer: str) -> list[str]:
+    """nnU-Net's training, which goes on where an earlier one stopped."""
+    return ["nnUNetv2_train", str(data.number), CONFIGURATION, str(settings.fold),
+            "-tr", trainer, "-device", settings.device, "--c"]  # fmt: skip
+
+
+def train_stage(settings: Settings, trainer: str) -> str:
+    """The name of a training in the workspace's records."""
+    return f"train-{trainer}-fold{settings.fold}"
+
+
+def fold_folder(workspace: Workspace, settings: Settings, trainer: str) -> Path:
+    """Where nnU-Net puts a training's results."""
+    return workspace.results / f"{trainer}__{PLANS}__{CONFIGURATION}" / f"fold_{settings.fold}"
+
+
+def _refuse_mixture(workspace: Workspace, settings: Settings, fingerprint: dict[str, Any]) -> None:
+    """Raise before anything runs if any stage was done with other data or on another device."""
+    for stage in ("convert", "plan"):
+        workspace.is_finished(stage, fingerprint)
+    for trainer in settings.trainers.values():
+        workspace.is_finished(train_stage(settings, trainer), fingerprint | {"device": settings.device})
+
+
+def _stage(
+    workspace: Workspace,
+    stage: str,
+    title: str,
+    settings: dict[str, Any],
+    commands: list[list[str]],
+    work: Callable[[], None],
+) -> None:
+    if workspace.is_finished(stage, settings):
+        print(f"{title}: done before", flush=True)
+        return
+    resumed = workspace.record(stage) is not None
+    print(f"{title}{' (goes on after an interruption)' if resumed else ''} ...", flush=True)
+    start = time.monotonic()
+    with workspace.stage(stage, settings, [" ".join(command) for command in commands]):
+        work()
+    print(f"  done in {time.monotonic() - start:.0f} s", flush=True)
+
+
+def _plan(workspace: Workspace, data: DemoData) -> None:
+    workspace.clear("plan", workspace.preprocessed)
+    cases = json.loads((workspace.raw / "dataset.json").read_text(encoding="utf-8"))["numTraining"]
+    cropped = workspace.preprocessed / f"{PLANS}_3d_fullres"
+    meter = Meter("preprocess", "case", lambda: cases, lambda: sum(1 for _ in cropped.glob("*.pkl")))
+    log = workspace.logs / f"{data.name}-plan.log"
+    run_command(plan_command(workspace, data), log, workspace.variables(), [meter])
+    plans_file = workspace.preprocessed / f"{PLANS}.json"
+    add_small_configuration(plans_file, json.loads(plans_file.read_text(encoding="utf-8")))
+    own_splits = workspace.raw / "splits_final.json"
+    if own_splits.is_file():
+        write_json(workspace.preprocessed / own_splits.name, json.loads(own_splits.read_text(encoding="utf-8")))
+
+
+def _train(workspace: Workspace, settings: Settings, trainer: str, command: list[str]) -> None:
+    folder = fold_folder(workspace, settings, trainer)
+    iterations = settings.steps // settings.epochs
+    training = Meter(
+        "train", "step", lambda: settings.steps, lambda: epochs_done(folder) * iterations, lambda: latest_values(folder)
+    )
+    validation = Meter(
+        "validate",
+        "case",
+        lambda: len(validation_cases(workspace, settings)),
+        lambda: sum(1 for _ in (folder / "validation").glob("*.nii.gz")),
+    )
+    log = workspace.logs / f"{workspace.dataset}-{train_stage(settings, trainer)}.log"
+    run_command(command, log, workspace.variables(), [training, validation])
+
+
+def validation_cases(workspace: Workspace, settings: Settings) -> list[str]:
+    """The cases of the fold; none while nnU-Net has not yet written its split."""
+    splits = workspace.preprocessed / "splits_final.json"
+    return json.loads(splits.read_text(encoding="utf-8"))[settings.fold]["val"] if splits.is_file() else []

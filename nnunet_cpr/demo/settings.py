@@ -1,0 +1,53 @@
+"""What one demo run is: its length, seed, fold, device and precision, and the two trainers that follow from them."""
+
+from dataclasses import dataclass
+
+STEPS = 300
+WEIGHT_DECAY = "weight decay"
+CPR = "CPR"
+EPOCHS_AIMED_AT = 20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a run. Both trainings get the same steps, seed, fold, device and precision."""
+
+    steps: int
+    seed: int
+    fold: int
+    device: str
+    bf16: bool
+
+    def __post_init__(self) -> None:
+        """Refuse step counts that do not divide into epochs."""
+        if self.steps < 10 or self.steps % 10:
+            raise ValueError(f"--steps {self.steps}: must be a multiple of 10, and at least 10")
+        if self.seed < 0:
+            raise ValueError(f"--seed {self.seed}: must not be negative")
+
+    @property
+    def epochs(self) -> int:
+        """The divisor of `steps` that is nearest to 20: an epoch ends with a point of the curves and a checkpoint."""
+        divisors = [n for n in range(1, self.steps + 1) if self.steps % n == 0]
+        return min(divisors, key=lambda n: max(n / EPOCHS_AIMED_AT, EPOCHS_AIMED_AT / n))
+
+    @property
+    def warm_start(self) -> int:
+        """Steps until CPR fixes its bounds: a quarter of the training."""
+        return self.steps // 4
+
+    @property
+    def trainers(self) -> dict[str, str]:
+        """The trainer's name for each method; it carries everything but the fold and the device."""
+        length = f"{self.epochs}epochs_{self.steps // self.epochs}iters_seed{self.seed}" + "_bf16" * self.bf16
+        return {
+            WEIGHT_DECAY: f"nnUNetTrainerSGD_wd3e-5_{length}",
+            CPR: f"nnUNetTrainerCPR_ws{self.warm_start}_{length}",
+        }
+
+    @property
+    def precision(self) -> str:
+        """The number format of the forward passes, for the report."""
+        if self.bf16:
+            return "bfloat16 autocast (this CPU computes in it natively)"
+        return "float16 autocast (nnU-Net's own on CUDA)" if self.device == "cuda" else "float32"

@@ -1,0 +1,89 @@
+"""The demo's folder: nnU-Net's three folders, logs, and a record of each stage so that none is done twice."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nnunet_cpr.files import write_json
+
+
+class Workspace:
+    """Paths below the demo's output folder, and what has been done there."""
+
+    def __init__(self, out: Path, dataset: str) -> None:
+        """Take the output folder and nnU-Net's name of the dataset; nothing is written yet."""
+        self.out, self.dataset = out.resolve(), dataset
+        self.raw = self.out / "nnUNet_raw" / dataset
+        self.preprocessed = self.out / "nnUNet_preprocessed" / dataset
+        self.results = self.out / "nnUNet_results" / dataset
+        self.logs = self.out / "logs"
+        self.records = self.out / "stages" / dataset
+
+    def create(self) -> None:
+        """Make the folders that nnU-Net and the stages expect."""
+        for folder in (self.raw.parent, self.preprocessed.parent, self.results.parent, self.logs, self.records):
+            folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(folder, os.W_OK):
+                raise PermissionError(f"{folder} is not writable; choose another --out")
+
+    def variables(self) -> dict[str, str]:
+        """nnU-Net's environment variables for this folder and machine."""
+        cpus = os.cpu_count() or 1
+        return {
+            "nnUNet_raw": str(self.raw.parent),
+            "nnUNet_preprocessed": str(self.preprocessed.parent),
+            "nnUNet_results": str(self.results.parent),
+            "nnUNet_def_n_proc": str(min(8, cpus)),
+            "nnUNet_n_proc_DA": str(min(12, max(1, cpus // 2))),
+            "nnUNet_compile": "f",  # compiling takes longer than it saves in so short a training
+        }
+
+    def record(self, stage: str) -> dict[str, Any] | None:
+        """What is known of a stage: its settings, commands, seconds so far and if it finished; None if never begun."""
+        path = self._record_path(stage)
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def is_finished(self, stage: str, settings: dict[str, Any]) -> bool:
+        """Tell whether the stage was finished with these settings.
+
+        Raises ValueError if it was done or begun with others: mixing the two would give wrong results.
+        """
+        record = self.record(stage)
+        if record is None:
+            return False
+        changed = sorted(key for key in settings if record["settings"].get(key) != settings[key])
+        if changed:
+            raise ValueError(
+                f"{self.out} holds results of {self.dataset} with another {' and '.join(changed)} (stage {stage}); "
+                "choose another --out, or delete that folder"
+            )
+        return record["finished"]
+
+    @contextmanager
+    def stage(self, stage: str, settings: dict[str, Any], commands: list[str]) -> Iterator[None]:
+        """Record that a stage begins, and after the block whether it finished. Time before an interruption counts."""
+        before = (self.record(stage) or {"seconds": 0.0})["seconds"]
+        content = {"settings": settings, "commands": commands, "finished": False, "seconds": before}
+        write_json(self._record_path(stage), content)
+        start = time.monotonic()
+        try:
+            yield
+            content["finished"] = True
+        finally:
+            content["seconds"] = round(before + time.monotonic() - start, 1)
+            write_json(self._record_path(stage), content)
+
+    def clear(self, stage: str, folder: Path) -> None:
+        """Remove what an interrupted stage left in `folder`; refuse if the folder is not the demo's."""
+        if folder.exists():
+            if self.record(stage) is None:
+                raise ValueError(f"{folder} exists, but not from this demo; choose another --out")
+            shutil.rmtree(folder)
+
+    def _record_path(self, stage: str) -> Path:
+        return self.records / f"{stage}.json"

@@ -1,0 +1,1 @@
+"""From finished nnU-Net trainings to numbers, tables and figures."""

@@ -1,0 +1,135 @@
+"""The CPR trace of a training: R, kappa and lambda of every regularised tensor at the end of every epoch."""
+
+import csv
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from nnunet_cpr.files import write_whole
+from nnunet_cpr.optim import Constraint
+
+TRACE_FILE = "cpr_trace.csv"
+FIGURE_FILE = "cpr_progress.png"
+
+
+class Row(NamedTuple):
+    """One tensor at the end of one epoch; `step` counts the training steps done by then."""
+
+    epoch: int
+    step: int
+    tensor: str
+    reg: float
+    kappa: float
+    lagmul: float
+
+
+class Trace:
+    """The rows of `cpr_trace.csv` in one fold's folder."""
+
+    def __init__(self, folder: str | Path, first_epoch: int) -> None:
+        """Keep what the folder has of the epochs before `first_epoch`; what comes after is about to be done again."""
+        self.folder = Path(folder)
+        self.rows = [row for row in read_trace(self.folder / TRACE_FILE) if row.epoch < first_epoch]
+
+    def add(self, epoch: int, step: int, constraints: Iterable[Constraint]) -> None:
+        """Note the state at the end of an epoch."""
+        self.rows += [Row(epoch, step, c.name, c.reg, c.kappa, c.lagmul) for c in constraints]
+
+    def save(self) -> None:
+        """Write table and figure, each whole or not at all."""
+        with (
+            write_whole(self.folder / TRACE_FILE) as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
+            writer = csv.writer(file)
+            writer.writerow(Row._fields)
+            writer.writerows(
+                (*row[:3], *(f"{number:.9g}" for number in row[3:]))  # 9 digits are a float32 exactly
+                for row in self.rows
+            )
+        with write_whole(self.folder / FIGURE_FILE) as temporary:
+            draw(self.rows).savefig(temporary, dpi=110)
+
+
+def read_trace(path: str | Path) -> list[Row]:
+    """The rows of a `cpr_trace.csv`; none if there is no such file."""
+    if not Path(path).is_file():
+        return []
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        return [
+            Row(
+                int(row["epoch"]),
+                int(row["step"]),
+                row["tensor"],
+                float(row["reg"]),
+                float(row["kappa"]),
+                float(row["lagmul"]),
+            )
+            for row in csv.DictReader(file)
+        ]
+
+
+def draw(rows: list[Row]) -> Figure:
+    """Lambda, R / kappa and R over the epochs: a thin line per tensor, coloured by depth, and their median."""
+    epochs = sorted({row.epoch for row in rows})
+    tensors = list(dict.fromkeys(row.tensor for row in rows))
+    column, line = {e: i for i, e in enumerate(epochs)}, {t: i for i, t in enumerate(tensors)}
+    reg, kappa, lagmul = np.full((3, len(tensors), len(epochs)), math.nan)
+    for row in rows:
+        at = line[row.tensor], column[row.epoch]
+        reg[at], lagmul[at] = row.reg, row.lagmul
+        kappa[at] = row.kappa if math.isfinite(row.kappa) else math.nan
+    with matplotlib.rc_context(matplotlib.rcParamsDefault):  # nnU-Net's progress.png changes the global style
+        figure = Figure(figsize=(10, 10), layout="constrained")
+        axes = figure.subplots(3, sharex=True)
+        colours = matplotlib.colormaps["viridis"]
+        depth = Normalize(0, max(1, len(tensors) - 1))
+        panels = [
+            (lagmul, r"$\lambda$", "Multiplier: 0 while the bound holds by itself", "linear"),
+            (reg / kappa, r"$R\;/\;\kappa$", "Regulariser over its bound: above 1 it is violated", "linear"),
+            (reg, r"$R(\theta)$", "Regulariser", "log"),
+        ]  # fmt: skip
+        for ax, (values, label, title, scale) in zip(axes, panels, strict=True):
+            for i, series in enumerate(values):
+                ax.plot(epochs, series, color=colours(depth(i)), linewidth=0.8, marker=_marker(epochs), markersize=2)
+            ax.plot(epochs, _median(values), color="crimson", linewidth=2.2, label="median", marker=_marker(epochs))
+            ax.set(ylabel=label, yscale=scale)
+            ax.set_title(title, loc="left", fontsize=10)
+            ax.grid(alpha=0.3)
+        _scale_multipliers(axes[0], lagmul)
+        axes[1].axhline(1, color="black", linewidth=0.8, linestyle="--")
+        axes[0].legend(loc="upper left", frameon=False)
+        axes[2].set_xlabel("epoch")
+        axes[2].xaxis.get_major_locator().set_params(integer=True)
+        bar = figure.colorbar(matplotlib.cm.ScalarMappable(depth, colours), ax=axes, aspect=60, pad=0.01)
+        bar.set_label(f"tensor, in the network's order (0 to {len(tensors) - 1})")
+    return figure
+
+
+def _marker(epochs: list[int]) -> str:
+    return "o" if len(epochs) == 1 else ""  # a line of one point shows nothing
+
+
+def _median(values: np.ndarray) -> np.ndarray:
+    known = np.isfinite(values).any(axis=0)
+    median = np.full(values.shape[1], math.nan)
+    median[known] = np.nanmedian(values[:, known], axis=0)
+    return median
+
+
+def _scale_multipliers(ax: Axes, lagmul: np.ndarray) -> None:
+    """Linear from 0 to a thousandth of the largest multiplier, logarithmic above."""
+    largest = np.nanmax(lagmul, initial=0.0)
+    if largest > 0:
+        ax.set_yscale("symlog", linthresh=largest / 1000)
+        ax.set_ylim(bottom=0)
+    else:
+        ax.set_yscale("linear")
+        ax.text(0.5, 0.5, "no multiplier is active yet", transform=ax.transAxes, ha="center", va="center", color="grey")

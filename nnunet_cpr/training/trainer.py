@@ -1,0 +1,194 @@
+"""The nnU-Net trainer behind every name: nnU-Net's own, with the optimizer, schedule and length the name asks for."""
+
+from functools import cache
+from typing import Any
+
+import torch
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from nnunet_cpr.optim import AdamCPR, SGDCPR, Constraint
+from nnunet_cpr.schedules import warmup_poly_lr
+from nnunet_cpr.training.precision import in_bfloat16
+from nnunet_cpr.training.seeding import seed_everything, without_benchmarks
+from nnunet_cpr.training.settings import TrainerSettings, family_of, parse
+from nnunet_cpr.training.trace import TRACE_FILE, Trace
+
+
+class WarmupPoly:
+    """Writes the learning rate of every step. nnU-Net calls `step` once an epoch, as it does with its own schedule."""
+
+    def __init__(self, optimizer: Optimizer, peak_lr: float, warmup_steps: int, epochs: int, iterations: int) -> None:
+        """Plan so many epochs of so many iterations."""
+        self.optimizer, self.peak_lr, self.warmup_steps = optimizer, peak_lr, warmup_steps
+        self.iterations, self.total_steps = iterations, epochs * iterations
+        self.next_step = 0
+
+    def step(self, epoch: int) -> None:
+        """Go to the start of an epoch."""
+        self.next_step = epoch * self.iterations
+        self._write()
+
+    def before_step(self) -> None:
+        """Set the rate of the step that comes now."""
+        self._write()
+        self.next_step += 1
+
+    def _write(self) -> None:
+        lr = warmup_poly_lr(self.next_step, self.peak_lr, self.warmup_steps, self.total_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+
+class NamedTrainer(nnUNetTrainer):
+    """What all our trainers share; `trainer_class` makes one class of it per name."""
+
+    settings: TrainerSettings
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
+    ):
+        """Take nnU-Net's arguments, and the hyper-parameters from the class's name."""
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError("CUDA was asked for (it is nnU-Net's default), but torch finds none here; use -device cpu")
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        settings = self.settings
+        self.initial_lr, self.weight_decay = settings.lr, settings.weight_decay
+        self.num_epochs, self.num_iterations_per_epoch = settings.epochs, settings.iterations
+        self.num_val_iterations_per_epoch = max(1, settings.iterations // 5)  # nnU-Net: 50 for 250
+        if settings.bf16:
+            self.grad_scaler = None  # bfloat16 has float32's range, so nothing underflows
+        self._trace: Trace | None = None
+        self._warned = False
+
+    def _seed(self, epoch: int) -> None:
+        """Seed for an epoch (-1: the network's initialisation); ranks differ, as they must draw different patches."""
+        if self.settings.seed is not None:
+            seed_everything(self.settings.seed, self.local_rank, epoch + 1)
+
+    def initialize(self) -> None:
+        """Build the network from the seed, if there is one."""
+        self._seed(-1)
+        super().initialize()
+
+    def get_training_transforms(self, *args: Any, **kwargs: Any) -> Any:
+        """nnU-Net's augmentation, with a seed made repeatable."""
+        transforms = super().get_training_transforms(*args, **kwargs)
+        return transforms if self.settings.seed is None else without_benchmarks(transforms)
+
+    def configure_optimizers(self) -> tuple[Optimizer, Any]:
+        """Make the optimizer and the learning rate schedule that the name asks for."""
+        settings = self.settings
+        settings.check_length(self.num_epochs * self.num_iterations_per_epoch)
+        arguments = settings.optimizer_arguments()
+        optimizer: Optimizer
+        if settings.cpr:
+            optimizer_class = {"SGD": SGDCPR, "Adam": AdamCPR}[settings.optimizer]
+            optimizer = optimizer_class(self.network, lr=self.initial_lr, **arguments)
+        else:
+            plain_class = {"SGD": SGD, "AdamW": AdamW}[settings.optimizer]
+            optimizer = plain_class(self.network.parameters(), lr=self.initial_lr, **arguments)
+        if settings.warmup_steps:
+            return optimizer, WarmupPoly(
+                optimizer, self.initial_lr, settings.warmup_steps, self.num_epochs, self.num_iterations_per_epoch
+            )
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+
+    def on_train_start(self) -> None:
+        """Seed what nnU-Net starts here, the augmentation workers among it, and take up the trace."""
+        if not self.was_initialized:
+            self.initialize()
+        self._seed(self.current_epoch)
+        super().on_train_start()
+        if self.settings.cpr and self.local_rank == 0:
+            self._trace = Trace(self.output_folder, self.current_epoch)
+
+    def on_epoch_start(self) -> None:
+        """Seed from the epoch, so that a resumed training goes on as if it had not been interrupted."""
+        self._seed(self.current_epoch)
+        super().on_epoch_start()
+
+    def train_step(self, batch: dict) -> dict:
+        """nnU-Net's step, at the learning rate of this step."""
+        if isinstance(self.lr_scheduler, WarmupPoly):
+            self.lr_scheduler.before_step()
+        return super().train_step(batch)
+
+    def on_epoch_end(self) -> None:
+        """Record the constraints first: an epoch that has a checkpoint then always has its rows in the trace."""
+        if self.settings.cpr:
+            constraints = self.optimizer.constraints()
+            if self._trace is not None:
+                self._record(self._trace, constraints)
+        super().on_epoch_end()
+
+    def _record(self, trace: Trace, constraints: list[Constraint]) -> None:
+        largest = max(constraints, key=lambda c: c.lagmul)
+        self.print_to_log_file(
+            f"CPR: {sum(c.bounded for c in constraints)} of {len(constraints)} regularised tensors bounded, "
+            f"{sum(c.active for c in constraints)} active, largest lambda {largest.lagmul:.3g}"
+            + (f" ({largest.name})" if largest.active else "")
+        )
+        flipping = [c for c in constraints if c.flips]
+        if flipping and not self._warned:
+            self._warned = True
+            self.print_to_log_file(
+                f"WARNING: lambda of {flipping[0].name} is {flipping[0].lagmul:.3g}, so large that CPR's explicit step "
+                "now turns weights past zero, which flips their sign every step and can ruin the training. The bound "
+                "was set too tight, mostly because the weights had grown a lot before. Set it earlier (a shorter warm "
+                "start, ws<steps>) or add _proximal to the trainer's name: that form of the step cannot flip signs. "
+                f"Tensors concerned: {len(flipping)}. This warning is given once; {TRACE_FILE} has every epoch."
+            )
+        trace.add(self.current_epoch, (self.current_epoch + 1) * self.num_iterations_per_epoch, constraints)
+        try:
+            trace.save()
+        except OSError as error:  # say, a full disk: the next epoch writes all rows again
+            self.print_to_log_file(f"WARNING: the CPR trace could not be written: {error}")
+
+
+def _build_in_bfloat16(
+    plans_manager: Any,
+    configuration_manager: Any,
+    num_input_channels: int,
+    num_output_channels: int,
+    enable_deep_supervision: bool = True,
+) -> nn.Module:
+    """Replace nnU-Net's `build_network_architecture`, so that prediction runs as validation did."""
+    return in_bfloat16(
+        nnUNetTrainer.build_network_architecture(
+            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
+        )
+    )
+
+
+@cache
+def trainer_class(name: str) -> type[NamedTrainer]:
+    """The trainer of that name, always the same class. Raises ValueError, saying why, if there is none."""
+    settings = parse(name)
+    members: dict[str, Any] = {"__doc__": f"nnU-Net trainer; see `nnunet-cpr trainers {name}`.", "settings": settings}
+    if settings.bf16:
+        members["build_network_architecture"] = staticmethod(_build_in_bfloat16)
+    return type(name, (NamedTrainer,), members)
+
+
+@cache
+def _explain(reason: str) -> None:
+    print(f"nnunet-cpr has no such trainer. {reason}")
+
+
+def trainer_attribute(family: str, name: str) -> type[NamedTrainer]:
+    """Serve `__getattr__` of a family's module, which nnU-Net asks whether it has the trainer it looks for."""
+    if not name.startswith(family) or family_of(name) != family:
+        raise AttributeError(name)
+    try:
+        return trainer_class(name)
+    except ValueError as error:
+        _explain(str(error))
+        raise AttributeError(str(error)) from None

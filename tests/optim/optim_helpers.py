@@ -1,0 +1,98 @@
+"""Small problems and bookkeeping that several test files share."""
+
+import io
+
+import torch
+
+from nnunet_cpr.optim import SGDCPR, AdamCPR
+
+UNIFORM_KAPPA = {"l2": 20.0, "l1": 20.0, "std": 0.8, "huber": 8.0}
+RULES = {
+    "uniform": {"kappa_init_method": "uniform", "kappa_init_param": None},
+    "dependent": {"kappa_init_method": "dependent", "kappa_init_param": 1.2},
+    "warm_start": {"kappa_init_method": "warm_start", "kappa_init_param": 30},
+    "inflection_point": {
+        "kappa_init_method": "inflection_point",
+        "kappa_init_param": None,
+        "reg_step_size": 10,
+        "reg_ema_decay": 0.8,
+    },
+}
+REGULARISERS = ("l2", "l1", "std", "huber")
+STEP_FORMS = ("explicit", "proximal")
+CLASSES = {"Adam": AdamCPR, "SGD": SGDCPR}
+BASE_KWARGS = {"Adam": {"lr": 0.02, "betas": (0.9, 0.99)}, "SGD": {"lr": 0.001, "momentum": 0.8}}
+SHAPES = ((7, 5), (4, 3, 3, 3), (7,))
+
+
+class Pull:
+    """Gradients that pull weights to fixed targets with a smooth disturbance, from the weights and the step alone."""
+
+    def __init__(self, shapes=SHAPES, seed=1, dtype=torch.float64, strength=1.0):
+        g = torch.Generator().manual_seed(seed)
+        self.start = [0.3 * torch.randn(s, generator=g, dtype=torch.float64).to(dtype) for s in shapes]
+        self.target = [2.0 * torch.randn(s, generator=g, dtype=torch.float64) for s in shapes]
+        self.phase = [6.0 * torch.rand(s, generator=g, dtype=torch.float64) for s in shapes]
+        self.strength = strength
+
+    def params(self):
+        return [torch.nn.Parameter(x.clone()) for x in self.start]
+
+    def grads(self, weights, step):
+        pairs = zip(weights, self.target, self.phase, strict=True)
+        return [
+            (self.strength * (w.detach().double() - c) + 0.3 * torch.sin(ph + 0.37 * step)).to(w.dtype)
+            for w, c, ph in pairs
+        ]
+
+    def run(self, opt, params, start, stop):
+        for step in range(start, stop):
+            for p, g in zip(params, self.grads(params, step), strict=True):
+                p.grad = g
+            opt.step()
+
+
+def cpr_settings(rule, reg_function="l2", **kwargs):
+    """Settings of a rule under which Pull's tensors get bounded within 180 steps."""
+    settings = {**RULES[rule], "reg_function": reg_function, **kwargs}
+    if rule == "uniform" and settings["kappa_init_param"] is None:
+        settings["kappa_init_param"] = UNIFORM_KAPPA[reg_function]
+    return settings
+
+
+def make(name, params, rule="warm_start", reg_function="l2", **kwargs):
+    return CLASSES[name](params, **{**BASE_KWARGS[name], **cpr_settings(rule, reg_function, **kwargs)})
+
+
+def round_trip(state_dict):
+    """What torch.save and torch.load give back."""
+    buffer = io.BytesIO()
+    torch.save(state_dict, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+def set_zero_grads(params):
+    for p in params:
+        p.grad = torch.zeros_like(p)
+
+
+def bits(tensors):
+    return [t.detach().clone() for t in tensors]
+
+
+def assert_same_bits(a, b):
+    assert len(a) == len(b)
+    for x, y in zip(a, b, strict=True):
+        assert x.dtype == y.dtype
+        assert torch.equal(x, y), f"differ by up to {(x.double() - y.double()).abs().max()}"
+
+
+def matrix(*shape, dtype=torch.float32, scale=1.0, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return torch.nn.Parameter((scale * torch.randn(shape, generator=g, dtype=torch.float64)).to(dtype))
+
+
+def one_step(opt, params):
+    set_zero_grads(params)
+    opt.step()

@@ -1,0 +1,43 @@
+"""R to 1e-6 where naive float32 sums are off by 1e-3: 40 million elements, bf16, and a mean far from zero under std."""
+
+import pytest
+import torch
+from optim_helpers import REGULARISERS
+from reference import algorithm1
+
+from nnunet_cpr.optim import SGDCPR
+
+
+@pytest.fixture(scope="module")
+def forty_million():
+    return torch.randn(5000, 8000, generator=torch.Generator().manual_seed(3)).mul_(0.02)
+
+
+def r_seen(weights, reg):
+    p = torch.nn.Parameter(weights)
+    p.grad = torch.zeros_like(p)
+    opt = SGDCPR([p], lr=0.0, kappa_init_method="dependent", kappa_init_param=1.0, reg_function=reg)
+    opt.step()
+    return float(opt.state[p]["kappa"])
+
+
+@pytest.mark.parametrize("reg", REGULARISERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_forty_million_elements(forty_million, dtype, reg):
+    weights = forty_million.to(dtype, copy=True)
+    if reg == "huber":
+        weights.mul_(50)  # both branches
+    expected = float(algorithm1.regulariser(reg, weights.double()))
+    assert r_seen(weights, reg) == pytest.approx(expected, rel=1e-6)
+
+
+def test_std_with_a_mean_far_from_zero(forty_million):
+    weights = forty_million + 1.0  # mean is 50 standard deviations away
+    expected = float(algorithm1.regulariser("std", weights.double()))
+    assert r_seen(weights, "std") == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_sum_longer_than_float32_can_count():
+    """2^25 ones added one at a time in float32 stop at 2^24."""
+    weights = torch.ones(2**12, 2**13)
+    assert r_seen(weights, "l2") == pytest.approx(2.0**25, rel=1e-6)

@@ -1,0 +1,213 @@
+"""What the classes accept, what `cpr` makes, and what they call themselves."""
+
+import copy
+import inspect
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+from optim_helpers import matrix, one_step, set_zero_grads
+from torch import nn
+
+from nnunet_cpr.optim import SGDCPR, AdamCPR, cpr, param_groups
+
+BASES = [
+    (torch.optim.Adadelta, {}),
+    (torch.optim.Adafactor, {}),
+    (torch.optim.Adagrad, {}),
+    (torch.optim.Adam, {}),
+    (torch.optim.Adamax, {}),
+    (torch.optim.AdamW, {}),
+    (torch.optim.ASGD, {}),
+    (torch.optim.NAdam, {}),
+    (torch.optim.RAdam, {}),
+    (torch.optim.RMSprop, {}),
+    (torch.optim.Rprop, {}),
+    (torch.optim.SGD, {"momentum": 0.9}),
+]
+
+
+class Signed(torch.optim.Optimizer):
+    """A user's own optimizer."""
+
+    def __init__(self, params, lr=0.1):
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.sub_(group["lr"] * p.grad.sign())
+        return loss
+
+
+def net():
+    return nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 2))
+
+
+def constrained(opt):
+    return [row.name for row in opt.constraints()]
+
+
+def test_a_model():
+    model = net()
+    opt = AdamCPR(model, lr=1e-3)
+    assert sum(len(g["params"]) for g in opt.param_groups) == len(list(model.parameters()))
+    set_zero_grads(model.parameters())
+    opt.step()
+    assert sorted(constrained(opt)) == ["0.weight", "2.weight"]
+
+
+def test_parameters_named_parameters_and_groups_are_all_constrained():
+    model = net()
+    weights = [model[0].weight, model[2].weight]
+    for given in (
+        model.parameters(),
+        list(model.parameters()),
+        model.named_parameters(),
+        [{"params": model.parameters()}],
+        [{"params": list(model.named_parameters())}],
+        param_groups(model),
+    ):
+        opt = AdamCPR(given, lr=1e-3, kappa_init_method="dependent", kappa_init_param=0.9)
+        set_zero_grads(model.parameters())
+        opt.step()
+        assert all(opt.state[w]["lagmul"] > 0 for w in weights)
+        assert not any("lagmul" in opt.state[p] for p in model.parameters() if p.ndim < 2)
+
+
+def test_names_are_reported_where_they_were_given():
+    model = net()
+    for given in (model, model.named_parameters(), param_groups(model)):
+        opt = AdamCPR(given)
+        set_zero_grads(model.parameters())
+        opt.step()
+        assert sorted(constrained(opt)) == ["0.weight", "2.weight"]
+
+
+def test_names_of_bare_parameters_are_distinct():
+    opt = AdamCPR([matrix(2, 2), matrix(3, 3)])
+    opt.add_param_group({"params": [matrix(4, 4)]})
+    one_step(opt, [p for g in opt.param_groups for p in g["params"]])
+    assert len(set(constrained(opt))) == 3
+
+
+def test_errors_of_torch_stay():
+    with pytest.raises(TypeError):
+        AdamCPR(matrix(2, 2))
+    with pytest.raises(ValueError):
+        AdamCPR([])
+
+
+@pytest.mark.parametrize("base, kwargs", BASES, ids=lambda b: getattr(b, "__name__", ""))
+def test_any_torch_optimizer_equals_itself_while_unbounded(base, kwargs):
+    ours, plain = matrix(6, 5), matrix(6, 5)
+    opt = cpr(base)([ours], lr=0.01, kappa_init_method="warm_start", kappa_init_param=100, **kwargs)
+    decay = {"weight_decay": 0} if base is torch.optim.AdamW else {}
+    other = base([plain], lr=0.01, **decay, **kwargs)
+    for step in range(20):
+        for p in (ours, plain):
+            p.grad = torch.cos(p.detach() * 3 + step)
+        opt.step()
+        other.step()
+    assert torch.equal(ours.detach(), plain.detach())
+
+
+@pytest.mark.parametrize("base, kwargs", BASES, ids=lambda b: getattr(b, "__name__", ""))
+def test_any_torch_optimizer_is_constrained(base, kwargs):
+    p = matrix(8, 8)
+    opt = cpr(base)([p], lr=0.01, kappa_init_method="dependent", kappa_init_param=0.5, **kwargs)
+    for _ in range(200):
+        one_step(opt, [p])
+    (row,) = opt.constraints()
+    assert row.reg == pytest.approx(row.kappa, rel=0.05)
+
+
+def test_a_users_own_optimizer():
+    cls = cpr(Signed)
+    p = matrix(8, 8)
+    opt = cls([p], lr=0.01, kappa_init_method="uniform", kappa_init_param=1.0)
+    for _ in range(50):
+        p.grad = -torch.ones_like(p)
+        opt.step()
+    assert opt.state[p]["lagmul"] > 0
+    again = pickle.loads(pickle.dumps(opt))
+    assert type(again) is cls
+
+
+def test_cpr_is_cached_and_named():
+    assert cpr(torch.optim.RMSprop) is cpr(torch.optim.RMSprop)
+    assert cpr(torch.optim.RMSprop).__name__ == "RMSpropCPR"
+    assert issubclass(cpr(torch.optim.RMSprop), torch.optim.RMSprop)
+    assert cpr(torch.optim.Adam) is AdamCPR
+    assert cpr(torch.optim.SGD) is SGDCPR
+
+
+def test_lbfgs_is_refused_with_the_reason():
+    with pytest.raises(TypeError, match="closure"):
+        cpr(torch.optim.LBFGS)
+
+
+@pytest.mark.parametrize("wrong", [torch.nn.Linear, 3, "Adam", None])
+def test_other_things_are_refused(wrong):
+    with pytest.raises(TypeError):
+        cpr(wrong)
+
+
+def test_classes_pickle():
+    for cls in (AdamCPR, SGDCPR, cpr(torch.optim.RMSprop)):
+        assert pickle.loads(pickle.dumps(cls)) is cls
+        assert copy.deepcopy(cls) is cls
+
+
+def test_an_optimizer_unpickles_in_a_process_that_never_called_cpr(tmp_path):
+    p = matrix(2, 2)
+    opt = cpr(torch.optim.RMSprop)([p], lr=0.01, kappa_init_method="dependent", kappa_init_param=0.5)
+    one_step(opt, [p])
+    file = tmp_path / "opt.pkl"
+    file.write_bytes(pickle.dumps(opt))
+    code = (
+        "import pickle, sys; opt = pickle.load(open(sys.argv[1], 'rb')); "
+        "[row] = opt.constraints(); print(type(opt).__name__, row.active); opt.step()"
+    )
+    env = {"PYTHONPATH": ":".join(p for p in sys.path if p)}
+    done = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, env=env, check=False)
+    assert done.stdout.split() == ["RMSpropCPR", "True"], done.stderr
+
+
+def test_the_signature_shows_the_settings_and_the_base_arguments():
+    """help() and editors see real names; the ones of pytorch-cpr are kept."""
+    names = set(inspect.signature(AdamCPR).parameters)
+    assert {"kappa_init_method", "kappa_init_param", "reg_function", "kappa_update", "reg_step_size"} <= names
+
+
+def test_a_misspelt_argument_is_an_error():
+    with pytest.raises(TypeError):
+        AdamCPR([matrix(2, 2)], kappa_init_methods="uniform")
+
+
+def test_isinstance_and_subclassing():
+    class Mine(AdamCPR):
+        def step(self, closure=None):
+            self.seen = getattr(self, "seen", 0) + 1
+            return super().step(closure)
+
+    p = matrix(2, 2)
+    opt = Mine([p], kappa_init_method="dependent", kappa_init_param=0.5)
+    one_step(opt, [p])
+    assert isinstance(opt, torch.optim.Adam)
+    assert opt.seen == 1
+    assert int(opt.state[p]["cpr_step"]) == 1
+
+
+def test_repr_and_profiler_name():
+    opt = AdamCPR([matrix(2, 2)])
+    assert repr(opt).startswith("AdamCPR")
+    assert "kappa_init_method: inflection_point" in repr(opt)

@@ -1,0 +1,92 @@
+"""A small preprocessed nnU-Net dataset on real MR images, made once per session with nnU-Net's own commands."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+HIPPOCAMPUS = Path(__file__).parents[3] / "shared" / "data" / "Task04_Hippocampus"
+CASES = 8
+
+
+def tiny(configuration: dict, patch: list[int], features: list[int]) -> dict:
+    """A configuration with a network of few stages and features, on the data of the given one."""
+    architecture = deepcopy(configuration["architecture"])
+    kwargs, n = architecture["arch_kwargs"], len(features)
+    kwargs |= {"n_stages": n, "features_per_stage": features}
+    kwargs |= {key: kwargs[key][:n] for key in ("kernel_sizes", "strides")}
+    kwargs |= {"n_conv_per_stage": [1] * n, "n_conv_per_stage_decoder": [1] * (n - 1)}
+    return {"batch_size": 2, "patch_size": patch, "architecture": architecture}
+
+
+def run_command(*command: str, timeout: float = 300, check: bool = True, **environment: str):
+    """Run one of the environment's commands as a user does."""
+    result = subprocess.run(
+        [Path(sys.executable).parent / command[0], *command[1:]],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    if check:
+        assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """One torch thread: the networks are tiny, and sums then always have the same order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def nnunet(tmp_path_factory) -> Iterator[SimpleNamespace]:
+    """nnU-Net's three folders with 8 Hippocampus cases preprocessed, in the environment for the whole session."""
+    if not HIPPOCAMPUS.is_dir():
+        pytest.skip(f"{HIPPOCAMPUS} is absent")
+    root = tmp_path_factory.mktemp("nnunet")
+    source = root / "Task04_Hippocampus"
+    for folder in ("imagesTr", "labelsTr", "imagesTs"):
+        (source / folder).mkdir(parents=True)
+    description = json.loads((HIPPOCAMPUS / "dataset.json").read_text())
+    description["training"] = description["training"][:CASES]
+    description.update(numTraining=CASES, numTest=0, test=[])
+    (source / "dataset.json").write_text(json.dumps(description))
+    for case in description["training"]:
+        for file in case.values():
+            shutil.copy(HIPPOCAMPUS / file, source / file)
+    folders = {name: root / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, folder in folders.items():
+            folder.mkdir()
+            patch.setenv(name, str(folder))
+        patch.setenv("nnUNet_n_proc_DA", "1")
+        patch.setenv("nnUNet_def_n_proc", "1")
+        patch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads make a busy machine many times slower
+        patch.delenv("nnUNet_extTrainer", raising=False)
+        run_command("nnUNetv2_convert_MSD_dataset", "-i", str(source), "-np", "1")
+        run_command("nnUNetv2_plan_and_preprocess", "-d", "4", "-c", "2d", "3d_fullres", "-np", "1", "1", "-npfp", "1")
+        patch.setenv("nnUNet_n_proc_DA", "0")  # for the trainings; nnU-Net's planner cannot take a 0
+        dataset = folders["nnUNet_preprocessed"] / "Dataset004_Hippocampus"
+        plans_file = dataset / "nnUNetPlans.json"
+        plans = json.loads(plans_file.read_text())
+        full, flat = plans["configurations"]["3d_fullres"], plans["configurations"]["2d"]
+        plans["configurations"] |= {
+            "tiny": {"inherits_from": "3d_fullres"} | tiny(full, [24, 32, 24], [4, 8, 8]),
+            "tiny_2d": {"inherits_from": "2d"} | tiny(flat, [40, 40], [4, 8, 8]),
+        }
+        plans_file.write_text(json.dumps(plans))
+        yield SimpleNamespace(raw=folders["nnUNet_raw"] / dataset.name, preprocessed=dataset, plans=plans,
+                              dataset_json=json.loads((dataset / "dataset.json").read_text()),
+                              results=folders["nnUNet_results"] / dataset.name)  # fmt: skip

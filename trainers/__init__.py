@@ -1,0 +1,1 @@
+"""The trainers that nnU-Net finds by name; pip copies this folder into nnU-Net's own."""
