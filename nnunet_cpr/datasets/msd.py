@@ -2,6 +2,7 @@
 
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +147,7 @@ def _open(path: Path) -> tuple[nib.Nifti1Image, np.ndarray]:
     try:
         image = nib.load(path)
         return image, np.asanyarray(image.dataobj)
-    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
+    except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
         raise ValueError(f"{path}: cannot be read ({error}); replace the file or remove the case") from error
 
 

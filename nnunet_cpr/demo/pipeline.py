@@ -1,8 +1,11 @@
 """The stages of the demo, each nnU-Net's own command, none of them done twice."""
 
 import json
+import shlex
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,42 +20,46 @@ from nnunet_cpr.files import write_json
 PLANS = "nnUNetPlans"
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A stage is finished when its record says so, for the same settings, and its product is there."""
+
+    name: str
+    title: str
+    settings: dict[str, Any]
+    commands: list[list[str]]
+    product: Path
+    work: Callable[[], None]
+
+
 def run_stages(workspace: Workspace, data: DemoData, settings: Settings) -> None:
     """Convert, plan, preprocess and train both trainers, leaving out what an earlier run has finished."""
     fingerprint = {"data": data.fingerprint()}
     _refuse_mixture(workspace, settings, fingerprint)
-    if not workspace.is_finished("convert", fingerprint):
-        data.check()
-        workspace.create()
+    converted = workspace.raw / "dataset.json"
+    if not (workspace.is_finished("convert", fingerprint) and converted.is_file()):
+        data.check()  # before anything is written
         workspace.clear("convert", workspace.raw)
-    else:
-        workspace.create()
-    _stage(
-        workspace,
-        "convert",
-        "Convert the data to nnU-Net's format",
-        fingerprint,
-        data.commands(workspace),
-        lambda: data.convert(workspace),
-    )
-    _stage(
-        workspace,
-        "plan",
-        "Plan and preprocess",
-        fingerprint,
-        [plan_command(workspace, data)],
-        lambda: _plan(workspace, data),
-    )
+    workspace.create()
+    stages = [
+        Stage("convert", "Convert the data to nnU-Net's format", fingerprint, data.commands(workspace), converted,
+              lambda: data.convert(workspace)),
+        Stage("plan", "Plan and preprocess", fingerprint, [plan_command(workspace, data)],
+              workspace.preprocessed / f"{PLANS}.json", lambda: _plan(workspace, data)),
+    ]  # fmt: skip
     for method, trainer in settings.trainers.items():
-        command = train_command(data, settings, trainer)
-        _stage(
-            workspace,
-            train_stage(settings, trainer),
-            f"Train and validate with {method}: {settings.steps} steps",
-            fingerprint | {"device": settings.device},
-            [command],
-            lambda trainer=trainer, command=command: _train(workspace, settings, trainer, command),
+        stages.append(
+            Stage(
+                train_stage(settings, trainer),
+                f"Train and validate with {method}: {settings.steps} steps",
+                fingerprint | {"device": settings.device},
+                [train_command(data, settings, trainer)],
+                fold_folder(workspace, settings, trainer) / "validation" / "summary.json",
+                partial(_train, workspace, data, settings, trainer),
+            )
         )
+    for stage in stages:
+        _run_stage(workspace, stage)
 
 
 def plan_command(workspace: Workspace, data: DemoData) -> list[str]:
@@ -86,22 +93,15 @@ def _refuse_mixture(workspace: Workspace, settings: Settings, fingerprint: dict[
         workspace.is_finished(train_stage(settings, trainer), fingerprint | {"device": settings.device})
 
 
-def _stage(
-    workspace: Workspace,
-    stage: str,
-    title: str,
-    settings: dict[str, Any],
-    commands: list[list[str]],
-    work: Callable[[], None],
-) -> None:
-    if workspace.is_finished(stage, settings):
-        print(f"{title}: done before", flush=True)
+def _run_stage(workspace: Workspace, stage: Stage) -> None:
+    if workspace.is_finished(stage.name, stage.settings) and stage.product.is_file():
+        print(f"{stage.title}: done before", flush=True)
         return
-    resumed = workspace.record(stage) is not None
-    print(f"{title}{' (goes on after an interruption)' if resumed else ''} ...", flush=True)
+    begun = workspace.record(stage.name) is not None
+    print(f"{stage.title}{' (begun before)' if begun else ''} ...", flush=True)
     start = time.monotonic()
-    with workspace.stage(stage, settings, [" ".join(command) for command in commands]):
-        work()
+    with workspace.stage(stage.name, stage.settings, [shlex.join(command) for command in stage.commands]):
+        stage.work()
     print(f"  done in {time.monotonic() - start:.0f} s", flush=True)
 
 
@@ -119,7 +119,7 @@ def _plan(workspace: Workspace, data: DemoData) -> None:
         write_json(workspace.preprocessed / own_splits.name, json.loads(own_splits.read_text(encoding="utf-8")))
 
 
-def _train(workspace: Workspace, settings: Settings, trainer: str, command: list[str]) -> None:
+def _train(workspace: Workspace, data: DemoData, settings: Settings, trainer: str) -> None:
     folder = fold_folder(workspace, settings, trainer)
     iterations = settings.steps // settings.epochs
     training = Meter(
@@ -132,7 +132,7 @@ def _train(workspace: Workspace, settings: Settings, trainer: str, command: list
         lambda: sum(1 for _ in (folder / "validation").glob("*.nii.gz")),
     )
     log = workspace.logs / f"{workspace.dataset}-{train_stage(settings, trainer)}.log"
-    run_command(command, log, workspace.variables(), [training, validation])
+    run_command(train_command(data, settings, trainer), log, workspace.variables(), [training, validation])
 
 
 def validation_cases(workspace: Workspace, settings: Settings) -> list[str]:

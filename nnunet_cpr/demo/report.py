@@ -5,6 +5,7 @@ import os
 import platform
 import shlex
 import shutil
+import textwrap
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -55,7 +56,7 @@ Split: {split}
 {commands}
 ```
 
-{after_commands}
+{by_itself}
 
 ## Files
 
@@ -99,14 +100,14 @@ def write_report(workspace: Workspace, data: DemoData, settings: Settings, machi
         split=data.split,
         small=_describe_network(workspace),
         commands="\n".join(_commands(workspace, settings)),
-        after_commands=(
-            f"Between planning and training the demo adds the configuration `{CONFIGURATION}` to `nnUNetPlans.json`"
-            + (" and writes `splits_final.json`." if (workspace.raw / "splits_final.json").is_file() else ".")
+        by_itself=(
+            f"The demo itself adds the configuration `{CONFIGURATION}` to `nnUNetPlans.json` before training"
+            + (", and writes the raw data and `splits_final.json`." if not data.commands(workspace) else ".")
         ),
         results=workspace.results,
     )
     write_text(report / "report.md", page)
-    return report / "report.md", f"{table}\n\n{verdict}\n{data.caution}"
+    return report / "report.md", "\n".join([table, "", *(textwrap.fill(text, 110) for text in (verdict, data.caution))])
 
 
 def format_table(comparison: pd.DataFrame) -> str:

@@ -1,6 +1,7 @@
 """nnU-Net's commands, run as a user would: output to a log file, a progress bar from what they leave on disk."""
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -39,7 +40,7 @@ def run_command(command: list[str], log: Path, variables: dict[str, str], meters
     executable = _find(command[0])
     environment = os.environ | variables | {"PYTHONUNBUFFERED": "1"}
     with log.open("a", encoding="utf-8") as stream:
-        stream.write(f"\n$ {' '.join(command)}\n")
+        stream.write(f"\n$ {shlex.join(command)}\n")
         stream.flush()
         process = subprocess.Popen(
             [executable, *command[1:]],

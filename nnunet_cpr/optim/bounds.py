@@ -17,7 +17,7 @@ Rule = Callable[[Tensor, Tensor, Values, Mapping[str, Any]], Values]
 
 def uniform(t: Tensor, reg: Tensor, values: Values, group: Mapping[str, Any]) -> Values:
     """Kappa-K: the same bound `kappa_init_param` for every tensor."""
-    return {"kappa": torch.full_like(reg, group["kappa_init_param"])}
+    return {"kappa": torch.where(t == 0, group["kappa_init_param"], values["kappa"])}
 
 
 def dependent(t: Tensor, reg: Tensor, values: Values, group: Mapping[str, Any]) -> Values:

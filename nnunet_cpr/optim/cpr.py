@@ -7,9 +7,9 @@ step. Fused kernels, schedulers and everything else of the base class keep worki
 
 import functools
 import inspect
+import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -78,14 +78,13 @@ class CPR(Optimizer):
         RuntimeError: (in `step`) a regularised tensor has a sparse gradient.
     """
 
-    _cpr_kappa_init_method = "inflection_point"
     _base: type[Optimizer] | None = None  # set on classes made by cpr(), which pickle cannot find by name
 
     def __init__(
         self,
         params: Any,
         *args: Any,
-        kappa_init_method: str | None = None,
+        kappa_init_method: str = "inflection_point",
         kappa_init_param: float | None = None,
         reg_function: str = "l2",
         kappa_update: float = 1.0,
@@ -97,7 +96,7 @@ class CPR(Optimizer):
         **kwargs: Any,
     ) -> None:
         self._cpr_defaults: dict[str, Any] = {
-            "kappa_init_method": self._cpr_kappa_init_method if kappa_init_method is None else kappa_init_method,
+            "kappa_init_method": kappa_init_method,
             "kappa_init_param": kappa_init_param,
             "reg_function": reg_function,
             "kappa_update": kappa_update,
@@ -154,10 +153,12 @@ class CPR(Optimizer):
     def constraints(self) -> list[Constraint]:
         """Return the constraint of every regularised tensor. Synchronises with the device; call it on all ranks."""
         rows = []
+        number = itertools.count()
         for group in self.param_groups:
             regularizer = REGULARIZERS[group["reg_function"]]
             explicit = group["step_form"] == "explicit"
             for index, param in enumerate(group["params"]):
+                name = param_name(group, index, next(number))
                 if not is_regularized(group, param):
                     continue
                 state = self.state.get(param, {})
@@ -167,7 +168,7 @@ class CPR(Optimizer):
                 share = regularizer.shrinkage(reg.new_tensor([lagmul]), reg, [param.numel()])
                 rows.append(
                     Constraint(
-                        name=param_name(group, index),
+                        name=name,
                         numel=param.numel(),
                         reg=reg.item(),
                         kappa=float(state.get("kappa", float("inf"))),
@@ -196,8 +197,8 @@ class CPR(Optimizer):
         finally:
             handle.remove()
         # torch casts every state to its weights' dtype, which would round kappa and lambda of bf16 weights.
-        keys = chain.from_iterable(group["params"] for group in loaded["param_groups"])
-        params = chain.from_iterable(group["params"] for group in self.param_groups)
+        keys = itertools.chain.from_iterable(group["params"] for group in loaded["param_groups"])
+        params = itertools.chain.from_iterable(group["params"] for group in self.param_groups)
         for key, param in zip(keys, params, strict=True):
             for name, value in loaded["state"].get(key, {}).items():
                 if name in STATE_KEYS:
@@ -286,7 +287,11 @@ class AdamCPR(CPR, torch.optim.Adam):
 class SGDCPR(CPR, torch.optim.SGD):
     """SGD with CPR. By default l2 with Kappa-WS at 1000 steps (the paper saw Kappa-IP fail here). See :class:`CPR`."""
 
-    _cpr_kappa_init_method = "warm_start"
+    def __init__(self, params: Any, *args: Any, kappa_init_method: str = "warm_start", **kwargs: Any) -> None:
+        super().__init__(params, *args, kappa_init_method=kappa_init_method, **kwargs)
+
+
+_NAMED: dict[type[Optimizer], type[CPR]] = {torch.optim.Adam: AdamCPR, torch.optim.SGD: SGDCPR}
 
 
 @functools.cache
@@ -300,16 +305,15 @@ def cpr(optimizer_class: type[Optimizer]) -> type[CPR]:
         raise TypeError(f"cpr() takes a torch.optim.Optimizer class, not {optimizer_class!r}")
     if issubclass(optimizer_class, CPR):
         return optimizer_class
+    if optimizer_class in _NAMED:
+        return _NAMED[optimizer_class]
     if issubclass(optimizer_class, torch.optim.LBFGS):
         raise TypeError(
             "LBFGS evaluates the closure several times a step: there is no one theta_t for CPR to constrain"
         )
     name = f"{optimizer_class.__name__}CPR"
     doc = f"{optimizer_class.__name__} with CPR. See nnunet_cpr.optim.CPR for the arguments in addition."
-    rule = SGDCPR._cpr_kappa_init_method if issubclass(optimizer_class, torch.optim.SGD) else CPR._cpr_kappa_init_method
-    return type(
-        name, (CPR, optimizer_class), {"__doc__": doc, "_base": optimizer_class, "_cpr_kappa_init_method": rule}
-    )
+    return type(name, (CPR, optimizer_class), {"__doc__": doc, "_base": optimizer_class})
 
 
 def _new(base: type[Optimizer]) -> CPR:

@@ -130,7 +130,7 @@ class Std(Regularizer):
         centred = [part.to(m.dtype) - m for part, m in zip(parts, mean.unbind(), strict=True)]
         # The rounding of `mean` would enter the variance; what is left of the sum corrects it (two-pass formula).
         rest = times(over_shards(each(torch.sum, centred), params), shares)
-        squares = over_shards(power_sums(centred, 2), params) - times(rest**2, counts)
+        squares = over_shards(each(lambda x: x.square().sum(), centred), params) - times(rest**2, counts)
         return mean + rest, times(squares.clamp(min=0), [1 / max(n - 1, 1) for n in counts]).sqrt()
 
 

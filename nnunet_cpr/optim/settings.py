@@ -33,14 +33,17 @@ def check(group: Mapping[str, Any]) -> None:
     elif rule in ("uniform", "dependent"):
         if parameter is None:
             meaning = "the bound itself" if rule == "uniform" else "the factor of the initial R"
-            raise ValueError(f'kappa_init_method="{rule}" needs kappa_init_param: {meaning}')
+            raise ValueError(f'kappa_init_param is None, but kappa_init_method="{rule}" needs it: {meaning}')
         _number(group, "kappa_init_param", at_least=0)
+    if not isinstance(group["adaptive_bounds"], bool):
+        raise ValueError(f"adaptive_bounds is {group['adaptive_bounds']!r}, but must be True or False")
     if not (group["regularize"] is None or isinstance(group["regularize"], bool)):
         raise ValueError(f"regularize is {group['regularize']!r}, but must be True, False or None (by dimensions)")
     for index, param in enumerate(group["params"]):
         if is_regularized(group, param) and param.is_complex():
             raise ValueError(
-                f"{param_name(group, index)} is complex: CPR bounds real weights; give its group regularize=False"
+                f"{param_name(group, index, index)} of the group is complex, but CPR bounds real weights; "
+                "give its group regularize=False"
             )
     check_weight_decay(group)
 
@@ -60,10 +63,10 @@ def is_regularized(group: Mapping[str, Any], param: Tensor) -> bool:
     return param.ndim >= 2 if regularize is None else regularize
 
 
-def param_name(group: Mapping[str, Any], index: int) -> str:
-    """Return the name of a group's parameter, or its number where the optimizer was given no names."""
+def param_name(group: Mapping[str, Any], index: int, number: int) -> str:
+    """Return the name of a group's parameter, or `number`, its key in `state_dict`, if the optimizer has no names."""
     names = group.get("param_names")
-    return str(names[index]) if names else f"param {index}"
+    return str(names[index]) if names else f"param {number}"
 
 
 def _one_of(group: Mapping[str, Any], key: str, choices: tuple[str, ...]) -> None:

@@ -85,7 +85,7 @@ def draw(rows: list[Row]) -> Figure:
     for row in rows:
         at = line[row.tensor], column[row.epoch]
         reg[at], lagmul[at] = row.reg, row.lagmul
-        kappa[at] = row.kappa if math.isfinite(row.kappa) else math.nan
+        kappa[at] = row.kappa if 0 < row.kappa < math.inf else math.nan
     with matplotlib.rc_context(matplotlib.rcParamsDefault):  # nnU-Net's progress.png changes the global style
         figure = Figure(figsize=(10, 10), layout="constrained")
         axes = figure.subplots(3, sharex=True)
@@ -94,7 +94,7 @@ def draw(rows: list[Row]) -> Figure:
         panels = [
             (lagmul, r"$\lambda$", "Multiplier: 0 while the bound holds by itself", "linear"),
             (reg / kappa, r"$R\;/\;\kappa$", "Regulariser over its bound: above 1 it is violated", "linear"),
-            (reg, r"$R(\theta)$", "Regulariser", "log"),
+            (np.where(reg > 0, reg, math.nan), r"$R(\theta)$", "Regulariser", "log"),
         ]  # fmt: skip
         for ax, (values, label, title, scale) in zip(axes, panels, strict=True):
             for i, series in enumerate(values):

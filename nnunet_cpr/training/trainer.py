@@ -9,7 +9,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from nnunet_cpr.optim import AdamCPR, SGDCPR, Constraint
+from nnunet_cpr.optim import SGDCPR, AdamCPR, Constraint
 from nnunet_cpr.schedules import warmup_poly_lr
 from nnunet_cpr.training.precision import in_bfloat16
 from nnunet_cpr.training.seeding import seed_everything, without_benchmarks

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for `reference`
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # the tensors are small: more threads only wait for each other
 
 
 @pytest.fixture(autouse=True)

@@ -1,44 +1,17 @@
 """A small preprocessed nnU-Net dataset on real MR images, made once per session with nnU-Net's own commands."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
-from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from training_helpers import run_command, tiny
 
 HIPPOCAMPUS = Path(__file__).parents[3] / "shared" / "data" / "Task04_Hippocampus"
 CASES = 8
-
-
-def tiny(configuration: dict, patch: list[int], features: list[int]) -> dict:
-    """A configuration with a network of few stages and features, on the data of the given one."""
-    architecture = deepcopy(configuration["architecture"])
-    kwargs, n = architecture["arch_kwargs"], len(features)
-    kwargs |= {"n_stages": n, "features_per_stage": features}
-    kwargs |= {key: kwargs[key][:n] for key in ("kernel_sizes", "strides")}
-    kwargs |= {"n_conv_per_stage": [1] * n, "n_conv_per_stage_decoder": [1] * (n - 1)}
-    return {"batch_size": 2, "patch_size": patch, "architecture": architecture}
-
-
-def run_command(*command: str, timeout: float = 300, check: bool = True, **environment: str):
-    """Run one of the environment's commands as a user does."""
-    result = subprocess.run(
-        [Path(sys.executable).parent / command[0], *command[1:]],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
-    if check:
-        assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    return result
 
 
 @pytest.fixture(autouse=True)

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from training_helpers import run_command
 
 from nnunet_cpr.training.settings import FAMILIES, PARTS
-from tests.training.conftest import run_command
 
 DOCS = Path(__file__).parents[2] / "docs" / "reference" / "trainers.md"
 
@@ -44,7 +44,8 @@ def test_says_why_a_name_is_no_trainer(name, reason):
 
 def test_starts_without_torch():
     code = (
-        "import sys; from nnunet_cpr.training.command import describe, grammar; describe('nnUNetTrainerCPR'), grammar();"
+        "import sys; from nnunet_cpr.training.command import describe, grammar; describe('nnUNetTrainerCPR');"
+        "grammar(); "
         "sys.exit(str([m for m in ('torch', 'numpy', 'nnunetv2', 'matplotlib') if m in sys.modules]))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr.strip() == "[]"

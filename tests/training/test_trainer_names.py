@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import pytest
 
-from nnunet_cpr.optim import AdamCPR, SGDCPR
+from nnunet_cpr.optim import SGDCPR, AdamCPR
 from nnunet_cpr.training.settings import FAMILIES, PARTS, CPRSettings, TrainerSettings, parse
 
 CPR = dict(kappa_init_method="warm_start", kappa_init_param=1000, reg_function="l2", kappa_update=1.0,
@@ -114,8 +114,8 @@ def test_parts_in_any_order_mean_the_same():
 
 
 def test_every_part_changes_a_setting():
-    examples = ["ws7", "ip", "k1", "ki1", "l1", "std", "huber", "mu2", "proximal", "adaptive", "wd1", "warmup7", "7epochs",
-                "7iters", "lr7", "seed7", "bf16"]  # fmt: skip
+    examples = ["ws7", "ip", "k1", "ki1", "l1", "std", "huber", "mu2", "proximal", "adaptive", "wd1", "warmup7",
+                "7epochs", "7iters", "lr7", "seed7", "bf16"]  # fmt: skip
     used = set()
     for example in examples:
         family = "nnUNetTrainerSGD" if example == "wd1" else "nnUNetTrainerCPR"

@@ -1,0 +1,42 @@
+import pandas as pd
+import pytest
+
+from nnunet_cpr.demo.report import format_table, state_result
+
+
+def comparison(difference: float, n: int = 3) -> pd.DataFrame:
+    row = {"baseline_mean": 0.8, "trainer_mean": 0.8 + difference, "difference": difference, "difference_std": 0.0123}
+    counts = {"n": n, "wins": 2, "ties": 0, "losses": n - 2}
+    return pd.DataFrame([{"label": label} | row | counts for label in ("grey matter", "foreground mean")])
+
+
+def test_table():
+    assert format_table(comparison(0.0124)).splitlines() == [
+        "| Dice            | weight decay | CPR   | CPR - weight decay | n | higher / equal / lower |",
+        "| --------------- | ------------ | ----- | ------------------ | - | ---------------------- |",
+        "| grey matter     | 0.800        | 0.812 | +0.012 (sd 0.012)  | 3 | 2 / 0 / 1              |",
+        "| foreground mean | 0.800        | 0.812 | +0.012 (sd 0.012)  | 3 | 2 / 0 / 1              |",
+    ]
+
+
+def test_one_case_has_no_spread():
+    assert "sd" not in format_table(comparison(0.01, n=1))
+
+
+@pytest.mark.parametrize(
+    ("difference", "words"),
+    [
+        (0.012, "CPR's mean foreground Dice is 0.012 higher than weight decay's (n = 3 validation cases"),
+        (-0.012, "CPR's mean foreground Dice is 0.012 lower than weight decay's: no gain from CPR here"),
+        (0.0004, "CPR's mean foreground Dice is the same as weight decay's to three digits"),
+        (-0.0004, "CPR's mean foreground Dice is the same as weight decay's to three digits"),
+    ],
+)
+def test_the_result_is_stated_whichever_way_it_falls(difference, words):
+    text = state_result(comparison(difference))
+    assert text.startswith(words)
+    assert "does not show that either method is better" in text
+
+
+def test_one_case_is_singular():
+    assert "n = 1 validation case, one fold" in state_result(comparison(0.1, n=1))

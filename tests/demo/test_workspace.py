@@ -1,0 +1,82 @@
+import os
+
+import pytest
+
+from nnunet_cpr.demo.workspace import Workspace
+
+SETTINGS = {"data": "d", "device": "cpu"}
+
+
+@pytest.fixture
+def workspace(tmp_path) -> Workspace:
+    workspace = Workspace(tmp_path / "demo", "Dataset001_X")
+    workspace.create()
+    return workspace
+
+
+def test_nothing_is_written_before_create(tmp_path):
+    workspace = Workspace(tmp_path / "demo", "Dataset001_X")
+    assert not workspace.is_finished("plan", SETTINGS)
+    assert not (tmp_path / "demo").exists()
+
+
+def test_a_stage_is_finished_after_its_block(workspace):
+    with workspace.stage("plan", SETTINGS, ["command"]):
+        assert not workspace.is_finished("plan", SETTINGS)
+    assert workspace.is_finished("plan", SETTINGS)
+    assert workspace.record("plan")["commands"] == ["command"]
+
+
+def test_an_interrupted_stage_is_not_finished_and_its_time_counts(workspace, monkeypatch):
+    clock = iter([0.0, 7.0, 100.0, 105.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    with pytest.raises(KeyboardInterrupt), workspace.stage("plan", SETTINGS, []):
+        raise KeyboardInterrupt
+    assert not workspace.is_finished("plan", SETTINGS)
+    with workspace.stage("plan", SETTINGS, []):
+        pass
+    assert workspace.record("plan")["seconds"] == 12.0
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_results_of_other_data_or_another_device_are_not_reused(workspace, finished):
+    try:
+        with workspace.stage("train", SETTINGS, []):
+            if not finished:
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        pass
+    with pytest.raises(ValueError, match=r"holds results of Dataset001_X with another data and device .*--out"):
+        workspace.is_finished("train", {"data": "other", "device": "cuda"})
+
+
+def test_only_the_demos_own_leftovers_are_removed(workspace):
+    workspace.raw.mkdir()
+    (workspace.raw / "precious").touch()
+    with pytest.raises(ValueError, match="exists, but not from this demo; choose another --out"):
+        workspace.clear("convert", workspace.raw)
+    assert (workspace.raw / "precious").exists()
+    with workspace.stage("convert", SETTINGS, []):
+        workspace.clear("convert", workspace.raw)
+    assert not workspace.raw.exists()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(PermissionError, match="is not writable; choose another --out"):
+        Workspace(tmp_path / "demo", "Dataset001_X").create()
+
+
+def test_a_file_in_the_place_of_the_folder(tmp_path):
+    (tmp_path / "demo").touch()
+    with pytest.raises(OSError, match="demo"):
+        Workspace(tmp_path / "demo", "Dataset001_X").create()
+
+
+def test_the_users_own_nnunet_folders_are_not_used(workspace, monkeypatch):
+    monkeypatch.setenv("nnUNet_results", "/elsewhere")
+    monkeypatch.delenv("nnUNet_raw", raising=False)
+    variables = workspace.variables()
+    assert {name: variables[name] for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")} == {
+        name: str(workspace.out / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+    }

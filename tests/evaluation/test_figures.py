@@ -1,0 +1,58 @@
+import nibabel as nib
+import numpy as np
+import pytest
+
+from nnunet_cpr.evaluation.figures import Curves, Prediction, save_figure, slice_picture, training_curves
+
+LABELS = {"background": 0, "grey": 1, "white": 2}
+
+
+def test_curves_run_over_steps_and_mark_the_warm_start(tmp_path):
+    runs = [Curves(name, 25, [1.0, 0.5], [0.9, 0.6], [0.1, 0.4]) for name in ("weight decay", "CPR")]
+    figure = training_curves(runs, warm_start=12)
+    loss, dice = figure.axes
+    assert loss.lines[0].get_xdata().tolist() == [25, 50]
+    assert dice.lines[1].get_ydata().tolist() == [0.1, 0.4]
+    assert dice.lines[-1].get_xdata() == [12, 12]
+    assert {text.get_text() for text in dice.get_legend().get_texts()} >= {"weight decay", "CPR"}
+    save_figure(figure, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def files(tmp_path):
+    label = np.zeros((8, 9, 10), dtype=np.uint8)
+    label[2:6, 4, 2:8] = 1  # most foreground in the coronal slice 4
+    label[3:5, 4, 4:6] = 2
+    image = np.random.default_rng(0).random(label.shape, dtype=np.float32)
+    affine = np.diag([1, 1, 2, 1])
+    for name, array in (("image", image), ("reference", label), ("prediction", label)):
+        nib.save(nib.Nifti1Image(array, affine), tmp_path / f"{name}.nii.gz")
+    return {name: tmp_path / f"{name}.nii.gz" for name in ("image", "reference", "prediction")}
+
+
+def test_slice_picture_shows_the_fullest_slice_and_the_cases_dice(files, tmp_path):
+    predictions = [Prediction(name, files["prediction"], [0.5, 0.25]) for name in ("weight decay", "CPR")]
+    figure = slice_picture("case_1", files["image"], files["reference"], predictions, LABELS)
+    assert "case_1: coronal slice 4" in figure.get_suptitle()
+    assert len(figure.axes) == 4
+    assert figure.axes[3].get_title() == "CPR\nDice 0.500 grey\nDice 0.250 white"
+    assert figure.axes[0].images[0].get_array().shape == (10, 8)
+    assert figure.axes[0].get_aspect() == 2  # voxels are twice as tall as wide
+    save_figure(figure, tmp_path / "slice.png")
+
+
+def test_a_failing_save_leaves_the_old_picture(files, tmp_path, monkeypatch):
+    path = tmp_path / "slice.png"
+    path.write_text("old")
+    figure = slice_picture("case_1", files["image"], files["reference"], [], LABELS)
+
+    def full_disk(name, **_):
+        name.write_text("half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(figure, "savefig", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save_figure(figure, path)
+    assert path.read_text() == "old"
+    assert not list(tmp_path.glob(".*slice*"))

@@ -1,0 +1,31 @@
+import errno
+
+import pytest
+
+from nnunet_cpr.files import write_json, write_text, write_whole
+
+
+def test_text_and_json_arrive_and_leave_no_temporary_file(tmp_path):
+    write_text(tmp_path / "a.txt", "κ")
+    write_json(tmp_path / "b.json", {"a": [1]})
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "κ"
+    assert (tmp_path / "b.json").read_text() == '{\n  "a": [\n    1\n  ]\n}\n'
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "b.json"]
+
+
+@pytest.mark.parametrize("old", ["old content", None])
+def test_a_full_disk_while_writing_leaves_the_old_file_or_none(tmp_path, old):
+    path = tmp_path / "result.csv"
+    if old is not None:
+        path.write_text(old)
+    with pytest.raises(OSError, match="No space left"), write_whole(path) as temporary:
+        temporary.write_text("half of the new con")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert [p.read_text() for p in tmp_path.iterdir()] == ([] if old is None else [old])
+
+
+def test_the_temporary_name_keeps_the_ending(tmp_path):
+    with write_whole(tmp_path / "image.nii.gz") as temporary:
+        assert temporary.name.endswith(".nii.gz")
+        assert temporary.parent == tmp_path
+        temporary.touch()

@@ -1,0 +1,52 @@
+"""What the trainers' tests share: running commands, tiny configurations, trainers as nnU-Net makes them."""
+
+import os
+import subprocess
+import sys
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+
+from nnunet_cpr.training.trainer import NamedTrainer, trainer_class
+
+
+def tiny(configuration: dict, patch: list[int], features: list[int]) -> dict:
+    """A configuration with a network of few stages and features, on the data of the given one."""
+    architecture = deepcopy(configuration["architecture"])
+    kwargs, n = architecture["arch_kwargs"], len(features)
+    kwargs |= {"n_stages": n, "features_per_stage": features}
+    kwargs |= {key: kwargs[key][:n] for key in ("kernel_sizes", "strides")}
+    kwargs |= {"n_conv_per_stage": [1] * n, "n_conv_per_stage_decoder": [1] * (n - 1)}
+    return {"batch_size": 2, "patch_size": patch, "architecture": architecture}
+
+
+def run_command(*command: str, timeout: float = 300, check: bool = True, **environment: str):
+    """Run one of the environment's commands as a user does."""
+    result = subprocess.run(
+        [Path(sys.executable).parent / command[0], *command[1:]],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    if check:
+        assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result
+
+
+def make_trainer(nnunet, name: str, configuration: str = "tiny", **changes) -> NamedTrainer:
+    """The trainer of that name on CPU, made as `nnUNetv2_train` makes it; `changes` are to plans or dataset_json."""
+    plans = deepcopy(changes.get("plans", nnunet.plans)) | {"continue_training": False}
+    dataset_json = deepcopy(changes.get("dataset_json", nnunet.dataset_json))
+    return trainer_class(name)(plans, configuration, 0, dataset_json, device=torch.device("cpu"))
+
+
+def weights(trainer: NamedTrainer) -> dict[str, torch.Tensor]:
+    """A copy of the network's weights."""
+    return {name: p.detach().clone() for name, p in trainer.network.named_parameters()}
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    """Whether two sets of tensors are equal bit for bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
