@@ -10,9 +10,11 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
@@ -45,7 +47,6 @@ def read_curves(checkpoint: Path, name: str, steps_per_epoch: int) -> Curves:
 def training_curves(runs: Sequence[Curves], warm_start: int | None = None) -> Figure:
     """Draw loss and pseudo Dice over steps; a vertical line marks the end of CPR's warm start."""
     figure = _figure((10, 3.8))
-    figure.get_layout_engine().set(wspace=0.06)
     loss, dice = figure.subplots(1, 2)
     for run, colour, marker in zip(runs, COLOURS, MARKERS, strict=False):
         steps = run.steps_per_epoch * np.arange(1, len(run.train_loss) + 1)
@@ -91,7 +92,6 @@ def slice_picture(
     height = 3.1 * aspect * background.shape[0] / background.shape[1]
     panels = 2 + len(predictions)
     figure = _figure((3.1 * panels, height + 0.9 + 0.17 * len(foreground)))
-    figure.get_layout_engine().set(wspace=0.04)
     axes = figure.subplots(1, panels)
     low, high = np.percentile(background, [0.5, 99.5])
     for ax in axes:
@@ -106,7 +106,9 @@ def slice_picture(
         _outline(ax, reference_slice, foreground)
         scores = "\n".join(f"Dice {value:.3f} {name}" for name, value in zip(foreground, prediction.dice, strict=True))
         ax.set_title(f"{prediction.name}\n{scores}", fontsize=10)
-    handles = [Patch(facecolor=_label_colour(i), edgecolor="black", label=name) for i, name in enumerate(foreground)]
+    handles: list[Artist] = [
+        Patch(facecolor=_label_colour(i), edgecolor="black", label=name) for i, name in enumerate(foreground)
+    ]
     handles.append(Line2D([], [], color="black", linewidth=1.5, label="outline of the reference"))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)), frameon=False, fontsize=9)
     plane = ("sagittal", "coronal", "axial")[axis]
@@ -121,7 +123,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def _figure(size: tuple[float, float]) -> Figure:
-    return Figure(figsize=size, layout="constrained")
+    return Figure(figsize=size, layout=ConstrainedLayoutEngine(wspace=0.05))
 
 
 def _canonical(path: Path) -> nib.Nifti1Image:

@@ -123,11 +123,12 @@ def test_any_torch_optimizer_equals_itself_while_unbounded(base, kwargs):
 @pytest.mark.parametrize("base, kwargs", BASES, ids=lambda b: getattr(b, "__name__", ""))
 def test_any_torch_optimizer_is_constrained(base, kwargs):
     p = matrix(8, 8)
-    opt = cpr(base)([p], lr=0.01, kappa_init_method="dependent", kappa_init_param=0.5, **kwargs)
-    for _ in range(200):
-        one_step(opt, [p])
-    (row,) = opt.constraints()
-    assert row.reg == pytest.approx(row.kappa, rel=0.05)
+    theta = p.detach().clone()
+    opt = cpr(base)([p], lr=0.01, kappa_init_method="dependent", kappa_init_param=0.5, kappa_update=0.1, **kwargs)
+    one_step(opt, [p])
+    lam = float(opt.state[p]["lagmul"])
+    assert lam > 0
+    torch.testing.assert_close(p.detach(), theta * (1 - 2 * lam), rtol=1e-4, atol=0)  # ASGD itself decays by 1e-6
 
 
 def test_a_users_own_optimizer():
@@ -161,10 +162,10 @@ def test_other_things_are_refused(wrong):
         cpr(wrong)
 
 
-def test_classes_pickle():
-    for cls in (AdamCPR, SGDCPR, cpr(torch.optim.RMSprop)):
-        assert pickle.loads(pickle.dumps(cls)) is cls
-        assert copy.deepcopy(cls) is cls
+@pytest.mark.parametrize("base", [torch.optim.Adam, torch.optim.SGD, torch.optim.RMSprop])
+def test_classes_pickle(base):
+    assert pickle.loads(pickle.dumps(cpr(base))) is cpr(base)
+    assert copy.deepcopy(cpr(base)) is cpr(base)
 
 
 def test_an_optimizer_unpickles_in_a_process_that_never_called_cpr(tmp_path):

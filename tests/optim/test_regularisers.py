@@ -75,7 +75,8 @@ def test_memory_layout_does_not_matter(reg):
             torch.nn.Parameter(theta),
             torch.nn.Parameter(theta.detach().clone(memory_format=torch.contiguous_format)),
         ]
-        opt = AdamCPR(pair, lr=1e-2, kappa_init_method="dependent", kappa_init_param=0.5, reg_function=reg)
+        bound = {"kappa_init_method": "dependent", "kappa_init_param": 0.5, "kappa_update": 0.05}
+        opt = AdamCPR(pair, lr=1e-2, reg_function=reg, **bound)
         for step in range(3):
             for p in pair:
                 p.grad = torch.sin(p.detach() + step)

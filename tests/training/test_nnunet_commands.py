@@ -13,7 +13,8 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from training_helpers import run_command
+from nnunetv2.run.run_training import maybe_load_checkpoint
+from training_helpers import make_trainer, run_command
 
 from nnunet_cpr.training.trace import read_trace
 
@@ -107,24 +108,25 @@ def test_find_best_configuration(nnunet, finished):
 
 
 def test_pretrained_weights(nnunet, finished):
-    """CPR's bounds then are those of the weights that were loaded."""
-    name = "nnUNetTrainerCPR_ki1_lr1e-30_1epochs_1iters"
-    train("-pretrained_weights", str(finished / "checkpoint_final.pth"), name=name)
+    """As for nnUNetv2_train -pretrained_weights: CPR's bounds are those of the weights that were loaded."""
+    trainer = make_trainer(nnunet, "nnUNetTrainerCPR_ki1_1epochs_1iters")
+    maybe_load_checkpoint(trainer, False, False, str(finished / "checkpoint_final.pth"))
+    trainer.run_training()
     given = checkpoint(finished)["network_weights"]
-    rows = read_trace(fold_of(nnunet, name) / "cpr_trace.csv")
-    for row in rows:
-        if "seg_layers" not in row.tensor:  # nnU-Net does not take these over
-            assert row.kappa == pytest.approx(float(given[row.tensor].square().sum()), rel=1e-5)
+    constraints = [c for c in trainer.optimizer.constraints() if "seg_layers" not in c.name]  # not taken over
+    assert len(constraints) == 7
+    for c in constraints:
+        assert c.kappa == pytest.approx(float(given[c.name].square().sum()), rel=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("name", "device", "reason"),
+    ("name", "reason"),
     [
-        ("nnUNetTrainerCPR_ws10_ip", "cpu", "Could not find requested nnunet trainer nnUNetTrainerCPR_ws10_ip"),
-        ("nnUNetTrainerCPR_2epochs", "cpu", "ValueError: nnUNetTrainerCPR_2epochs: the warm start takes 1000 steps"),
+        ("nnUNetTrainerCPR_ws10_ip", "Could not find requested nnunet trainer nnUNetTrainerCPR_ws10_ip"),
+        ("nnUNetTrainerCPR_2epochs", "ValueError: nnUNetTrainerCPR_2epochs: the warm start takes 1000 steps"),
     ],
 )
-def test_mistakes_end_with_one_clear_line(nnunet, name, device, reason):
-    result = run_command("nnUNetv2_train", "4", "tiny", "0", "-tr", name, "-device", device, check=False)
+def test_mistakes_end_with_one_clear_line(nnunet, name, reason):
+    result = run_command("nnUNetv2_train", "4", "tiny", "0", "-tr", name, "-device", "cpu", check=False)
     assert result.returncode != 0
     assert reason in result.stderr.strip().splitlines()[-1]

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import random
 from pathlib import Path
 
 import numpy as np
@@ -222,6 +223,24 @@ def test_the_same_seed_is_the_same_training(nnunet):
     )
     assert same(first, second)
     assert not same(first, other)
+
+
+def test_a_seed_leaves_no_choice_to_timing(nnunet):
+    """nnU-Net's blur times two algorithms and takes the faster."""
+    for name, timed in (("nnUNetTrainerSGD", [True]), ("nnUNetTrainerSGD_seed1", [False])):
+        transforms = make_trainer(nnunet, name).get_training_transforms([24, 32, 24], (0, 0), None, (0, 1, 2), False)
+        inner = [getattr(transform, "transform", transform) for transform in transforms.transforms]
+        assert [t.benchmark for t in inner if hasattr(t, "benchmark")] == timed
+
+
+def test_ranks_draw_different_patches(nnunet):
+    drawn = []
+    for rank in (0, 1):
+        trainer = make_trainer(nnunet, "nnUNetTrainerSGD_seed1")
+        trainer.local_rank = rank
+        trainer._seed(0)
+        drawn.append((random.random(), np.random.rand(), torch.rand(1).item()))
+    assert not set(drawn[0]) & set(drawn[1])
 
 
 def test_without_a_seed_trainings_differ(nnunet):

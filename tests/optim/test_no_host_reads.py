@@ -1,0 +1,126 @@
+"""A step never waits for the device: nothing of a tensor is read by the host, also in the step that sets a bound."""
+
+import pytest
+import torch
+from optim_helpers import CLASSES, REGULARISERS, RULES, STEP_FORMS, Pull, cpr_settings, make
+from torch.utils._python_dispatch import TorchDispatchMode
+
+aten = torch.ops.aten
+READS = {
+    aten._local_scalar_dense,
+    aten.is_nonzero,
+    aten.equal,
+    aten.nonzero,
+    aten.masked_select,
+    aten.unique_dim,
+    aten._unique2,
+}
+
+
+class Reads(TorchDispatchMode):
+    """Lists the operators that would make an accelerator's host wait."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket in READS:
+            self.seen.append(str(func))
+        if func.overloadpacket in (aten.index, aten.index_put_) and any(
+            isinstance(i, torch.Tensor) and i.dtype == torch.bool for i in args[1]
+        ):
+            self.seen.append(f"{func} by a mask")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """`Reads`, plus the ways past the dispatcher."""
+    mode = Reads()
+    for name in ("tolist", "numpy", "__array__", "cpu"):
+        original = getattr(torch.Tensor, name)
+
+        def noted(self, *args, _original=original, _name=name, **kwargs):
+            mode.seen.append(_name)
+            return _original(self, *args, **kwargs)
+
+        monkeypatch.setattr(torch.Tensor, name, noted)
+    return mode
+
+
+def run(opt, params, pull, mode, steps):
+    for step in range(steps):
+        for p, g in zip(params, pull.grads(params, step), strict=True):
+            p.grad = g
+        with mode:
+            opt.step()
+
+
+@pytest.mark.parametrize("form", STEP_FORMS)
+@pytest.mark.parametrize("reg", REGULARISERS)
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_and_regulariser(reads, rule, reg, form):
+    pull = Pull(dtype=torch.float32)
+    params = pull.params()
+    settings = {"step_form": form, "adaptive_bounds": True, "kappa_update": 0.3}
+    if rule == "inflection_point":
+        settings["reg_step_size"] = 2
+    if rule == "warm_start":
+        settings["kappa_init_param"] = 5
+    opt = make("Adam", params, rule, reg, fused=True, **settings)
+    run(opt, params, pull, reads, 40)
+    assert torch.isfinite(opt.state[params[0]]["kappa"])
+    assert reads.seen == []
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("name", CLASSES)
+def test_no_more_than_the_base(reads, name, fused):
+    counts = []
+    for base in (CLASSES[name], CLASSES[name].__mro__[2]):
+        pull = Pull(dtype=torch.bfloat16)
+        params = pull.params()
+        settings = cpr_settings("dependent") if base is CLASSES[name] else {}
+        reads.seen.clear()
+        run(base(params, lr=0.01, fused=fused, **settings), params, pull, reads, 5)
+        counts.append(len(reads.seen))
+    assert counts[0] == counts[1]
+
+
+def test_skipped_steps_of_grad_scaler(reads):
+    pull = Pull(dtype=torch.float32)
+    params = pull.params()
+    opt = make("Adam", params, "dependent", fused=True)
+    opt.found_inf, opt.grad_scale = torch.tensor(1.0), torch.tensor(4.0)  # what GradScaler hands over
+    run(opt, params, pull, reads, 3)
+    assert reads.seen == []
+
+
+def test_the_watch_sees_reads(reads):
+    x = torch.ones(3)
+    with reads:
+        x.sum().item()
+        bool(x[0])
+        float(x[1])
+        x.tolist()
+        x[x > 0]
+    assert len(reads.seen) >= 5
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("reg", REGULARISERS)
+@pytest.mark.parametrize("rule", RULES)
+def test_on_a_gpu_torch_itself_sees_no_synchronisation(rule, reg):
+    pull = Pull(dtype=torch.float32)
+    params = [torch.nn.Parameter(p.detach().cuda()) for p in pull.params()]
+    opt = make("Adam", params, rule, reg, fused=True)
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    opt.step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(40):
+            opt.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -1,0 +1,53 @@
+"""What loading a state and adding a group do besides resuming."""
+
+import copy
+
+import pytest
+import torch
+from optim_helpers import Pull
+
+from nnunet_cpr.optim import AdamCPR
+
+
+def test_a_checkpoint_of_plain_adam_loads_and_cpr_starts_afresh():
+    pull = Pull(shapes=((7, 5),), dtype=torch.float32)
+    params = pull.params()
+    plain = torch.optim.Adam(params, lr=0.02)
+    pull.run(plain, params, 0, 20)
+    opt = AdamCPR(params, lr=0.5, kappa_init_method="warm_start", kappa_init_param=5)
+    opt.load_state_dict(plain.state_dict())
+    assert opt.param_groups[0]["lr"] == 0.02
+    assert opt.param_groups[0]["kappa_init_param"] == 5
+    pull.run(opt, params, 20, 26)
+    assert opt.state[params[0]]["step"] == 26
+    assert opt.state[params[0]]["cpr_step"] == 6
+    assert opt.state[params[0]]["kappa"].isfinite()
+
+
+def test_loading_respects_a_hook_that_changes_the_state_and_leaves_the_argument_alone():
+    pull = Pull(shapes=((7, 5),), dtype=torch.bfloat16)
+    params = pull.params()
+    opt = AdamCPR(params, kappa_init_method="dependent", kappa_init_param=0.5)
+    pull.run(opt, params, 0, 3)
+    saved = opt.state_dict()
+    before = copy.deepcopy(saved)
+
+    def double(_, state):
+        state = copy.deepcopy(state)
+        state["state"][0]["kappa"] *= 2
+        return state
+
+    opt.register_load_state_dict_pre_hook(double)
+    opt.load_state_dict(saved)
+    assert opt.state[params[0]]["kappa"] == 2 * before["state"][0]["kappa"]
+    assert saved["state"][0]["kappa"] == before["state"][0]["kappa"]
+    assert saved["param_groups"] == before["param_groups"]
+
+
+def test_a_refused_group_is_not_added():
+    opt = AdamCPR([torch.nn.Parameter(torch.ones(2, 2))])
+    with pytest.raises(ValueError, match="reg_function"):
+        opt.add_param_group({"params": [torch.nn.Parameter(torch.ones(2, 2))], "reg_function": "l3"})
+    assert len(opt.param_groups) == 1
+    opt.add_param_group({"params": [torch.nn.Parameter(torch.ones(2, 2))], "reg_function": "std"})
+    assert [g["reg_function"] for g in opt.param_groups] == ["l2", "std"]
