@@ -17,7 +17,8 @@ def main(argv: list[str] | None = None) -> int:
 
     A user's mistake arrives as ValueError or OSError and leaves as one line on stderr with exit code 2.
     """
-    parser = argparse.ArgumentParser(prog="nnunet-cpr", description="nnU-Net with Constrained Parameter Regularization.")
+    description = "nnU-Net with Constrained Parameter Regularization."
+    parser = argparse.ArgumentParser(prog="nnunet-cpr", description=description)
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     demo.add_parser(subparsers)

@@ -1,4 +1,4 @@
-"""bf16 weights: the bound is kept within a few percent over hundreds of steps of real training."""
+"""bf16 weights: over hundreds of steps of real training the bound is kept as well as with fp32 weights."""
 
 import pytest
 import torch
@@ -7,47 +7,44 @@ from torch import nn
 
 from nnunet_cpr.optim import SGDCPR, AdamCPR
 
+ADAM = {"lr": 3e-3}
+SGD = {"lr": 0.05, "momentum": 0.9}
+
 
 def train(cls, dtype, reg, form="explicit", steps=500, **kwargs):
+    """Return for each weight R / kappa averaged over the last 200 steps, its maximum there, and the last rows."""
     torch.manual_seed(5)
     model = nn.Sequential(nn.Linear(16, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 4)).to(dtype)
     x = torch.randn(512, 16)
     y = torch.stack([x[:, 0] * x[:, 1], x[:, 2].abs(), 3 * x[:, 3], x[:, 4] ** 2], 1)
     opt = cls(model, reg_function=reg, step_form=form, kappa_init_method="warm_start", kappa_init_param=100, **kwargs)
-    overshoot = 0.0
+    shares = []
     for step in range(steps):
         rows = torch.randint(0, 512, (64,), generator=torch.Generator().manual_seed(step))
         opt.zero_grad()
-        loss = (model(x[rows].to(dtype)).float() - y[rows]).square().mean()
-        loss.backward()
+        (model(x[rows].to(dtype)).float() - y[rows]).square().mean().backward()
         opt.step()
-        if step >= 300:
-            overshoot = max(overshoot, *(row.reg / row.kappa for row in opt.constraints()))
-    return opt.constraints(), overshoot, loss.item()
+        if step >= steps - 200:
+            shares.append([row.reg / row.kappa for row in opt.constraints()])
+    shares = torch.tensor(shares)
+    return shares.mean(0), shares.max(0).values, opt.constraints()
 
 
-@pytest.mark.parametrize("form", ["explicit", "proximal"])
-@pytest.mark.parametrize("reg", REGULARISERS)
-def test_adam_keeps_the_bound(reg, form):
-    rows, overshoot, _ = train(AdamCPR, torch.bfloat16, reg, form, lr=3e-3)
-    assert any(row.active for row in rows), "the bound must bind for this to mean anything"
+@pytest.mark.parametrize(
+    "cls, reg, form, options",
+    [(AdamCPR, reg, "explicit", ADAM) for reg in REGULARISERS]
+    + [(AdamCPR, "l2", "proximal", ADAM), (SGDCPR, "l2", "explicit", SGD)],
+)
+def test_the_bound_is_kept(cls, reg, form, options):
+    mean, largest, rows = train(cls, torch.bfloat16, reg, form, **options)
+    fp32_mean, fp32_largest, fp32_rows = train(cls, torch.float32, reg, form, **options)
     assert all(row.bounded for row in rows)
-    assert overshoot < 1.06
-
-
-def test_sgd_keeps_the_bound():
-    rows, overshoot, _ = train(SGDCPR, torch.bfloat16, "l2", lr=0.05, momentum=0.9)
-    assert any(row.lagmul > 0 for row in rows)
-    assert overshoot < 1.06
-
-
-def test_bf16_ends_where_fp32_does():
-    low, _, loss_low = train(AdamCPR, torch.bfloat16, "l2", lr=3e-3)
-    full, _, loss_full = train(AdamCPR, torch.float32, "l2", lr=3e-3)
-    for a, b in zip(low, full, strict=True):
-        assert a.kappa == pytest.approx(b.kappa, rel=0.05)
-        assert a.reg == pytest.approx(b.reg, rel=0.06)
-    assert loss_low == pytest.approx(loss_full, rel=0.5)
+    assert any(row.active for row in rows), "the bound must bind for this to mean anything"
+    assert ((mean - 1).abs() < 0.03).all()
+    assert ((mean - fp32_mean).abs() < (0.08 if reg == "std" else 0.04)).all()  # std swings slowly, in fp32 as well
+    assert (largest < fp32_largest + 0.04).all()
+    for row, full in zip(rows, fp32_rows, strict=True):
+        assert row.kappa == pytest.approx(full.kappa, rel=0.05)
 
 
 def test_std_really_moves_bf16_weights():

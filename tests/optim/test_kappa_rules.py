@@ -133,6 +133,10 @@ class TestInflectionPoint:
         p = matrix(4, 4)
         assert follow(self.make(p, every=1), p, [5.0, 4.0]) == [math.inf] * 2
 
+    def test_constant_weights_have_no_inflection_point(self):
+        p = matrix(4, 4)
+        assert follow(self.make(p, every=1), p, [2.0] * 12) == [math.inf] * 12
+
     def test_ever_steeper_growth_is_never_bounded_and_says_so(self):
         p = matrix(4, 4)
         opt = self.make(p, every=1)

@@ -64,12 +64,8 @@ def test_every_rule_and_regulariser(reads, rule, reg, form):
     pull = Pull(dtype=torch.float32)
     params = pull.params()
     settings = {"step_form": form, "adaptive_bounds": True, "kappa_update": 0.3}
-    if rule == "inflection_point":
-        settings["reg_step_size"] = 2
-    if rule == "warm_start":
-        settings["kappa_init_param"] = 5
     opt = make("Adam", params, rule, reg, fused=True, **settings)
-    run(opt, params, pull, reads, 40)
+    run(opt, params, pull, reads, 120)
     assert torch.isfinite(opt.state[params[0]]["kappa"])
     assert reads.seen == []
 

@@ -1,0 +1,333 @@
+"""param_groups and param_table on real architectures, wrappers and awkward modules."""
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from nnunet_cpr.optim import AdamCPR, param_groups, param_table
+
+
+def decided(model, **kwargs):
+    """{name: regularised}, after checking that every parameter is in exactly one group."""
+    groups = param_groups(model, **kwargs)
+    assert len(groups) in (1, 2) and all(set(g) == {"params", "regularize"} and g["params"] for g in groups)
+    members = [p for g in groups for _, p in g["params"]]
+    assert len({id(p) for p in members}) == len(members)
+    assert {id(p) for p in members} == {id(p) for p in model.parameters()}
+    return {name: g["regularize"] for g in groups for name, _ in g["params"]}
+
+
+def regularised(model, **kwargs):
+    return {name for name, yes in decided(model, **kwargs).items() if yes}
+
+
+def by_type(model, types):
+    """Names of the weights of these module types: the expectation, found in another way."""
+    return {f"{path}.weight" for path, m in model.named_modules() if isinstance(m, types)}
+
+
+class Named(nn.Module):
+    """One module under one name."""
+
+    def __init__(self, **modules):
+        super().__init__()
+        for name, module in modules.items():
+            setattr(self, name, module)
+
+
+class TestArchitectures:
+    def test_a_cnn_with_norms(self):
+        model = nn.Sequential(
+            nn.Conv2d(3, 8, 3),
+            nn.BatchNorm2d(8),
+            nn.PReLU(8),
+            nn.Conv2d(8, 8, 3, groups=8),
+            nn.GroupNorm(2, 8),
+            nn.Conv2d(8, 1, 1),
+            nn.InstanceNorm2d(1, affine=True),
+            nn.ConvTranspose2d(1, 4, 2),
+            nn.LayerNorm([4, 5, 5]),
+            nn.Flatten(),
+            nn.Linear(100, 1),
+        )
+        assert regularised(model) == by_type(model, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))
+
+    def test_transformer_encoder(self):
+        model = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32), 2, nn.LayerNorm(16), False)
+        expected = by_type(model, nn.Linear) | {f"layers.{i}.self_attn.in_proj_weight" for i in range(2)}
+        assert regularised(model) == expected
+
+    def test_separate_projections_of_attention(self):
+        model = Named(a=nn.MultiheadAttention(16, 2, kdim=8, vdim=4, add_bias_kv=True))
+        assert regularised(model) == {"a.q_proj_weight", "a.k_proj_weight", "a.v_proj_weight", "a.out_proj.weight"}
+
+    @pytest.mark.parametrize("cls", [nn.LSTM, nn.GRU, nn.RNN])
+    def test_recurrent(self, cls):
+        model = Named(r=cls(4, 6, num_layers=2))
+        assert regularised(model) == {f"r.weight_{k}_l{i}" for k in ("ih", "hh") for i in range(2)}
+
+    def test_deit(self):
+        timm = pytest.importorskip("timm")
+        model = timm.create_model("deit_tiny_patch16_224", pretrained=False)
+        found = decided(model)
+        assert {n for n, yes in found.items() if yes} == by_type(model, (nn.Linear, nn.Conv2d))
+        assert not found["cls_token"] and not found["pos_embed"]
+
+    def test_tokens_are_exempt_without_the_models_help(self):
+        timm = pytest.importorskip("timm")
+        model = timm.create_model("deit_tiny_distilled_patch16_224", pretrained=False, init_values=0.1)
+        type(model).no_weight_decay, kept = lambda self: set(), type(model).no_weight_decay
+        try:
+            assert regularised(model) == by_type(model, (nn.Linear, nn.Conv2d))
+        finally:
+            type(model).no_weight_decay = kept
+
+    def test_convnext_with_layer_scale(self):
+        timm = pytest.importorskip("timm")
+        model = timm.create_model("convnext_atto", pretrained=False, ls_init_value=1e-6)
+        found = decided(model)
+        scales = [n for n in found if n.endswith("gamma")]
+        assert scales and not any(found[n] for n in scales)
+        assert {n for n, yes in found.items() if yes} == by_type(model, (nn.Linear, nn.Conv2d))
+
+    def test_swin(self):
+        timm = pytest.importorskip("timm")
+        model = timm.create_model("swin_tiny_patch4_window7_224", pretrained=False)
+        assert regularised(model) == by_type(model, (nn.Linear, nn.Conv2d))
+
+    def test_nnunets_unet(self):
+        unet = pytest.importorskip("dynamic_network_architectures.architectures.unet")
+        model = unet.PlainConvUNet(
+            input_channels=2,
+            n_stages=3,
+            features_per_stage=(4, 8, 8),
+            conv_op=nn.Conv3d,
+            kernel_sizes=3,
+            strides=(1, 2, 2),
+            n_conv_per_stage=2,
+            num_classes=3,
+            n_conv_per_stage_decoder=2,
+            conv_bias=True,
+            norm_op=nn.InstanceNorm3d,
+            norm_op_kwargs={"affine": True},
+            nonlin=nn.LeakyReLU,
+            deep_supervision=True,
+        )
+        found = decided(model)  # the decoder holds the encoder, so every encoder weight has two names
+        expected = {id(m.weight) for m in model.modules() if isinstance(m, (nn.Conv3d, nn.ConvTranspose3d))}
+        by_name = dict(model.named_parameters())
+        assert {id(by_name[n]) for n, yes in found.items() if yes} == expected
+        assert len(found) == len(list(model.parameters()))
+
+    @pytest.mark.parametrize("head_first", [False, True])
+    def test_gpt_with_a_tied_head(self, head_first):
+        emb, head = nn.Embedding(50, 16), nn.Linear(16, 50, bias=False)
+        head.weight = emb.weight
+        pair = {"head": head, "wte": emb} if head_first else {"wte": emb, "head": head}
+        model = Named(wpe=nn.Embedding(8, 16), **pair, block=nn.Linear(16, 16), norm=nn.LayerNorm(16))
+        assert regularised(model) == {"block.weight"}
+        with_embeddings = regularised(model, reg_embedding=True)
+        assert len(with_embeddings) == 3
+        assert {"block.weight", "wpe.weight"} < with_embeddings
+
+
+class TestTypesNotNames:
+    def test_a_linear_called_embed_is_a_linear(self):
+        model = Named(embed_proj=nn.Linear(4, 4), norm_head=nn.Linear(4, 1), pos_embedding=nn.Linear(1, 4))
+        assert regularised(model) == {"embed_proj.weight", "norm_head.weight", "pos_embedding.weight"}
+
+    def test_layers_called_as_something_else(self):
+        model = Named(weight_proj=nn.LayerNorm(4), linear=nn.Embedding(4, 4), conv=nn.BatchNorm1d(4), x=nn.Linear(2, 2))
+        assert regularised(model) == {"x.weight"}
+
+    @pytest.mark.parametrize(
+        "module",
+        [
+            nn.Linear(7, 1),
+            nn.Linear(1, 7),
+            nn.Linear(1, 1),
+            nn.Conv1d(1, 1, 1),
+            nn.Conv1d(1, 1, 3),
+            nn.Conv2d(1, 8, 1),
+            nn.Conv3d(8, 1, 1),
+            nn.Conv3d(1, 4, 3),
+            nn.Conv2d(8, 8, 1, groups=8),
+            nn.ConvTranspose3d(1, 3, 2),
+            nn.Bilinear(2, 3, 1),
+        ],
+        ids=str,
+    )
+    def test_weights_of_any_shape(self, module):
+        assert regularised(Named(m=module)) == {"m.weight"}
+
+    @pytest.mark.parametrize(
+        "module",
+        [
+            nn.LayerNorm(4),
+            nn.LayerNorm([3, 4, 5]),
+            nn.RMSNorm(4),
+            nn.RMSNorm([3, 4]),
+            nn.GroupNorm(2, 4),
+            nn.BatchNorm3d(4),
+            nn.SyncBatchNorm(4),
+            nn.InstanceNorm3d(4, affine=True),
+            nn.Embedding(5, 4),
+            nn.EmbeddingBag(5, 4),
+            nn.PReLU(4),
+        ],
+        ids=str,
+    )
+    def test_never_regularised(self, module):
+        assert regularised(Named(m=module, w=nn.Linear(2, 2))) == {"w.weight"}
+
+    def test_subclasses_count_as_their_base(self):
+        class MyLinear(nn.Linear):
+            pass
+
+        class MyNorm(nn.LayerNorm):
+            pass
+
+        class MyEmbedding(nn.Embedding):
+            pass
+
+        assert regularised(Named(a=MyLinear(3, 1), b=MyNorm([3, 4]), c=MyEmbedding(3, 4))) == {"a.weight"}
+
+    @pytest.mark.parametrize(
+        "shape, yes",
+        [
+            ((4,), False),
+            ((1, 1, 8), False),
+            ((8, 1, 1), False),
+            ((1, 8, 1, 1), False),
+            ((1, 16, 8), False),
+            ((), False),
+            ((8, 8), True),
+            ((4, 8, 8), True),
+            ((8, 4, 3, 3), True),
+        ],
+    )
+    def test_parameters_of_unknown_modules(self, shape, yes):
+        model = Named(w=nn.Linear(2, 2))
+        model.extra = nn.Parameter(torch.randn(shape))
+        assert decided(model)["extra"] is yes
+
+    def test_parameter_lists(self):
+        model = nn.ParameterList([nn.Parameter(torch.ones(3, 3)), nn.Parameter(torch.ones(3))])
+        assert regularised(Named(p=model)) == {"p.0"}
+
+    @pytest.mark.parametrize(
+        "layer", [nn.Linear(6, 4), nn.Linear(6, 1), nn.Conv2d(3, 4, 3), nn.Conv2d(3, 1, 3)], ids=str
+    )
+    def test_parametrised_layers_are_still_layers(self, layer):
+        """spectral_norm moves the weight to `parametrizations.weight.original`."""
+        model = Named(m=nn.utils.parametrizations.spectral_norm(layer), w=nn.Linear(2, 2))
+        assert regularised(model) == {"m.parametrizations.weight.original", "w.weight"}
+
+
+class TestExemptions:
+    def test_of_a_parameter(self):
+        model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+        model[0].weight._no_weight_decay = True
+        assert regularised(model) == {"1.weight"}
+
+    def test_an_attribute_that_is_false_exempts_nothing(self):
+        model = nn.Sequential(nn.Linear(3, 3))
+        model[0].weight._no_weight_decay = False
+        assert regularised(model) == {"0.weight"}
+
+    @pytest.mark.parametrize("answer", [{"a.weight"}, ["a.weight"], ("a.weight",)])
+    def test_of_the_model(self, answer):
+        class Model(Named):
+            def no_weight_decay(self):
+                return answer
+
+        assert regularised(Model(a=nn.Linear(2, 2), b=nn.Linear(2, 2))) == {"b.weight"}
+
+    def test_names_are_whole_names(self):
+        class Model(Named):
+            def no_weight_decay(self):
+                return {"a"}
+
+        assert regularised(Model(a=nn.Linear(2, 2), b=nn.Linear(2, 2))) == {"a.weight", "b.weight"}
+
+
+def example():
+    class Model(Named):
+        def no_weight_decay(self):
+            return {"b.weight"}
+
+    torch.manual_seed(0)
+    return Model(a=nn.Linear(4, 4), b=nn.Linear(4, 4), n=nn.LayerNorm(4), module=nn.Sequential(nn.Linear(4, 2)))
+
+
+class TestWrappers:
+    @pytest.fixture
+    def one_process(self):
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        yield
+        dist.destroy_process_group()
+
+    def test_compiled(self):
+        assert decided(torch.compile(example())) == decided(example())
+
+    def test_compiled_twice_and_inside(self):
+        model = example()
+        model.a = torch.compile(model.a)
+        model.module = torch.compile(model.module)
+        assert decided(model) == decided(example())
+        assert decided(torch.compile(model)) == decided(example())
+
+    def test_data_parallel(self):
+        assert decided(nn.DataParallel(example())) == decided(example())
+
+    def test_ddp_and_compile_in_any_order(self, one_process):
+        ddp = nn.parallel.DistributedDataParallel
+        for wrapped in (ddp(example()), torch.compile(ddp(example())), ddp(torch.compile(example()))):
+            assert decided(wrapped) == decided(example())
+
+    def test_names_in_the_optimizer_and_the_table(self):
+        assert param_table(torch.compile(example())) == param_table(example())
+        names = [row.name for row in AdamCPR(torch.compile(example())).constraints()]
+        assert names == ["a.weight", "module.0.weight"]
+
+    def test_a_module_called_module_keeps_its_name(self):
+        assert "module.0.weight" in decided(example())
+
+
+class TestUse:
+    def test_torchs_own_optimizers_take_the_groups(self):
+        torch.optim.SGD(param_groups(example()), lr=0.1)
+
+    def test_groups_left_out_when_empty(self):
+        (group,) = param_groups(nn.Linear(3, 3, bias=False))
+        assert group["regularize"] is True
+
+    def test_order_and_settings_of_groups_do_not_matter_to_cpr(self):
+        model = example()
+        groups = param_groups(model)
+        for group in groups:
+            group["weight_decay"] = 0.0
+        opt = AdamCPR(groups[::-1])
+        assert {row.name for row in opt.constraints()} == {"a.weight", "module.0.weight"}
+
+    def test_modules_used_twice_count_once(self):
+        layer = nn.Linear(3, 3)
+        assert decided(nn.Sequential(layer, nn.ReLU(), layer)) == {"0.weight": True, "0.bias": False}
+
+    def test_the_table_names_everything_once_with_shape_and_reason(self):
+        model = example()
+        table = param_table(model)
+        for name, p in model.named_parameters():
+            (line,) = [line for line in table.splitlines() if line.split()[:1] == [name]]
+            assert all(str(n) in line for n in p.shape)
+        lines = {line.split()[0]: line for line in table.splitlines() if line.strip()}
+        assert "norm" in lines["n.weight"].lower()
+        assert "bias" in lines["a.bias"].lower()
+        assert "no_weight_decay" in lines["b.weight"]
+        assert lines["a.weight"] != lines["b.weight"].replace("b.weight", "a.weight")
+        assert table.isprintable() or "\n" in table
+
+    def test_the_table_follows_reg_embedding(self):
+        model = Named(e=nn.Embedding(3, 4), w=nn.Linear(2, 2))
+        assert param_table(model) != param_table(model, reg_embedding=True)
