@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrize import ParametrizationList
 
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
@@ -77,7 +78,12 @@ def _decide(model: nn.Module, reg_embedding: bool) -> Iterator[_Decision]:
         if callable(listed):
             exempt |= {prefix + name for name in listed()}
         for attribute, param in module.named_parameters(recurse=False, remove_duplicate=False):
-            regularize, reason = _verdict(module, attribute, param, reg_embedding)
+            owner, role = module, attribute
+            if isinstance(module, ParametrizationList) and attribute == "original":
+                # `m.parametrizations.weight.original` stands for the weight of m.
+                inside, _, role = path.rpartition(".")
+                owner = model.get_submodule(inside.rpartition(".")[0])
+            regularize, reason = _verdict(owner, role, param, reg_embedding)
             verdicts.setdefault(param, []).append((prefix + attribute, regularize, reason))
     for param, owners in verdicts.items():
         name, regularize, reason = next((owner for owner in owners if not owner[1]), owners[0])
