@@ -78,7 +78,7 @@ class Prediction:
 def slice_picture(
     case: str, image: Path, reference: Path, predictions: Sequence[Prediction], labels: dict[str, int]
 ) -> Figure:
-    """Draw the axial, coronal or sagittal slice with most foreground: image, reference, then each prediction.
+    """Draw the slice with most foreground, away from the border: image, reference, then each prediction.
 
     Labels are filled; over every prediction the reference's outline is drawn in black on white.
     """
@@ -131,10 +131,13 @@ def _canonical(path: Path) -> nib.Nifti1Image:
 
 
 def _fullest_slice(foreground: np.ndarray) -> tuple[int, int]:
-    """The axis and index of the slice with most foreground voxels."""
-    counts = [foreground.sum(axis=tuple(other for other in range(3) if other != axis)) for axis in range(3)]
-    axis = int(np.argmax([count.max() for count in counts]))
-    return axis, int(np.argmax(counts[axis]))
+    """The axis and index of the slice with most foreground voxels, not counting the outer quarters of each axis."""
+    best = (-1, 0, 0)
+    for axis, size in enumerate(foreground.shape):
+        counts = np.moveaxis(foreground, axis, 0).reshape(size, -1).sum(axis=1)
+        inner = counts[size // 4 : size - size // 4]
+        best = max(best, (int(inner.max()), axis, size // 4 + int(inner.argmax())), key=lambda found: found[0])
+    return best[1], best[2]
 
 
 def _slice(volume: np.ndarray, axis: int, index: int) -> np.ndarray:

@@ -24,6 +24,7 @@ def files(tmp_path):
     label = np.zeros((8, 9, 10), dtype=np.uint8)
     label[2:6, 4, 2:8] = 1  # most foreground in the coronal slice 4
     label[3:5, 4, 4:6] = 2
+    label[:, 0, :] = 1  # more, but at the border
     image = np.random.default_rng(0).random(label.shape, dtype=np.float32)
     affine = np.diag([1, 1, 2, 1])
     for name, array in (("image", image), ("reference", label), ("prediction", label)):

@@ -37,6 +37,13 @@ def test_std_with_a_mean_far_from_zero(forty_million):
     assert r_seen(weights, "std") == pytest.approx(expected, rel=1e-6)
 
 
+def test_std_where_the_mean_itself_is_rounded_coarsely():
+    """Weights near 300 that differ by 1e-3: float32 gives the mean to 3e-5 at best; the variance must not see that."""
+    weights = 300 + 1e-3 * torch.randn(1000, 1000)
+    expected = float(algorithm1.regulariser("std", weights.double()))
+    assert r_seen(weights, "std") == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_sum_longer_than_float32_can_count():
     """2^25 ones added one at a time in float32 stop at 2^24."""
     weights = torch.ones(2**12, 2**13)

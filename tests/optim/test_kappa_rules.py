@@ -110,6 +110,11 @@ class TestInflectionPoint:
         r = [1.0, 9.0, 2.0, 9.0, 4.0, 9.0, 7.0, 9.0, 8.0, 8.0, 8.0]
         assert follow(self.make(p), p, r) == pytest.approx([math.inf] * 8 + [8.0] * 3, rel=1e-5)
 
+    def test_a_later_fall_does_not_move_it(self):
+        p = matrix(4, 4)
+        r = [1.0, 3.0, 4.0, 6.0, 6.5, 6.0, 5.0]  # slopes 2, 1 (falls), 2, 0.5 (falls), ...
+        assert follow(self.make(p, every=1), p, r) == pytest.approx([math.inf] * 2 + [4.0] * 5, rel=1e-5)
+
     def test_bound_is_the_raw_r_not_the_smoothed_one(self):
         p = matrix(4, 4)
         opt = self.make(p, every=1, decay=0.5)
