@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the demo. Returns 0, 1 if one of nnU-Net's commands failed, or 130 when interrupted."""
     from nnunet_cpr.demo.subprocesses import CommandFailed
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is an interruption too
     try:
         _run(args)
     except CommandFailed as error:
@@ -55,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted; nothing is running any more. The same command goes on from here.", file=sys.stderr)
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
 
 

@@ -316,6 +316,14 @@ def cpr(optimizer_class: type[Optimizer]) -> type[CPR]:
     return type(name, (CPR, optimizer_class), {"__doc__": doc, "_base": optimizer_class})
 
 
+def __getattr__(name: str) -> type[CPR]:
+    """Find the class made of one of torch's optimizers by name, e.g. RMSpropCPR, as pickle looks for it."""
+    base = getattr(torch.optim, name.removesuffix("CPR"), None)
+    if not (name.endswith("CPR") and isinstance(base, type) and issubclass(base, Optimizer)):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return cpr(base)  # type: ignore[arg-type]  # a class is hashable
+
+
 def _new(base: type[Optimizer]) -> CPR:
     cls = cpr(base)  # type: ignore[arg-type]  # a class is hashable
     return cls.__new__(cls)

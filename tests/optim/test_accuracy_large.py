@@ -37,9 +37,11 @@ def test_std_with_a_mean_far_from_zero(forty_million):
     assert r_seen(weights, "std") == pytest.approx(expected, rel=1e-6)
 
 
-def test_std_where_the_mean_itself_is_rounded_coarsely():
-    """Weights near 300 that differ by 1e-3: float32 gives the mean to 3e-5 at best; the variance must not see that."""
-    weights = 300 + 1e-3 * torch.randn(1000, 1000)
+@pytest.mark.parametrize("offset", [0.0, 7e-6, 1.1e-5, 1.9e-5])
+def test_std_where_the_mean_itself_is_rounded_coarsely(offset):
+    """Weights near 300 that differ by 2e-4: float32 gives the mean to 2e-5 at best; the variance must not see that."""
+    spread = 2e-4 * torch.randn(300, 500, dtype=torch.float64)
+    weights = (300 + offset + spread).float()
     expected = float(algorithm1.regulariser("std", weights.double()))
     assert r_seen(weights, "std") == pytest.approx(expected, rel=1e-5)
 

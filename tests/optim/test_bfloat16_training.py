@@ -56,3 +56,19 @@ def test_std_really_moves_bf16_weights():
         p.grad = torch.zeros_like(p)
         opt.step()
     assert float(p.detach().float().std()) < 0.6 * start
+
+
+@pytest.mark.parametrize("form", ["explicit", "proximal"])
+def test_small_weights_under_steady_pressure(form):
+    """Steps of lambda are far below its bf16 resolution here: R, kappa and lambda need their own precision."""
+    p = nn.Parameter((0.005 * torch.randn(256, 256)).bfloat16())
+    pull = -torch.sign(p.detach())
+    opt = AdamCPR([p], lr=5e-5, step_form=form, kappa_init_method="dependent", kappa_init_param=1.0)
+    shares = []
+    for _ in range(1500):
+        p.grad = pull + 0.5 * torch.randn_like(pull)
+        opt.step()
+        (row,) = opt.constraints()
+        shares.append(row.reg / row.kappa)
+    assert row.active
+    assert sum(shares[-300:]) / 300 == pytest.approx(1, abs=0.02)

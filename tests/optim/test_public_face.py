@@ -162,7 +162,7 @@ def test_other_things_are_refused(wrong):
         cpr(wrong)
 
 
-@pytest.mark.parametrize("base", [torch.optim.Adam, torch.optim.SGD])
+@pytest.mark.parametrize("base", [torch.optim.Adam, torch.optim.SGD, torch.optim.RMSprop])
 def test_classes_pickle(base):
     assert pickle.loads(pickle.dumps(cpr(base))) is cpr(base)
     assert copy.deepcopy(cpr(base)) is cpr(base)

@@ -38,7 +38,7 @@ def test_gaps_equal_the_reference(rule):
     opt = make("Adam", params, rule, kappa_update=0.2)
     one = algorithm1.Settings(**cpr_settings(rule, kappa_update=0.2))
     ref = algorithm1.Reference(params, [one, one, None], lambda: algorithm1.Adam(lr=0.02, betas=(0.9, 0.99)))
-    for step in range(150):  # later, Adam amplifies rounding: it oscillates around the bounded optimum
+    for step in range(300):
         missing = {0} if step < 40 else set()
         if step % 3 == 1:
             missing.add(1)
@@ -47,7 +47,7 @@ def test_gaps_equal_the_reference(rule):
             p.grad = None if i in missing else ours[i]
         opt.step()
         ref.step([None if i in missing else g for i, g in enumerate(pull.grads(ref.theta, step))])
-    assert [int(opt.state[p]["cpr_step"]) for p in params[:2]] == [110, 100]
+    assert [int(opt.state[p]["cpr_step"]) for p in params[:2]] == [260, 200]
     for p, theta in zip(params, ref.theta, strict=True):
         torch.testing.assert_close(p.detach(), theta, rtol=1e-9, atol=1e-10)
 
