@@ -32,7 +32,7 @@ class Workspace:
                 raise PermissionError(f"{folder} is not writable; choose another --out")
 
     def variables(self) -> dict[str, str]:
-        """nnU-Net's environment variables for this folder and machine."""
+        """The environment variables for this folder and machine: nnU-Net's own, and one of OpenMP."""
         cpus = os.cpu_count() or 1
         return {
             "nnUNet_raw": str(self.raw.parent),
@@ -41,6 +41,7 @@ class Workspace:
             "nnUNet_def_n_proc": str(min(8, cpus)),
             "nnUNet_n_proc_DA": str(min(12, max(1, cpus // 2))),
             "nnUNet_compile": "f",  # compiling takes longer than it saves in so short a training
+            "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait slow down a busy machine
         }
 
     def record(self, stage: str) -> dict[str, Any] | None:

@@ -78,7 +78,7 @@ class CPR(Optimizer):
         RuntimeError: (in `step`) a regularised tensor has a sparse gradient.
     """
 
-    _base: type[Optimizer] | None = None  # set on classes made by cpr(), which pickle cannot find by name
+    _base: type[Optimizer] | None = None  # set on classes made by cpr(), which are not in any module's namespace
 
     def __init__(
         self,
@@ -207,7 +207,7 @@ class CPR(Optimizer):
                     ).copy_(value)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Pickle and deepcopy classes made by :func:`cpr` by their base class, since no module holds them by name."""
+        """Pickle and copy optimizers whose class :func:`cpr` made by its base, which may be a user's own class."""
         base = type(self).__dict__.get("_base")
         return super().__reduce_ex__(protocol) if base is None else (_new, (base,), self.__getstate__())
 
