@@ -33,11 +33,11 @@ def warm_start(t: Tensor, reg: Tensor, values: Values, group: Mapping[str, Any])
 def inflection_point(t: Tensor, reg: Tensor, values: Values, group: Mapping[str, Any]) -> Values:
     """Kappa-IP: R at the first sample where the second difference of the smoothed R is negative.
 
-    R is smoothed by an exponential moving average (`reg_ema_decay`) and sampled every `reg_step_size` steps. The
-    first sample and slope start as NaN, and a comparison with NaN is false: it takes three samples to find a point.
+    R is smoothed by an exponential moving average (`reg_ema_decay`) and sampled every `reg_step_size` steps. All three
+    values start as NaN, and a comparison with NaN is false: it takes three samples to find a point.
     """
     decay = group["reg_ema_decay"]
-    ema = torch.where(t == 0, reg, decay * values["reg_ema"] + (1 - decay) * reg)
+    ema = torch.where(values["reg_ema"].isnan(), reg, decay * values["reg_ema"] + (1 - decay) * reg)
     due = t % group["reg_step_size"] == 0
     slope = ema - values["reg_sample"]
     found = due & (slope < values["reg_slope"]) & values["kappa"].isinf()
@@ -57,7 +57,7 @@ RULES: dict[str, Rule] = {
 }
 
 _START = {"lagmul": 0.0, "kappa": math.inf, "cpr_step": 0.0}
-_START_INFLECTION_POINT = {"reg_ema": 0.0, "reg_sample": math.nan, "reg_slope": math.nan}
+_START_INFLECTION_POINT = {"reg_ema": math.nan, "reg_sample": math.nan, "reg_slope": math.nan}
 STATE_KEYS = (*_START, *_START_INFLECTION_POINT)
 
 

@@ -16,14 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from nnunet_cpr.optim import cpu_kernel
 from nnunet_cpr.optim.bounds import RULES, STATE_KEYS, Values, start_values
 from nnunet_cpr.optim.param_groups import param_groups
-from nnunet_cpr.optim.regularizers import REGULARIZERS, Regularizer
-from nnunet_cpr.optim.settings import check, check_weight_decay, complete, is_regularized, param_name
+from nnunet_cpr.optim.regularizers import L2, REGULARIZERS, Regularizer
+from nnunet_cpr.optim.settings import check, complete, is_regularized, param_name
 from nnunet_cpr.optim.sums import accumulation_dtype, times
-
-# On CPU, tensors are constrained in slices that fit a usual last-level cache: R leaves the weights there to be scaled.
-_CPU_SLICE_BYTES = 8 * 2**20
 
 
 class Constraint(NamedTuple):
@@ -75,7 +73,8 @@ class CPR(Optimizer):
 
     Raises:
         ValueError: a setting has no meaning; a regularised group has weight decay; a model has nothing to regularise.
-        RuntimeError: (in `step`) a regularised tensor has a sparse gradient.
+        ValueError, RuntimeError: (in `step`, before anything moves) a setting assigned to a group has no meaning; a
+            regularised tensor has a sparse gradient.
     """
 
     _base: type[Optimizer] | None = None  # set on classes made by cpr(), which are not in any module's namespace
@@ -138,13 +137,20 @@ class CPR(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        with torch.set_grad_enabled(self.defaults.get("differentiable", False)):
-            first_states = self._constrain()
+        self._check()
         base_step = super().step
         # torch wraps the step of each instantiated class to run hooks. Ours is wrapped already, so not the base's, too.
         if getattr(base_step, "hooked", False):
             base_step = functools.partial(base_step.__wrapped__, self)  # type: ignore[attr-defined]
-        base_step()
+        with torch.set_grad_enabled(self.defaults.get("differentiable", False)):
+            first_states, updated = self._constrain()
+        groups = self.param_groups
+        try:
+            if updated:
+                self.param_groups = [{**g, "params": [p for p in g["params"] if p not in updated]} for g in groups]
+            base_step()
+        finally:
+            self.param_groups = groups
         # Only now: optimizers initialise their own state where they find none at all.
         for param, state in first_states:
             self.state[param].update(state)
@@ -216,36 +222,51 @@ class CPR(Optimizer):
         parameters = inspect.signature(CPR.__init__).parameters.values()
         return (p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
 
-    def _constrain(self) -> list[tuple[Tensor, dict[str, Tensor]]]:
-        """Update kappa and lambda and apply the constraint step; return the states of tensors at their first step."""
-        first_states: list[tuple[Tensor, dict[str, Tensor]]] = []
+    def _check(self) -> None:
+        """Check before anything moves: settings of a live group may have been assigned to since the last step."""
         for group in self.param_groups:
-            check_weight_decay(group)
-            params = [p for p in group["params"] if p.grad is not None and is_regularized(group, p)]
-            for param in params:
-                if param.grad.layout is not torch.strided:
+            check(group)
+            for param in group["params"]:
+                if param.grad is not None and param.grad.layout is not torch.strided and is_regularized(group, param):
                     raise RuntimeError(
                         "a regularised tensor has a sparse gradient: CPR bounds whole tensors; "
                         "use dense gradients, or regularize=False for its group"
                     )
+
+    def _constrain(self) -> tuple[list[tuple[Tensor, dict[str, Tensor]]], set[Tensor]]:
+        """Update kappa and lambda and apply the constraint step.
+
+        Returns the states of tensors at their first step, and the tensors that a kernel has given the base step, too.
+        """
+        updated: set[Tensor] = set()
+        first_states: list[tuple[Tensor, dict[str, Tensor]]] = []
+        for group in self.param_groups:
+            start = start_values(group)
+            params = [p for p in group["params"] if p.grad is not None and is_regularized(group, p)]
             for some in _alike(params):
                 states = []
                 for param in some:
                     state = self.state.get(param, {})
-                    if "lagmul" not in state:
+                    missing = [key for key in start if key not in state]  # all of them, or those of a rule changed to
+                    if missing:
                         dtype = accumulation_dtype(param.dtype)
-                        start = start_values(group).items()
-                        state = {k: torch.full((), v, dtype=dtype, device=param.device) for k, v in start}
-                        first_states.append((param, state))
+                        fresh = {k: torch.full((), start[k], dtype=dtype, device=param.device) for k in missing}
+                        first_states.append((param, fresh))
+                        state = {**state, **fresh}
                     states.append(state)
-                self._constrain_some(some, states, group)
-        return first_states
+                updated.update(self._constrain_some(some, states, group))
+        return first_states, updated
 
-    def _constrain_some(self, params: list[Tensor], states: list[dict[str, Tensor]], group: dict[str, Any]) -> None:
+    def _constrain_some(
+        self, params: list[Tensor], states: list[dict[str, Tensor]], group: dict[str, Any]
+    ) -> Iterable[Tensor]:
         """Do lines 4 to 6 of Algorithm 1 for tensors alike, all multipliers and bounds at once, no host involved."""
         regularizer = REGULARIZERS[group["reg_function"]]
+        found_inf = getattr(self, "found_inf", None)
+        update = _KERNEL_UPDATES.get(type(self))
+        use_kernel = update is not None and found_inf is None and cpu_kernel.covers(update, group, params, states)
         with torch.no_grad():
-            reg = regularizer.value(params)
+            reg = cpu_kernel.square_sums(params) if use_kernel else regularizer.value(params)
             old: Values = {key: torch.stack([state[key] for state in states]) for key in start_values(group)}
             new = {**old, **RULES[group["kappa_init_method"]](old["cpr_step"], reg, old, group)}
             new["lagmul"] = self._multipliers(regularizer, params, reg, old["lagmul"], new["kappa"], group)
@@ -255,14 +276,24 @@ class CPR(Optimizer):
             new["cpr_step"] = old["cpr_step"] + 1
             lagmul = new["lagmul"]
             # A fused step under GradScaler runs also when gradients are not finite, and finds out on the device.
-            found_inf = getattr(self, "found_inf", None)
             if found_inf is not None:
                 skip = found_inf.to(reg.device) > 0
                 new = {key: torch.where(skip, old[key], value) for key, value in new.items()}
                 lagmul = torch.where(skip, 0, lagmul)
             for key, value in new.items():
                 torch._foreach_copy_([state[key] for state in states], list(value.unbind()))
-        regularizer.step(params, lagmul, group["step_form"] == "proximal")
+        proximal = group["step_form"] == "proximal"
+        if update is None or not use_kernel:
+            regularizer.step(params, lagmul, proximal)
+            return ()
+        # Where nothing is to be shrunk, the base's own step stays bit for bit. Reading a CPU tensor waits for nothing.
+        keep = L2.factors(lagmul, proximal).tolist()
+        shrunk = [i for i, factor in enumerate(keep) if factor != 1]
+        if shrunk:
+            some, their = [params[i] for i in shrunk], [states[i] for i in shrunk]
+            cpu_kernel.shrink_and_update(update, group, some, [keep[i] for i in shrunk], their)
+            return some
+        return ()
 
     @staticmethod
     def _multipliers(
@@ -292,6 +323,8 @@ class SGDCPR(CPR, torch.optim.SGD):
 
 
 _NAMED: dict[type[Optimizer], type[CPR]] = {torch.optim.Adam: AdamCPR, torch.optim.SGD: SGDCPR}
+# Not subclasses of these two: their update may be another.
+_KERNEL_UPDATES: dict[type[Optimizer], str] = {AdamCPR: "adam", SGDCPR: "sgd"}
 
 
 @functools.cache
@@ -329,22 +362,10 @@ def _new(base: type[Optimizer]) -> CPR:
     return cls.__new__(cls)
 
 
-def _alike(params: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Yield the tensors that can be handled at once: of one device, dtype and sharding; on CPU a cacheful at a time."""
+def _alike(params: Iterable[Tensor]) -> Iterable[list[Tensor]]:
+    """Return the tensors that can be handled at once: those of one device, dtype and sharding."""
     buckets: dict[Any, list[Tensor]] = {}
     for param in params:
         sharding = (getattr(param, "device_mesh", None), getattr(param, "placements", None))
         buckets.setdefault((param.device, param.dtype, sharding), []).append(param)
-    for (device, _, sharding), bucket in buckets.items():
-        if device.type != "cpu" or sharding[0] is not None:
-            yield bucket
-            continue
-        some: list[Tensor] = []
-        size = 0
-        for param in bucket:
-            if some and size + param.nbytes > _CPU_SLICE_BYTES:
-                yield some
-                some, size = [], 0
-            some.append(param)
-            size += param.nbytes
-        yield some
+    return buckets.values()

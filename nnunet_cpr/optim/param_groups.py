@@ -106,6 +106,8 @@ def _verdict(module: nn.Module, attribute: str, param: Tensor, reg_embedding: bo
         return reg_embedding, f"embedding: {kind}"
     if param.ndim < 2:
         return False, f"vector of {kind}"
+    if attribute.endswith("_g") and hasattr(module, attribute[:-1] + "v"):
+        return False, f"magnitude of {kind} under weight_norm"
     if isinstance(module, _WEIGHTS):
         return True, f"weight of {kind}"
     # A module of unknown type. Tokens and layer scales are made to be broadcast: (1, 1, C), (1, N, C), (C, 1, 1).

@@ -43,9 +43,14 @@ class L2(Regularizer):
 
     def step(self, params: Sequence[Tensor], lagmul: Tensor, proximal: bool) -> None:
         """Scale each tensor in place, without a temporary."""
-        factors = 1 / (1 + 2 * lagmul) if proximal else 1 - 2 * lagmul
+        factors = self.factors(lagmul, proximal)
         parts = [local(p) for p in params]
         torch._foreach_mul_(parts, [_full_precision(f, p) for p, f in zip(parts, factors.unbind(), strict=True)])
+
+    @staticmethod
+    def factors(lagmul: Tensor, proximal: bool) -> Tensor:
+        """Return what each tensor is multiplied by."""
+        return 1 / (1 + 2 * lagmul) if proximal else 1 - 2 * lagmul
 
     def shrinkage(self, lagmul: Tensor, reg: Tensor, numel: Sequence[int]) -> Tensor:
         """Return 2 lambda."""

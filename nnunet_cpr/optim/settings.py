@@ -1,6 +1,7 @@
 """The CPR settings of a parameter group, checked: one line says what is wrong and what would be right."""
 
 import math
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,8 +14,17 @@ WARM_START_STEPS = 1000
 STEP_FORMS = ("explicit", "proximal")
 
 
+_NUMBERS = ("kappa_init_param", "kappa_update", "reg_ema_decay", "reg_step_size")
+
+
 def complete(group: dict[str, Any]) -> None:
-    """Fill in the default of `kappa_init_param`, which depends on the rule."""
+    """Fill in the default of `kappa_init_param`, which depends on the rule, and make NumPy's numbers Python's.
+
+    A state_dict with NumPy's scalars in it would not load with `weights_only=True`.
+    """
+    for key in _NUMBERS:
+        if isinstance(group[key], numbers.Real) and not isinstance(group[key], bool):
+            group[key] = int(group[key]) if isinstance(group[key], numbers.Integral) else float(group[key])
     if group["kappa_init_param"] is None and group["kappa_init_method"] == "warm_start":
         group["kappa_init_param"] = WARM_START_STEPS
 
@@ -76,7 +86,7 @@ def _one_of(group: Mapping[str, Any], key: str, choices: tuple[str, ...]) -> Non
 
 def _number(group: Mapping[str, Any], key: str, at_least: float, below: float = math.inf, whole: bool = False) -> None:
     value = group[key]
-    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and at_least <= value < below
+    fits = isinstance(value, numbers.Real) and not isinstance(value, bool) and at_least <= float(value) < below
     if not fits or (whole and not float(value).is_integer()):
         kind = "a whole number" if whole else "a number"
         upper = "" if below == math.inf else f" and below {below}"

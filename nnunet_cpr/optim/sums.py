@@ -60,11 +60,11 @@ def _rowwise_power_sum(param: Tensor, power: int, dtype: torch.dtype) -> Tensor:
     flat = _flat(param)
     whole = flat.numel() // ROW * ROW
     # For another dtype vector_norm copies its input, so that goes a block at a time.
-    blocks = [flat[:whole]] if flat.dtype == dtype else torch.split(flat[:whole], BLOCK)
-    rows = torch.cat([torch.linalg.vector_norm(block.view(-1, ROW), power, dim=1, dtype=dtype) for block in blocks])
-    rest = torch.linalg.vector_norm(flat[whole:], power, dtype=dtype)
-    total: Tensor = (rows**power).sum() + rest**power
-    return total
+    blocks = [flat[:whole]] if flat.dtype == dtype else list(torch.split(flat[:whole], BLOCK))
+    norms = [torch.linalg.vector_norm(block.view(-1, ROW), power, dim=1, dtype=dtype) for block in blocks]
+    if whole < flat.numel():
+        norms.append(torch.linalg.vector_norm(flat[whole:], power, dtype=dtype).view(1))
+    return (norms[0] if len(norms) == 1 else torch.cat(norms)).pow(power).sum()
 
 
 def _flat(tensor: Tensor) -> Tensor:

@@ -225,6 +225,13 @@ class TestTypesNotNames:
         assert regularised(model) == {"m.parametrizations.weight.original", "w.weight"}
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_the_magnitudes_of_weight_norm_are_vectors():
+    linear = nn.utils.weight_norm(nn.Linear(4, 3))
+    decided = {name: group["regularize"] for group in param_groups(linear) for name, _ in group["params"]}
+    assert decided == {"weight_v": True, "weight_g": False, "bias": False}
+
+
 class TestExemptions:
     def test_of_a_parameter(self):
         model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))

@@ -5,6 +5,8 @@ import torch
 from optim_helpers import CLASSES, REGULARISERS, RULES, STEP_FORMS, Pull, cpr_settings, make
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from nnunet_cpr.optim import cpu_kernel
+
 aten = torch.ops.aten
 READS = {
     aten._local_scalar_dense,
@@ -36,7 +38,8 @@ class Reads(TorchDispatchMode):
 
 @pytest.fixture
 def reads(monkeypatch):
-    """`Reads`, plus the ways past the dispatcher."""
+    """`Reads`, plus the ways past the dispatcher. The CPU kernel, whose host is the device, stays out."""
+    monkeypatch.setattr(cpu_kernel, "library", lambda: None)
     mode = Reads()
     for name in ("tolist", "numpy", "__array__", "cpu"):
         original = getattr(torch.Tensor, name)

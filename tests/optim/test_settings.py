@@ -221,3 +221,59 @@ class TestNothingToRegularise:
         AdamCPR([matrix(5), matrix(2, 2)])
         AdamCPR(nn.Linear(3, 3))
         assert not recwarn.list
+
+
+class TestChangesToALiveGroup:
+    @pytest.mark.parametrize(
+        "key, value, message",
+        [
+            ("kappa_init_method", "warmstart", "must be one of uniform, dependent, warm_start, inflection_point"),
+            ("reg_function", "L2", "must be one of l2, l1, std, huber"),
+            ("kappa_update", -1.0, "kappa_update is -1.0, but must be a number of at least 0"),
+            ("kappa_init_param", -5, "kappa_init_param is -5"),
+            ("step_form", None, "must be one of explicit, proximal"),
+        ],
+    )
+    def test_a_bad_one_is_refused_before_anything_moves(self, key, value, message):
+        a, b = matrix(3, 3), matrix(3, 3, seed=1)
+        opt = SGDCPR([{"params": [a]}, {"params": [b]}], lr=0.1, kappa_init_method="uniform", kappa_init_param=0.1)
+        one_step(opt, [a, b])
+        before = [p.detach().clone() for p in (a, b)]
+        opt.param_groups[1][key] = value
+        with pytest.raises(ValueError, match=message) as caught:
+            one_step(opt, [a, b])
+        assert "\n" not in str(caught.value)
+        assert torch.equal(a, before[0]) and torch.equal(b, before[1])
+
+    @pytest.mark.parametrize("fused", [False, True])
+    def test_to_the_inflection_point_starts_its_samples_then(self, fused):
+        """As a fresh optimizer would from there, but for what the old rule has already set."""
+        p, twin = matrix(4, 4), matrix(4, 4)
+        settings = {"reg_step_size": 5, "reg_ema_decay": 0.5, "lr": 0.1, "fused": fused}
+        opt = SGDCPR([p], kappa_init_method="warm_start", kappa_init_param=1000, **settings)
+        fresh = SGDCPR([twin], kappa_init_method="inflection_point", **settings)
+        for _ in range(10):
+            one_step(opt, [p])
+        opt.param_groups[0]["kappa_init_method"] = "inflection_point"
+        sizes = [1.0, 1.1, 1.3, 1.6, 1.7, 1.72, 1.73]
+        for size in (s for s in sizes for _ in range(5)):
+            for weights, each in ((p, opt), (twin, fresh)):
+                with torch.no_grad():
+                    weights.copy_(matrix(4, 4) * size)
+                one_step(each, [weights])
+        kappa = opt.state[p]["kappa"]
+        assert torch.isfinite(kappa) and kappa == fresh.state[twin]["kappa"]
+
+
+def test_numpys_numbers_are_numbers_and_saved_as_pythons():
+    numpy = pytest.importorskip("numpy")
+    opt = AdamCPR(
+        [matrix(2, 2)],
+        kappa_init_method="warm_start",
+        kappa_init_param=numpy.int64(5),
+        kappa_update=numpy.float32(0.5),
+        reg_ema_decay=numpy.float64(0.5),
+    )
+    group = opt.state_dict()["param_groups"][0]
+    assert [type(group[key]) for key in ("kappa_init_param", "kappa_update", "reg_ema_decay")] == [int, float, float]
+    assert (group["kappa_init_param"], group["kappa_update"]) == (5, 0.5)

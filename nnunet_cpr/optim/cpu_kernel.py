@@ -1,0 +1,132 @@
+"""The optional CPU kernel: R in one read, then constraint step and update in one pass, for l2 with `fused=True`.
+
+It is compiled by the machine's C compiler when first used (about a second, kept in the user's cache folder). Without a
+compiler, and wherever a case is not covered, the plain path does the same within float32 rounding.
+"""
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_SOURCE = Path(__file__).with_name("cpu_kernel.c")
+_FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-std=c11")
+_STATES: dict[str, tuple[str, ...]] = {"adam": ("exp_avg", "exp_avg_sq", "step"), "sgd": ("momentum_buffer",)}
+
+_log = logging.getLogger(__name__)
+
+
+def covers(
+    update: str, group: Mapping[str, Any], params: Sequence[Tensor], states: Sequence[Mapping[str, Any]]
+) -> bool:
+    """Return whether the kernel can do R, the constraint step and the `update` ("adam" or "sgd") of these tensors."""
+    if not group.get("fused") or group["reg_function"] != "l2" or group.get("amsgrad") or torch.compiler.is_compiling():
+        return False
+    for param, state in zip(params, states, strict=True):
+        tensors: list[Any] = [param, param.grad, *(state.get(name) for name in _STATES[update])]
+        if not all(type(t) in (Tensor, torch.nn.Parameter) and _plain(t) for t in tensors):
+            return False
+    return library() is not None
+
+
+def square_sums(params: Sequence[Tensor]) -> Tensor:
+    """Return R = sum(theta^2) of each tensor: shape (len(params),), float32, summed in float64."""
+    sums = torch.empty(len(params), dtype=torch.float64)
+    kernel: Any = library()
+    if kernel.square_sums(len(params), _sizes(params), _pointers(params), ctypes.c_void_p(sums.data_ptr())):
+        raise MemoryError("no memory for the partial sums of R")
+    return sums.float()
+
+
+def shrink_and_update(
+    update: str, group: Mapping[str, Any], params: Sequence[Tensor], keep: Sequence[float], states: Sequence[Any]
+) -> None:
+    """Multiply each tensor by its `keep` and do the optimizer's update, its state included, in one pass."""
+    kernel: Any = library()
+    gradients = [param.grad for param in params]
+    buffers = [_pointers([state[name] for state in states]) for name in _STATES[update]]
+    lr = ctypes.c_double(float(group["lr"]))
+    if update == "adam":
+        beta1, beta2 = (ctypes.c_double(float(beta)) for beta in group["betas"])
+        options = [lr, beta1, beta2, ctypes.c_double(group["eps"]), int(group["maximize"])]
+    else:
+        numbers = [ctypes.c_double(group[name]) for name in ("momentum", "dampening")]
+        options = [lr, *numbers, int(group["nesterov"]), int(group["maximize"])]
+    factors = (ctypes.c_float * len(params))(*keep)
+    count = ctypes.c_int64(len(params))
+    getattr(kernel, update)(count, _sizes(params), _pointers(params), _pointers(gradients), factors, *buffers, *options)
+    # The kernel writes past torch: autograd must still notice if a graph wanted the old weights.
+    torch.autograd.graph.increment_version(list(params))
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """Return the compiled kernel, or None where it cannot be had; the reason goes to the log."""
+    try:
+        runtime = _openmp()
+        path = _cache() / f"cpu_kernel-{_fingerprint(runtime)}.so"
+        if not path.exists():
+            _compile(path, runtime)
+        return ctypes.CDLL(str(path))
+    except (OSError, subprocess.SubprocessError, RuntimeError) as error:
+        _log.info("no compiled CPU kernel, the plain path is used: %s", error)
+        return None
+
+
+def _plain(tensor: Any) -> bool:
+    fits = tensor.dtype == torch.float32 and tensor.device.type == "cpu" and tensor.layout == torch.strided
+    return bool(fits and tensor.is_contiguous())
+
+
+def _openmp() -> Path:
+    """Return torch's own OpenMP library: a second one beside it would fight for the cores."""
+    found = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
+    if platform.system() != "Linux" or not found:
+        raise RuntimeError("torch brings no GNU OpenMP library here")
+    return found[0]
+
+
+def _cache() -> Path:
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nnunet-cpr"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _fingerprint(runtime: Path) -> str:
+    """Name what the binary depends on; home folders are shared by machines with different processors."""
+    cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
+    parts = (_SOURCE.read_text(), *_FLAGS, str(runtime), platform.machine(), cpu)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _compile(path: Path, runtime: Path) -> None:
+    compiler = shutil.which(os.environ.get("CC") or "cc")
+    if compiler is None:
+        raise RuntimeError("no C compiler found")
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        built, obj = Path(folder) / path.name, Path(folder) / "kernel.o"
+        for command in (
+            [compiler, *_FLAGS, "-c", str(_SOURCE), "-o", str(obj)],
+            [compiler, "-shared", str(obj), str(runtime), "-lm", "-o", str(built)],
+        ):
+            subprocess.run(command, check=True, capture_output=True, timeout=120)
+        os.replace(built, path)
+
+
+def _pointers(tensors: Sequence[Any]) -> Any:
+    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
+
+
+def _sizes(tensors: Sequence[Tensor]) -> Any:
+    return (ctypes.c_int64 * len(tensors))(*(tensor.numel() for tensor in tensors))

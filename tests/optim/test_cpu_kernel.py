@@ -1,0 +1,179 @@
+"""The compiled CPU kernel does what the plain path does, and is not missed where it cannot be had."""
+
+import copy
+
+import pytest
+import torch
+from optim_helpers import BASE_KWARGS, CLASSES, Pull, assert_same_bits, bits, make, round_trip
+
+from nnunet_cpr.optim import AdamCPR, cpu_kernel
+
+needs_kernel = pytest.mark.skipif(cpu_kernel.library() is None, reason="no C compiler, or not Linux")
+SHAPES = ((7, 5), (130, 257), (4, 3, 3, 3), (7,), (0, 3), (1, 1))
+BOUND = {"kappa_init_method": "dependent", "kappa_init_param": 0.8, "kappa_update": 0.3}
+OPTIONS = [
+    ("Adam", {}),
+    ("Adam", {"maximize": True, "eps": 1e-3, "betas": (0.5, 0.6)}),
+    ("Adam", {"lr": torch.tensor(0.02)}),
+    ("SGD", {}),
+    ("SGD", {"nesterov": True}),
+    ("SGD", {"dampening": 0.5, "maximize": True}),
+]
+
+
+def build(name, params, **options):
+    return CLASSES[name](params, **{**BASE_KWARGS[name], **BOUND, "fused": True, **copy.deepcopy(options)})
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The number of tensors in each call of the kernel's update."""
+    seen = []
+    original = cpu_kernel.shrink_and_update
+
+    def counted(update, group, params, keep, states):
+        seen.append(len(params))
+        original(update, group, params, keep, states)
+
+    monkeypatch.setattr(cpu_kernel, "shrink_and_update", counted)
+    return seen
+
+
+@needs_kernel
+@pytest.mark.parametrize("form", ["explicit", "proximal"])
+@pytest.mark.parametrize("name, options", OPTIONS)
+def test_equals_the_plain_path(name, options, form, calls, monkeypatch):
+    pull = Pull(shapes=SHAPES, dtype=torch.float32)
+    sign = -1 if options.get("maximize") else 1
+    runs = []
+    for kernel in (True, False):
+        with monkeypatch.context() as patch:
+            if not kernel:
+                patch.setattr(cpu_kernel, "library", lambda: None)
+            params = pull.params()
+            opt = build(name, params, step_form=form, **options)
+            for step in range(60):
+                for p, g in zip(params, pull.grads(params, step), strict=True):
+                    p.grad = sign * g
+                opt.step()
+            runs.append((params, [opt.state[p] for p in params]))
+        if kernel:
+            assert len(calls) > 30 and max(calls) == 4  # all but the vector and the empty tensor
+            count = len(calls)
+    assert len(calls) == count
+    torch.testing.assert_close(runs[0], runs[1], rtol=2e-4, atol=2e-5)
+
+
+@needs_kernel
+def test_square_sums_are_exact_and_do_not_depend_on_threads():
+    g = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(n, generator=g) + 3 for n in (0, 1, 16383, 16384, 16385, 1_000_003)]
+    exact = torch.stack([(t.double() ** 2).sum() for t in tensors])
+    threads = torch.get_num_threads()
+    try:
+        found = []
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            found.append(cpu_kernel.square_sums(tensors))
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(found[0].double(), exact, rtol=1e-7, atol=0)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+@needs_kernel
+@pytest.mark.parametrize("name", CLASSES)
+def test_resumes_bit_for_bit(name):
+    pull = Pull(shapes=SHAPES, dtype=torch.float32)
+    params = pull.params()
+    opt = build(name, params)
+    pull.run(opt, params, 0, 25)
+    resumed = [torch.nn.Parameter(p) for p in bits(params)]
+    other = build(name, resumed)
+    other.load_state_dict(round_trip(opt.state_dict()))
+    pull.run(opt, params, 25, 60)
+    pull.run(other, resumed, 25, 60)
+    assert_same_bits(bits(params), bits(resumed))
+
+
+@needs_kernel
+def test_an_autograd_graph_notices_the_new_weights(calls):
+    pull = Pull(shapes=((7, 5),), dtype=torch.float32)
+    (p,) = pull.params()
+    opt = build("Adam", [p])
+    pull.run(opt, [p], 0, 10)
+    loss = (p**2).sum()
+    before = len(calls)
+    pull.run(opt, [p], 10, 11)
+    assert len(calls) == before + 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+class Noted(AdamCPR):
+    """A user's own subclass."""
+
+
+@pytest.mark.parametrize(
+    "case", ["not fused", "amsgrad", "found_inf", "bfloat16", "channels_last", "l1", "own class", "odd gradient"]
+)
+def test_what_is_not_covered_takes_the_plain_path(case, calls):
+    shape = (4, 3, 3, 3)
+    pull = Pull(shapes=(shape,), dtype=torch.bfloat16 if case == "bfloat16" else torch.float32)
+    (p,) = pull.params()
+    if case == "channels_last":
+        p = torch.nn.Parameter(p.detach().to(memory_format=torch.channels_last))
+    options = {
+        "fused": case != "not fused",
+        "amsgrad": case == "amsgrad",
+        "reg_function": "l1" if case == "l1" else "l2",
+    }
+    opt = (Noted if case == "own class" else AdamCPR)([p], lr=0.02, **BOUND, **options)
+    if case == "found_inf":
+        opt.found_inf, opt.grad_scale = torch.tensor(0.0), torch.tensor(1.0)
+    for step in range(20):
+        (grad,) = pull.grads([p], step)
+        p.grad = grad.transpose(0, 3).contiguous().transpose(0, 3) if case == "odd gradient" else grad
+        opt.step()
+    assert float(opt.state[p]["lagmul"]) > 0
+    assert calls == []
+
+
+@pytest.fixture
+def fresh_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path
+
+
+def train_without_kernel(monkeypatch):
+    found = cpu_kernel.library.__wrapped__()
+    monkeypatch.setattr(cpu_kernel, "library", lambda: found)
+    pull = Pull(dtype=torch.float32)
+    params = pull.params()
+    opt = make("Adam", params, "dependent", fused=True)
+    pull.run(opt, params, 0, 40)
+    assert float(opt.state[params[0]]["lagmul"]) > 0
+    return found
+
+
+@pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
+def test_no_or_a_failing_compiler_is_silent(compiler, monkeypatch, fresh_cache, recwarn):
+    monkeypatch.setenv("CC", compiler)
+    assert train_without_kernel(monkeypatch) is None
+    assert not recwarn.list
+    assert [f for f in fresh_cache.rglob("*") if f.is_file()] == []
+
+
+def test_a_cache_folder_that_cannot_be_made_is_silent(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert train_without_kernel(monkeypatch) is None
+
+
+@needs_kernel
+def test_compiled_once(monkeypatch, fresh_cache):
+    assert cpu_kernel.library.__wrapped__() is not None
+    (built,) = (f for f in fresh_cache.rglob("*") if f.is_file())
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert cpu_kernel.library.__wrapped__() is not None
+    assert built.suffix == ".so"
