@@ -1,5 +1,6 @@
 """The nnU-Net trainer behind every name: nnU-Net's own, with the optimizer, schedule and length the name asks for."""
 
+import os
 from functools import cache
 from typing import Any
 
@@ -42,6 +43,19 @@ class WarmupPoly:
             group["lr"] = lr
 
 
+def _check_results_folder() -> None:
+    """Say what is wrong with nnU-Net's results folder, where nnU-Net would fail in `makedirs`."""
+    folder = os.environ.get("nnUNet_results")  # noqa: SIM112 (nnU-Net's name)
+    if not folder:
+        raise ValueError("nnUNet_results is not set: export nnUNet_results=FOLDER, where trained models shall be kept")
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"nnUNet_results is {folder}, which cannot be made: {error.strerror}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"nnUNet_results is {folder}, which is not writable")
+
+
 class NamedTrainer(nnUNetTrainer):
     """What all our trainers share; `trainer_class` makes one class of it per name."""
 
@@ -58,6 +72,7 @@ class NamedTrainer(nnUNetTrainer):
         """Take nnU-Net's arguments, and the hyper-parameters from the class's name."""
         if device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError("CUDA was asked for (it is nnU-Net's default), but torch finds none here; use -device cpu")
+        _check_results_folder()
         super().__init__(plans, configuration, fold, dataset_json, device)
         settings = self.settings
         self.initial_lr, self.weight_decay = settings.lr, settings.weight_decay

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import os
 import random
 from pathlib import Path
 
@@ -212,6 +213,29 @@ def test_a_network_without_regularised_parameters(nnunet, monkeypatch):
 def test_cuda_asked_for_but_absent(nnunet):
     with pytest.raises(ValueError, match=r"CUDA was asked for .* use -device cpu"):
         trainer_class("nnUNetTrainerCPR")(copy.deepcopy(nnunet.plans), "tiny", 0, nnunet.dataset_json)
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        (None, "nnUNet_results is not set"),
+        ("file/results", "nnUNet_results is .*file/results, which cannot be made: Not a directory"),
+        ("closed", "nnUNet_results is .*closed, which is not writable"),
+    ],
+)
+def test_a_results_folder_that_cannot_be_used(nnunet, monkeypatch, tmp_path, folder, message):
+    (tmp_path / "file").write_text("")
+    if folder is None:
+        monkeypatch.delenv("nnUNet_results")
+    else:
+        monkeypatch.setenv("nnUNet_results", str(tmp_path / folder))
+    # Root may write everywhere, so the mode of a folder would not do.
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("closed"))
+    with pytest.raises(ValueError, match=message) as error:
+        trainer_class("nnUNetTrainerCPR")(
+            copy.deepcopy(nnunet.plans), "tiny", 0, nnunet.dataset_json, torch.device("cpu")
+        )
+    assert "\n" not in str(error.value)
 
 
 # seeds and resuming
