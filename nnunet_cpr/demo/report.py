@@ -17,8 +17,10 @@ from nnunet_cpr.demo.pipeline import fold_folder, train_stage
 from nnunet_cpr.demo.plans import CONFIGURATION
 from nnunet_cpr.demo.settings import CPR, WEIGHT_DECAY, Settings
 from nnunet_cpr.demo.workspace import Workspace
-from nnunet_cpr.evaluation.dice import FOREGROUND, compare, read_cases
+from nnunet_cpr.evaluation import statistics
 from nnunet_cpr.evaluation.figures import Prediction, read_curves, save_figure, slice_picture, training_curves
+from nnunet_cpr.evaluation.nnunet_results import foreground_labels, read_cases
+from nnunet_cpr.evaluation.results import FOREGROUND
 from nnunet_cpr.files import write_text, write_whole
 
 PAGE = """\
@@ -69,15 +71,16 @@ Split: {split}
 
 def write_report(workspace: Workspace, data: DemoData, settings: Settings, machine: Machine) -> tuple[Path, str]:
     """Write the report's folder and return its page and the text for the terminal: table and verdict."""
-    labels = json.loads((workspace.raw / "dataset.json").read_text(encoding="utf-8"))["labels"]
+    description = json.loads((workspace.raw / "dataset.json").read_text(encoding="utf-8"))
+    labels, evaluated = description["labels"], foreground_labels(description)
     folders = {method: fold_folder(workspace, settings, trainer) for method, trainer in settings.trainers.items()}
     cases = pd.concat(
         [
-            read_cases(folders[method] / "validation", data.name, trainer, settings.fold, labels)
+            read_cases(folders[method] / "validation", data.name, trainer, trainer, str(settings.fold), evaluated)
             for method, trainer in settings.trainers.items()
         ]
     )
-    comparison = compare(cases, settings.trainers[WEIGHT_DECAY], settings.trainers[CPR])
+    comparison = statistics.compare(cases, settings.trainers[WEIGHT_DECAY])
     table, verdict = format_table(comparison), state_result(comparison)
 
     report = workspace.out / "report" / f"{data.name}-{settings.steps}steps-seed{settings.seed}-fold{settings.fold}"

@@ -127,7 +127,8 @@ def _figure(size: tuple[float, float]) -> Figure:
 
 
 def _canonical(path: Path) -> nib.Nifti1Image:
-    return nib.as_closest_canonical(nib.load(path))
+    image: nib.Nifti1Image = nib.as_closest_canonical(nib.load(path))
+    return image
 
 
 def _fullest_slice(foreground: np.ndarray) -> tuple[int, int]:
@@ -142,7 +143,8 @@ def _fullest_slice(foreground: np.ndarray) -> tuple[int, int]:
 
 def _slice(volume: np.ndarray, axis: int, index: int) -> np.ndarray:
     """The slice with the patient's up, or front, at the top of an image drawn from its lower edge."""
-    return np.take(volume, index, axis=axis).T
+    plane: np.ndarray = np.take(volume, index, axis=axis)
+    return plane.T
 
 
 def _aspect(image: nib.Nifti1Image, axis: int) -> float:

@@ -60,6 +60,7 @@ def test_an_interruption_stops_the_command_and_its_children(tmp_path, how):
         from pathlib import Path
         from nnunet_cpr.demo.subprocesses import run_command
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell would have it ignored
         child = "import subprocess, sys, os\\n"
         child += "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\\n"
         child += "open({str(tmp_path / "pids")!r}, 'w').write(f'{{os.getpid()}} {{p.pid}} .'); p.wait()"

@@ -1,0 +1,66 @@
+"""`nnunet-cpr compare`: the flags. Imports nothing heavy before it runs."""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from nnunet_cpr.evaluation.request import EMPTY_POLICIES, make_request, read_yaml
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Register the command."""
+    parser = subparsers.add_parser(
+        "compare",
+        help="compare finished trainings: Dice, intervals, tests, figures, one HTML report",
+        description="Compares finished nnU-Net trainings, or folders of segmentations, with a baseline.",
+        epilog="Example: nnunet-cpr compare -d 4 -c 3d_fullres -tr nnUNetTrainer nnUNetTrainerCPR -o report",
+        argument_default=argparse.SUPPRESS,
+    )
+    many: Any = {"action": "extend", "nargs": "+"}
+    nnunet = parser.add_argument_group("nnU-Net's results, named as in nnU-Net's commands")
+    nnunet.add_argument("-d", dest="datasets", metavar="DATASET", help="ids or names", **many)
+    nnunet.add_argument("-c", dest="configuration", help="default: 3d_fullres")
+    nnunet.add_argument(
+        "-tr", dest="trainers", metavar="TRAINER",
+        help="the baseline first; NAME=TRAINER_seed0,TRAINER_seed1 groups repeats under one name", **many,
+    )  # fmt: skip
+    nnunet.add_argument("-p", dest="plans", help="default: nnUNetPlans")
+    nnunet.add_argument("-f", dest="folds", metavar="FOLD", help="default: 0 1 2 3 4", **many)
+    folders = parser.add_argument_group("or folders of segmentations by any tool")
+    folders.add_argument("--reference", metavar="FOLDER", help="the true labels")
+    folders.add_argument("--pred", dest="predictions", metavar="NAME=FOLDER", help="repeatable", **many)
+    both = parser.add_argument_group("both")
+    both.add_argument("--baseline", metavar="NAME", help="default: the first trainer or prediction")
+    both.add_argument("-o", dest="output", metavar="FOLDER", help="the report's folder (default: comparison)")
+    both.add_argument(
+        "--empty", choices=EMPTY_POLICIES,
+        help="Dice and NSD where label and prediction are both empty (default: nan, left out, as nnU-Net does)",
+    )  # fmt: skip
+    both.add_argument("--intersect", action="store_true", help="compare the cases that all have, where they differ")
+    both.add_argument("--surface", action="store_true", help="NSD, HD95 and MASD, too (nnunet-cpr[surface])")
+    both.add_argument("--tolerance", type=float, metavar="MM", help="of NSD (default: 1)")
+    both.add_argument("--seed", type=int, help="of the bootstrap (default: 0)")
+    both.add_argument("-np", dest="processes", type=int, help="processes (default: one a core)")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a YAML file with these settings; flags win")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare, write the report, and print the table."""
+    given = vars(args).copy()
+    del given["run"]
+    config = given.pop("config", None)
+    request = make_request({**(read_yaml(config) if config else {}), **given})
+
+    from nnunet_cpr.evaluation.comparison import compare_trainings
+    from nnunet_cpr.evaluation.report import terminal_table, write_report
+
+    results = compare_trainings(request, shlex.join(["nnunet-cpr", *sys.argv[1:]]))
+    write_report(results, request.output)
+    print(terminal_table(results))
+    for caution in results.cautions:
+        print(f"! {caution}")
+    print(f"Report: {request.output / 'report.html'}")
+    return 0

@@ -1,0 +1,180 @@
+"""From a request to its results: read, check, compare."""
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+
+from nnunet_cpr.evaluation import statistics
+from nnunet_cpr.evaluation.nnunet_results import Label, Training, find_trainings, read_cases, read_cost
+from nnunet_cpr.evaluation.paper import published
+from nnunet_cpr.evaluation.request import Request
+from nnunet_cpr.evaluation.results import FOREGROUND, Results
+
+SMALL = 50
+"""Below this number of cases the report warns."""
+
+
+def compare_trainings(request: Request, command: str) -> Results:
+    """Read what is asked for and compare it. Raises ValueError for what cannot be compared, naming the files."""
+    if request.trainers:
+        trainings = find_trainings(
+            request.datasets, request.configuration, request.trainers, request.plans, request.folds
+        )
+        labels = {t.folder: t.labels() for t in trainings}
+        cases = pd.concat(
+            [read_cases(t.validation, t.dataset, t.trainer, t.run, t.fold, labels[t.folder]) for t in trainings],
+            ignore_index=True,
+        )
+        title = f"{', '.join(cases['dataset'].unique())}: {request.configuration}, {len(request.trainers)} trainers"
+    else:
+        from nnunet_cpr.evaluation.folders import read_folders
+
+        assert request.reference is not None
+        trainings, labels = [], {}
+        dataset = request.reference.resolve().name
+        cases = read_folders(request.reference, request.predictions, dataset, _processes(request))
+        title = f"{dataset}: {len(request.predictions)} folders of segmentations"
+    cases, cautions = check_cases(cases, request.intersect)
+    if request.surface:
+        cases = pd.concat([cases, _surface(request, trainings, labels, cases)], ignore_index=True)
+    cases, touched = apply_policy(cases, request.empty)
+    cases = statistics.add_foreground(cases)
+
+    summary = statistics.summarise(cases)
+    comparisons = statistics.compare(cases, request.baseline, request.seed)
+    facts = {
+        "command": command,
+        "intervals": f"BCa bootstrap, 95 %, {statistics.BOOTSTRAP_SAMPLES} samples of cases, seed {request.seed}",
+        "test": f"Wilcoxon signed-rank, two-sided; Holm's correction over the {comparisons['p'].notna().sum()} "
+        "comparisons of this report",
+        "effect size": "matched-pairs rank-biserial correlation",
+        "foreground mean": "of a case: over its defined labels; of a trainer: over labels of their means (nnU-Net's)",
+        "mean over folds": "the foreground mean of each training, averaged (the paper's)",
+        "empty in label and prediction": f"{_POLICIES[request.empty]}; {touched} values",
+    }
+    if request.surface:
+        from nnunet_cpr.evaluation.surface import library
+
+        facts["surface metrics"] = f"{library()}; NSD at {request.tolerance:g} mm; HD95 and MASD in mm"
+    facts["versions"] = ", ".join(
+        [f"{p} {version(p)}" for p in ("nnunet-cpr", "nnunetv2", "scipy", "statsmodels", "pandas")]
+        + [f"Python {platform.python_version()}"]
+    )
+    return Results(
+        title=title,
+        baseline=request.baseline,
+        trainers=request.names,
+        cases=cases,
+        summary=summary,
+        comparisons=comparisons,
+        extremes=statistics.extremes(cases, request.baseline),
+        ranks=statistics.rank(cases, request.seed),
+        cost=read_cost(trainings),
+        paper=published(list(cases["dataset"].unique())),
+        facts=facts,
+        cautions=[*cautions, *_cautions(cases, summary, request)],
+    )
+
+
+_POLICIES = {"nan": "left out, as nnU-Net does", "0": "counted as 0", "1": "counted as 1"}
+
+
+def check_cases(cases: pd.DataFrame, intersect: bool) -> tuple[pd.DataFrame, list[str]]:
+    """Return the cases to compare, and what to say about those left out.
+
+    Raises:
+        ValueError: a case is in two folds, trainers have other labels, or (without `intersect`) other cases.
+    """
+    cautions = []
+    kept = []
+    for dataset, part in cases.groupby("dataset", sort=False):
+        labels = {run: list(rows["label"].unique()) for run, rows in part.groupby("run", sort=False)}
+        first, expected = next(iter(labels.items()))
+        for run, found in labels.items():
+            if found != expected:
+                raise ValueError(f"{dataset}: {run} has the labels {found}, but {first} has {expected}")
+        sets: dict[str, set[str]] = {}
+        for run, rows in part.groupby("run", sort=False):
+            in_folds = rows.drop_duplicates(["case", "fold"]).groupby("case")["fold"].nunique()
+            if (in_folds > 1).any():
+                case = in_folds.index[in_folds > 1][0]
+                raise ValueError(f"{dataset}: {run} validated {case} in several folds; a case may count once")
+            sets[str(run)] = set(rows["case"])
+        common, union = set.intersection(*sets.values()), set.union(*sets.values())
+        if common != union:
+            lacking = {run: sorted(union - has) for run, has in sets.items() if union - has}
+            if not intersect:
+                said = "; ".join(f"{run} lacks {_shortened(names)}" for run, names in lacking.items())
+                raise ValueError(f"{dataset}: the trainers have different cases: {said}; --intersect compares the rest")
+            if not common:
+                raise ValueError(f"{dataset}: the trainers have no case in common")
+            cautions.append(
+                f"{dataset}: {len(union - common)} of {len(union)} cases are left out: not every trainer has them."
+            )
+        kept.append(part[part["case"].isin(common)])
+    return pd.concat(kept, ignore_index=True), cautions
+
+
+def apply_policy(cases: pd.DataFrame, empty: str) -> tuple[pd.DataFrame, int]:
+    """Return the cases with the value of the policy where label and prediction are both empty, and how many there are.
+
+    Only Dice and NSD have a value there by convention; distances stay undefined.
+    """
+    touched = cases["value"].isna() & cases["metric"].isin(["Dice", "NSD"])
+    if empty != "nan":
+        cases = cases.assign(value=cases["value"].mask(touched, float(empty)))
+    return cases, int(touched.sum())
+
+
+def _cautions(cases: pd.DataFrame, summary: pd.DataFrame, request: Request) -> list[str]:
+    said = []
+    for dataset, part in cases.groupby("dataset", sort=False):
+        n = part["case"].nunique()
+        if n < SMALL:
+            said.append(f"{dataset}: only {n} cases; single cases weigh much, and small differences cannot be seen.")
+        if request.trainers:
+            folds, runs = part["fold"].nunique(), part.groupby("trainer")["run"].nunique()
+            if folds < 5:
+                said.append(f"{dataset}: {folds} of nnU-Net's 5 folds; this is not a cross-validation.")
+            if (runs == 1).any():
+                single = ", ".join(runs.index[runs == 1])
+                said.append(
+                    f"{dataset}: one run (seed) of {single}: intervals and tests cover the choice of cases, not "
+                    "what another seed would change."
+                )
+    for row in summary.itertuples():
+        if row.n == 0 and row.label != FOREGROUND:
+            said.append(f"{row.dataset}: {row.label} has no defined {row.metric} for {row.trainer}; it is left out.")
+    undefined = cases[cases["value"].isna() & (cases["label"] != FOREGROUND)].groupby("metric").size()
+    said += [f"{count} values of {metric} are undefined and left out." for metric, count in undefined.items()]
+    return said
+
+
+def _surface(
+    request: Request, trainings: list[Training], labels: dict[Path, dict[str, Label]], cases: pd.DataFrame
+) -> pd.DataFrame:
+    from nnunet_cpr.evaluation import folders, surface
+
+    if request.trainers:
+        kept = {(row.run, row.fold, row.case) for row in cases.itertuples()}
+        tasks = [
+            surface.SurfaceTask(t.dataset, t.trainer, t.run, t.fold, case, reference, prediction, labels[t.folder])
+            for t in trainings
+            for case, reference, prediction in t.files()
+            if (t.run, t.fold, case) in kept
+        ]
+    else:
+        assert request.reference is not None
+        tasks = folders.surface_tasks(request.reference, request.predictions, cases)
+    return surface.surface_metrics(tasks, request.tolerance, _processes(request))
+
+
+def _processes(request: Request) -> int:
+    return request.processes or os.cpu_count() or 1
+
+
+def _shortened(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

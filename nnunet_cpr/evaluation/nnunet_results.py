@@ -1,0 +1,195 @@
+"""Finished nnU-Net trainings: Dice per case from their summary.json, their labels, files and cost."""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from nnunet_cpr.evaluation.results import CASE_COLUMNS
+
+Label = int | tuple[int, ...]
+_EPOCH = re.compile(r": Epoch (\d+)")
+_EPOCH_TIME = re.compile(r"Epoch time: ([\d.]+) s")
+
+
+@dataclass(frozen=True)
+class Training:
+    """One fold of one run of a trainer."""
+
+    dataset: str
+    trainer: str
+    """The name shown."""
+    run: str
+    """nnU-Net's name of the trainer."""
+    fold: str
+    folder: Path
+    """nnU-Net's results folder of the fold."""
+
+    @property
+    def validation(self) -> Path:
+        """Where nnU-Net wrote predictions and summary.json."""
+        return self.folder / "validation"
+
+    def labels(self) -> dict[str, Label]:
+        """Return the foreground labels, or regions, by name, from the dataset.json beside the model."""
+        path = self.folder.parent / "dataset.json"
+        try:
+            return foreground_labels(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(f"{path} cannot be read ({error!r}); it comes with every nnU-Net training") from error
+
+    def files(self) -> list[tuple[str, Path, Path]]:
+        """Return case, reference and prediction file of every validation case.
+
+        Raises:
+            ValueError: a file is missing.
+        """
+        description = json.loads((self.folder.parent / "dataset.json").read_text(encoding="utf-8"))
+        ending = description["file_ending"]
+        places = [
+            Path(os.environ[variable]) / self.dataset / part
+            for variable, part in (("nnUNet_preprocessed", "gt_segmentations"), ("nnUNet_raw", "labelsTr"))
+            if variable in os.environ
+        ]
+        found = []
+        for case in json.loads((self.validation / "summary.json").read_text(encoding="utf-8"))["metric_per_case"]:
+            name = _case_name(case["prediction_file"])
+            prediction = self.validation / f"{name}{ending}"
+            # Results may have been moved since: the paths in summary.json are the last resort.
+            references = [*(place / f"{name}{ending}" for place in places), Path(case["reference_file"])]
+            reference = next((path for path in references if path.is_file()), None)
+            if reference is None or not prediction.is_file():
+                lacking = prediction if reference is not None else references[0]
+                raise ValueError(f"{lacking} is missing; surface metrics need the segmentations, not only summary.json")
+            found.append((name, reference, prediction))
+        return found
+
+
+def find_trainings(
+    datasets: list[str],
+    configuration: str,
+    trainers: Mapping[str, list[str]],
+    plans: str,
+    folds: list[str],
+) -> list[Training]:
+    """Return the trainings of nnU-Net's results folder; `trainers` maps a name to the runs (seeds) that it groups.
+
+    Raises:
+        ValueError: nnUNet_results is not set, or a summary.json is missing; names all that are.
+    """
+    root = os.environ.get("nnUNet_results")  # noqa: SIM112 (nnU-Net's name)
+    if not root:
+        raise ValueError("nnUNet_results is not set: export nnUNet_results=FOLDER, where nnU-Net keeps trained models")
+    trainings = [
+        Training(
+            dataset, trainer, run, fold, Path(root) / dataset / f"{run}__{plans}__{configuration}" / f"fold_{fold}"
+        )
+        for dataset in map(dataset_name, datasets)
+        for trainer, runs in trainers.items()
+        for run in runs
+        for fold in folds
+    ]
+    missing = [str(t.validation / "summary.json") for t in trainings if not (t.validation / "summary.json").is_file()]
+    if missing:
+        shown = "".join(f"\n  {path}" for path in missing[:10])
+        more = f"\n  and {len(missing) - 10} more" if len(missing) > 10 else ""
+        raise ValueError(
+            f"{len(missing)} of {len(trainings)} trainings have no validation result:{shown}{more}\n"
+            "finish them (nnUNetv2_train ... --c or --val), or name the folds to compare with -f"
+        )
+    return trainings
+
+
+def dataset_name(name_or_id: str) -> str:
+    """Return nnU-Net's full name of a dataset, Dataset004_Hippocampus for 4. Raises ValueError if there is none."""
+    from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+
+    try:
+        return str(maybe_convert_to_dataset_name(name_or_id if name_or_id.startswith("Dataset") else int(name_or_id)))
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{name_or_id} is not a dataset of nnU-Net's folders (an id, or DatasetXXX_Name)") from error
+
+
+def foreground_labels(dataset_json: Mapping[str, Any]) -> dict[str, Label]:
+    """Return the labels that nnU-Net evaluates by name: without background and ignore label, regions as tuples."""
+    labels: dict[str, Label] = {}
+    for name, value in dataset_json["labels"].items():
+        if name == "ignore" or value == 0:
+            continue
+        labels[str(name)] = tuple(map(int, value)) if isinstance(value, (list, tuple)) else int(value)
+    return labels
+
+
+def read_cases(
+    validation: Path, dataset: str, trainer: str, run: str, fold: str, labels: dict[str, Label]
+) -> pd.DataFrame:
+    """Read Dice per case and label from the summary.json of a validation folder, as CASE_COLUMNS.
+
+    Dice is NaN where label and prediction are both empty, as nnU-Net has it.
+
+    Raises:
+        ValueError: the file is missing, damaged, or of other labels.
+    """
+    path = validation / "summary.json"
+    try:
+        cases = json.loads(path.read_text(encoding="utf-8"))["metric_per_case"]
+        names = [_case_name(case["prediction_file"]) for case in cases]
+        metrics = [{key: float(value["Dice"]) for key, value in case["metrics"].items()} for case in cases]
+        if not names:
+            raise ValueError("no cases")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is missing or damaged ({error!r}); write it anew with nnUNetv2_train ... --val"
+        ) from error
+    keys = {}
+    for name, label in labels.items():
+        # nnU-Net's keys are "1", and "(1, 2)" for regions; a region of one label may be either.
+        spellings = [str(label), str((label,))] if isinstance(label, int) else [str(label)]
+        if isinstance(label, tuple) and len(label) == 1:
+            spellings.append(str(label[0]))
+        keys[name] = next((s for s in spellings if s in metrics[0]), None)
+    evaluated = set(metrics[0])
+    if None in keys.values() or evaluated != set(keys.values()) or any(set(m) != evaluated for m in metrics):
+        raise ValueError(f"{path} has the labels {', '.join(sorted(evaluated))}, but dataset.json says {labels}")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"{path} holds {repeated[0]} more than once")
+    rows = [
+        (dataset, trainer, fold, name, label, "Dice", values[str(key)], run)
+        for name, values in zip(names, metrics, strict=True)
+        for label, key in keys.items()
+    ]
+    return pd.DataFrame(rows, columns=CASE_COLUMNS)
+
+
+def read_cost(trainings: list[Training]) -> pd.DataFrame:
+    """Return epochs, median seconds per epoch and total training hours of each training, from nnU-Net's logs."""
+    rows = []
+    for training in trainings:
+        seconds: dict[int, float] = {}
+        # A resumed training has several logs; an epoch that was done again counts once, as it was last.
+        for path in sorted(training.folder.glob("training_log_*.txt")):
+            epoch = None
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                if found := _EPOCH.search(line):
+                    epoch = int(found[1])
+                elif epoch is not None and (found := _EPOCH_TIME.search(line)):
+                    seconds[epoch] = float(found[1])
+        if seconds:
+            times = pd.Series(seconds)
+            rows.append(
+                (training.dataset, training.trainer, training.run, training.fold, len(times), times.median(),
+                 times.sum() / 3600)
+            )  # fmt: skip
+    columns = ["dataset", "trainer", "run", "fold", "epochs", "seconds_per_epoch", "total_hours"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _case_name(prediction_file: str) -> str:
+    name = re.split(r"[/\\]", prediction_file)[-1]
+    return name.removesuffix(".gz").rpartition(".")[0] or name

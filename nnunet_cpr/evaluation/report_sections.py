@@ -1,0 +1,69 @@
+"""The sections of the report after verdict and cautions, in their order: what HTML and Markdown both print."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nnunet_cpr.evaluation import report_tables
+from nnunet_cpr.evaluation.comparison_figures import Drawing
+from nnunet_cpr.evaluation.report_lookup import metrics
+from nnunet_cpr.evaluation.report_numbers import lower_is_better
+from nnunet_cpr.evaluation.results import Results
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with sentences, tables and figures; `folded` ones open on a click."""
+
+    anchor: str
+    heading: str
+    notes: Sequence[str] = ()
+    tables: Sequence[report_tables.Table] = ()
+    drawings: Sequence[Drawing] = ()
+    folded: bool = False
+
+
+def make_sections(results: Results, drawings: Sequence[Drawing]) -> list[Section]:
+    """Return the sections; those whose tables or figures are empty are left out."""
+    first, *rest = metrics(results)
+    of_first = [drawing for drawing in drawings if drawing.metric == first]
+    of_rest = [drawing for drawing in drawings if drawing.metric != first]
+    sections = [
+        Section("comparison", "Comparison", _comparison_notes(results), report_tables.main_tables(results)),
+        Section("figures", f"Figures: {first}", drawings=of_first),
+        Section("more-figures", f"Figures: {', '.join(rest)}", drawings=of_rest, folded=True),
+        Section("labels", "Per label", tables=report_tables.label_tables(results)),
+    ]
+    if not results.extremes.empty:
+        extremes = report_tables.extremes_tables(results)
+        sections.append(Section("cases", "Cases that gained and lost most", tables=extremes))
+    if results.ranks is not None:
+        sections.append(Section("ranks", "Ranks", tables=report_tables.ranks_tables(results, results.ranks)))
+    paper_note = (
+        "Rows marked “the paper's” are printed in the paper and were not computed here: other trainings, other "
+        "hardware, possibly other splits. Ours are averaged over folds as the paper does, so they can differ slightly "
+        "from the means over cases above."
+    )
+    if not results.paper.empty:
+        sections.append(Section("paper", "The paper's figures", [paper_note], [report_tables.paper_table(results)]))
+    if not results.cost.empty:
+        sections.append(Section("cost", "Training time", tables=[report_tables.cost_table(results)]))
+    spread = report_tables.summary_tables(results)
+    sections.append(Section("distribution", "Mean, spread and range", tables=spread, folded=True))
+    return [section for section in sections if section.drawings or any(table.rows for table in section.tables)]
+
+
+def _comparison_notes(results: Results) -> list[str]:
+    notes = [
+        f"Differences are trainer minus {results.baseline}, paired by case; n counts the cases in which both are "
+        "defined. Where a label is undefined in some cases, the mean difference can deviate a little from the "
+        "difference of the means. SD: over cases. p: Wilcoxon's signed-rank test with Holm's correction over all "
+        "comparisons of this report. Effect size: matched-pairs rank-biserial correlation, from −1 to 1, with the sign "
+        "of the change. Wins and losses: cases in which the trainer is better or worse than the baseline."
+    ]
+    distances = [metric for metric in metrics(results) if lower_is_better(metric)]
+    if distances:
+        notes.append(
+            f"{' and '.join(distances)}: distances in mm, so a negative difference is the better one and a win is a "
+            "lower value. For all other metrics a positive difference is the better one."
+        )
+    return notes

@@ -1,0 +1,53 @@
+"""The comparison of the foreground mean as plain text for a terminal."""
+
+from nnunet_cpr.evaluation import report_numbers as numbers
+from nnunet_cpr.evaluation.report_lookup import datasets, metrics, rows_by_key
+from nnunet_cpr.evaluation.results import FOREGROUND, Results
+
+NAME_WIDTH = 42
+HEADER_REST = ["difference [95 % CI]", "p (Holm)", "wins/ties/losses"]
+
+
+def terminal_table(results: Results) -> str:
+    """Return the table in ASCII (but for names), at most 110 columns wide: a block a dataset, a line a trainer."""
+    metric = metrics(results)[0]
+    summary, comparisons = rows_by_key(results.summary), rows_by_key(results.comparisons)
+    unit = " (mm)" if metric in numbers.IN_MILLIMETRES else ""
+    header = ["", "n", f"{metric}{unit}", *HEADER_REST]
+    lines: list[list[str] | str] = [header]
+    for dataset in datasets(results):
+        lines.append(_shorten(dataset, 100))
+        for trainer in results.trainers:
+            key = (dataset, trainer, FOREGROUND, metric)
+            if key not in summary:
+                continue
+            own, compared = summary[key], comparisons.get(key)
+            line = [f"  {_shorten(trainer, NAME_WIDTH)}", numbers.name(own.n), numbers.value(own.mean, metric)]
+            if compared is None:
+                line += ["baseline" if trainer == results.baseline else numbers.UNDEFINED, "", ""]
+            else:
+                interval = numbers.interval(compared.ci_low, compared.ci_high, metric)
+                line[1] = numbers.name(compared.n)
+                line += [
+                    f"{numbers.difference(compared.difference, metric)} {interval}",
+                    numbers.p_value(compared.p_holm),
+                    f"{compared.wins}/{compared.ties}/{compared.losses}",
+                ]
+            lines.append(line)
+    widths = [max(len(line[column]) for line in lines if isinstance(line, list)) for column in range(len(header))]
+    text = "\n".join(line if isinstance(line, str) else _align(line, widths) for line in lines)
+    return text.replace(numbers.MINUS, "-").replace(numbers.UNDEFINED, "-")
+
+
+def _align(line: list[str], widths: list[int]) -> str:
+    first, *rest = (
+        cell.ljust(width) if column == 0 else cell.rjust(width)
+        for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+    )
+    return "  ".join([first, *rest]).rstrip()
+
+
+def _shorten(name: str, width: int) -> str:
+    """Cut long names in their middle: trainers of a family differ at the end."""
+    name = numbers.name(name)
+    return name if len(name) <= width else f"{name[: width // 2 - 2]}...{name[-(width - width // 2 - 1) :]}"

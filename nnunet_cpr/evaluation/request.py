@@ -1,0 +1,153 @@
+"""What `nnunet-cpr compare` is asked for, from flags or a YAML file, checked. Imports nothing heavy."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+EMPTY_POLICIES = ("nan", "0", "1")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One comparison: finished nnU-Net trainings, or plain folders of segmentations."""
+
+    output: Path = Path("comparison")
+    datasets: list[str] = field(default_factory=list)
+    configuration: str = "3d_fullres"
+    plans: str = "nnUNetPlans"
+    folds: list[str] = field(default_factory=lambda: ["0", "1", "2", "3", "4"])
+    trainers: dict[str, list[str]] = field(default_factory=dict)
+    """The name shown, and the runs (seeds, repeats) that it groups."""
+    reference: Path | None = None
+    predictions: dict[str, Path] = field(default_factory=dict)
+    baseline: str = ""
+    """Default: the first trainer or prediction."""
+    empty: str = "nan"
+    """Dice (and NSD) where label and prediction are both empty: nan (left out, as nnU-Net), 0 or 1."""
+    intersect: bool = False
+    surface: bool = False
+    tolerance: float = 1.0
+    """Of NSD, in mm."""
+    seed: int = 0
+    """Of the bootstrap."""
+    processes: int = 0
+    """0: one a core."""
+
+    @property
+    def names(self) -> list[str]:
+        """The trainers' or predictions' names, the baseline first."""
+        names = list(self.trainers or self.predictions)
+        return [self.baseline, *(name for name in names if name != self.baseline)]
+
+
+def make_request(given: Mapping[str, Any]) -> Request:
+    """Check what flags or a YAML file gave, with the keys of :class:`Request`.
+
+    Raises:
+        ValueError: an unknown key, a value without meaning, or nothing to compare.
+    """
+    known = [f.name for f in fields(Request)]
+    if unknown := [str(key) for key in given if key not in known]:
+        raise ValueError(f"unknown key {unknown[0]}; there are {', '.join(known)}")
+    values: dict[str, Any] = dict(given)
+    for key in ("datasets", "folds"):
+        if key in values:
+            values[key] = [str(value) for value in _listed(values[key])]
+    for key in ("output", "reference"):
+        if values.get(key) is not None:
+            values[key] = Path(str(values[key]))
+    for key in ("intersect", "surface"):
+        if not isinstance(values.get(key, False), bool):
+            raise ValueError(f"{key} is {values[key]!r}, but must be true or false")
+    if "empty" in values:
+        values["empty"] = str(values["empty"]).lower()
+        if values["empty"] not in EMPTY_POLICIES:
+            raise ValueError(f"empty is {values['empty']}, but must be one of {', '.join(EMPTY_POLICIES)}")
+    for key, least in (("tolerance", 0.0), ("seed", 0), ("processes", 0)):
+        if key in values:
+            values[key] = _number(key, values[key], least)
+    values["trainers"] = _grouped(values.get("trainers", {}))
+    values["predictions"] = _folders(values.get("predictions", {}))
+    trainers, predictions = values["trainers"], values["predictions"]
+    if bool(trainers) == bool(predictions):
+        raise ValueError(
+            "name either trainers of nnU-Net (-d DATASET -tr A B), or folders (--reference R --pred A=F ...)"
+        )
+    if trainers and not values.get("datasets"):
+        raise ValueError("-tr needs the datasets: -d 4, or -d Dataset004_Hippocampus")
+    if predictions and not values.get("reference"):
+        raise ValueError("--pred needs --reference, the folder of the true labels")
+    names = list(trainers or predictions)
+    if len(names) < 2:
+        raise ValueError(f"there is nothing to compare {names[0]} with: name two or more")
+    if not values.get("baseline"):
+        values["baseline"] = names[0]
+    if values["baseline"] not in names:
+        raise ValueError(f"the baseline {values['baseline']} is not among {', '.join(names)}")
+    return Request(**values)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the request in a YAML file. Its paths are relative to the file's folder."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no keys such as datasets and trainers")
+    for key in ("output", "reference"):
+        if content.get(key) is not None:
+            content[key] = path.parent / str(content[key])
+    if isinstance(content.get("predictions"), dict):
+        content["predictions"] = {name: path.parent / str(f) for name, f in content["predictions"].items()}
+    return content
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _number(key: str, value: Any, least: float) -> float | int:
+    whole = isinstance(least, int)
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not value >= least:
+        raise ValueError(f"{key} is {value!r}, but must be a {'whole ' if whole else ''}number of at least {least}")
+    if key == "tolerance" and value == 0:
+        raise ValueError("tolerance is 0, but NSD needs one above 0, in mm")
+    return value
+
+
+def _grouped(value: Any) -> dict[str, list[str]]:
+    """Read `A`, `NAME=A,B` of the flags, and a list of names or a mapping of YAML."""
+    if isinstance(value, Mapping):
+        pairs = [(str(name), [str(run) for run in _listed(runs)]) for name, runs in value.items()]
+    else:
+        split = [(str(entry), *str(entry).partition("=")) for entry in _listed(value)]
+        pairs = [(name, runs.split(",")) if equals else (whole, [whole]) for whole, name, equals, runs in split]
+    seen: list[str] = []
+    for name, runs in pairs:
+        if not name or not all(runs):
+            raise ValueError(f"cannot read the trainer {name!r}: write TRAINER, or NAME=TRAINER_seed0,TRAINER_seed1")
+        for run in runs:
+            if run in seen:
+                raise ValueError(f"{run} is named twice")
+            seen.append(run)
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise ValueError("two trainers have the same name")
+    return dict(pairs)
+
+
+def _folders(value: Any) -> dict[str, Path]:
+    if isinstance(value, Mapping):
+        return {str(name): Path(str(folder)) for name, folder in value.items()}
+    found: dict[str, Path] = {}
+    for entry in _listed(value):
+        name, equals, folder = str(entry).partition("=")
+        if not (name and equals and folder):
+            raise ValueError(f"cannot read --pred {entry}: write --pred NAME=FOLDER")
+        if name in found:
+            raise ValueError(f"two predictions have the name {name}")
+        found[name] = Path(folder)
+    return found

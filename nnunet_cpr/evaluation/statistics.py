@@ -1,0 +1,205 @@
+"""Statistics of a comparison: summaries, paired comparisons with a baseline, and ranks.
+
+Cases are the units. Several runs (seeds) of a trainer are averaged per case first, so that the spread between cases and
+the spread between runs are never mixed; the latter is in the summary as `runs_std`.
+"""
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from nnunet_cpr.evaluation.results import FOREGROUND
+
+BOOTSTRAP_SAMPLES = 9999
+LOWER_IS_BETTER = ("HD95", "MASD")
+
+
+def add_foreground(cases: pd.DataFrame) -> pd.DataFrame:
+    """Return `cases` with a row FOREGROUND for each case: the mean over the labels that are defined in it."""
+    keys = ["dataset", "trainer", "fold", "case", "metric", "run"]
+    means = cases.groupby(keys, sort=False, as_index=False)["value"].mean().assign(label=FOREGROUND)
+    return pd.concat([cases, means[cases.columns]], ignore_index=True)
+
+
+def summarise(cases: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a dataset, trainer, label and metric; `cases` as :func:`add_foreground` returns them.
+
+    `mean` is over all cases of all folds and runs. For FOREGROUND it is nnU-Net's: the mean over labels of their means;
+    labels without any defined case are left out of it. `mean_over_folds` is the paper's: that mean of each training,
+    averaged over the trainings. `std`, `median`, `min` and `max` are over cases, `runs_std` is over the runs' means.
+    """
+    rows = []
+    for (dataset, trainer, metric), part in cases.groupby(["dataset", "trainer", "metric"], sort=False):
+        per_training = part.groupby(["run", "fold", "label"], sort=False)["value"].mean().unstack("label")
+        per_run = part.groupby(["run", "label"], sort=False)["value"].mean().unstack("label")
+        for table in (per_training, per_run):
+            table[FOREGROUND] = table.drop(columns=FOREGROUND).mean(axis=1)
+        labels = list(part["label"].unique())
+        pooled = part.groupby("label", sort=False)["value"].mean()
+        pooled[FOREGROUND] = pooled.drop(FOREGROUND).mean()
+        for label in labels:
+            values = part.loc[part["label"] == label].groupby("case", sort=False)["value"].mean()
+            rows.append(
+                {
+                    "dataset": dataset,
+                    "trainer": trainer,
+                    "label": label,
+                    "metric": metric,
+                    "n": int(values.notna().sum()),
+                    "mean": pooled[label],
+                    "std": values.std(ddof=1),
+                    "median": values.median(),
+                    "min": values.min(),
+                    "max": values.max(),
+                    "undefined": int(values.isna().sum()),
+                    "folds": part["fold"].nunique(),
+                    "runs": part["run"].nunique(),
+                    "mean_over_folds": per_training[label].mean(),
+                    "runs_std": per_run[label].std(ddof=1),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def differences(cases: pd.DataFrame, baseline: str, trainer: str) -> pd.DataFrame:
+    """Return trainer minus baseline of one dataset and metric: one row a case, one column a label, FOREGROUND last.
+
+    A case's difference is NaN where either is undefined. FOREGROUND is the mean of the case's differences, so that both
+    trainers are compared on the same labels.
+    """
+    labels = [label for label in cases["label"].unique() if label != FOREGROUND]
+    table = cases.pivot_table(index="case", columns=["trainer", "label"], values="value", sort=False, dropna=False)
+    found: pd.DataFrame = table[trainer].reindex(columns=labels) - table[baseline].reindex(columns=labels)
+    found[FOREGROUND] = found.mean(axis=1)
+    return found
+
+
+def compare(cases: pd.DataFrame, baseline: str, seed: int = 0) -> pd.DataFrame:
+    """Compare every trainer with the baseline, paired by case: a row a dataset, trainer, label and metric.
+
+    `difference` is the mean of trainer minus baseline, with its BCa bootstrap 95 % interval (Efron 1987; `seed`), the
+    Wilcoxon signed-rank test and, over all rows, Holm's correction. `effect_size` is the matched-pairs rank-biserial
+    correlation. `wins` counts the cases in which the trainer is better, so lower for HD95 and MASD.
+
+    Raises:
+        ValueError: in a dataset no case has a value for both.
+    """
+    from statsmodels.stats.multitest import multipletests
+
+    rows = []
+    for (dataset, metric), part in cases.groupby(["dataset", "metric"], sort=False):
+        means = part.groupby(["trainer", "label"], sort=False)["value"].mean()
+        for trainer in part["trainer"].unique():
+            if trainer == baseline:
+                continue
+            table = differences(part, baseline, trainer)
+            if not table[FOREGROUND].notna().any():
+                raise ValueError(f"{dataset}: no case has a {metric} for both {baseline} and {trainer}")
+            for label, values in table.items():
+                known = values.dropna().to_numpy()
+                better = known < 0 if metric in LOWER_IS_BETTER else known > 0
+                low, high = _interval(known, seed)
+                base, ours = (_mean(means[name], str(label)) for name in (baseline, trainer))
+                rows.append(
+                    {
+                        "dataset": dataset,
+                        "trainer": trainer,
+                        "baseline": baseline,
+                        "label": label,
+                        "metric": metric,
+                        "n": len(known),
+                        "difference": known.mean() if len(known) else np.nan,
+                        "ci_low": low,
+                        "ci_high": high,
+                        "p": _wilcoxon(known),
+                        "p_holm": np.nan,
+                        "wins": int(better.sum()),
+                        "ties": int((known == 0).sum()),
+                        "losses": int(len(known) - better.sum() - (known == 0).sum()),
+                        "baseline_mean": base,
+                        "trainer_mean": ours,
+                        "difference_std": known.std(ddof=1) if len(known) > 1 else np.nan,
+                        "effect_size": _rank_biserial(known),
+                    }
+                )
+    result = pd.DataFrame(rows)
+    tested = result["p"].notna()
+    if tested.any():
+        result.loc[tested, "p_holm"] = multipletests(result.loc[tested, "p"], method="holm")[1]
+    return result
+
+
+def extremes(cases: pd.DataFrame, baseline: str, count: int = 5) -> pd.DataFrame:
+    """Return the cases whose foreground mean gained and lost most, `count` each, worst loss first."""
+    rows = []
+    for (dataset, metric), part in cases.groupby(["dataset", "metric"], sort=False):
+        folds = part.drop_duplicates("case").set_index("case")["fold"]
+        for trainer in part["trainer"].unique():
+            if trainer == baseline:
+                continue
+            values = differences(part, baseline, trainer)[FOREGROUND].dropna().sort_values()
+            shown = values if len(values) <= 2 * count else pd.concat([values.iloc[:count], values.iloc[-count:]])
+            rows += [
+                (dataset, trainer, baseline, FOREGROUND, metric, case, folds[case], value)
+                for case, value in shown.items()
+            ]
+    columns = ["dataset", "trainer", "baseline", "label", "metric", "case", "fold", "difference"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def rank(cases: pd.DataFrame, seed: int = 0, samples: int = 1000) -> pd.DataFrame | None:
+    """Rank three or more trainers by each case's foreground mean (1 is best, ties share), None for fewer.
+
+    `rank_low` and `rank_high` are the 2.5 and 97.5 percentiles of the mean rank when cases are drawn again, `first` is
+    the share of these draws in which the trainer's mean rank is the lowest (shared in ties).
+    """
+    if cases["trainer"].nunique() < 3:
+        return None
+    rng = np.random.default_rng(seed)
+    rows = []
+    foreground = cases[cases["label"] == FOREGROUND]
+    for (dataset, metric), part in foreground.groupby(["dataset", "metric"], sort=False):
+        table = part.pivot_table(index="case", columns="trainer", values="value", sort=False).dropna()
+        if table.empty:
+            continue
+        ranks = table.rank(axis=1, ascending=metric in LOWER_IS_BETTER).to_numpy()
+        drawn = np.stack([ranks[rng.integers(len(ranks), size=len(ranks))].mean(axis=0) for _ in range(samples)])
+        best = np.isclose(drawn, drawn.min(axis=1, keepdims=True))
+        first = (best / best.sum(axis=1, keepdims=True)).mean(axis=0)
+        low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
+        for column, trainer in enumerate(table.columns):
+            row = (dataset, metric, trainer, ranks[:, column].mean(), low[column], high[column], first[column])
+            rows.append(row)
+    return pd.DataFrame(
+        rows, columns=["dataset", "metric", "trainer", "mean_rank", "rank_low", "rank_high", "first"]
+    ).sort_values(["dataset", "metric", "mean_rank"], ignore_index=True)
+
+
+def _mean(means: pd.Series, label: str) -> float:
+    value = means.drop(FOREGROUND, errors="ignore").mean() if label == FOREGROUND else means.get(label, np.nan)
+    return float(value)
+
+
+def _interval(values: np.ndarray, seed: int) -> tuple[float, float]:
+    if len(values) < 2:
+        return np.nan, np.nan
+    if np.ptp(values) == 0:  # BCa is not defined without spread
+        return float(values[0]), float(values[0])
+    # Batches bound the memory: a batch holds batch x n numbers.
+    batch = max(1, 2_000_000 // len(values))
+    found = stats.bootstrap((values,), np.mean, n_resamples=BOOTSTRAP_SAMPLES, batch=batch, method="BCa", rng=seed)
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def _wilcoxon(values: np.ndarray) -> float:
+    if len(values) == 0:
+        return np.nan
+    return float(stats.wilcoxon(values).pvalue) if values.any() else 1.0
+
+
+def _rank_biserial(values: np.ndarray) -> float:
+    moved = values[values != 0]
+    if len(moved) == 0:
+        return 0.0 if len(values) else np.nan
+    ranks = stats.rankdata(np.abs(moved))
+    return float((ranks[moved > 0].sum() - ranks[moved < 0].sum()) / ranks.sum())

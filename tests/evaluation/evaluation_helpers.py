@@ -1,0 +1,39 @@
+"""Case tables and folders of nnU-Net's results, made by hand."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from nnunet_cpr.evaluation.results import CASE_COLUMNS
+
+
+def frame(dataset="D", metric="Dice", fold="0", **trainers):
+    """Case rows from trainer={case: {label: value}}."""
+    rows = [
+        (dataset, trainer, fold, case, label, metric, value, trainer)
+        for trainer, cases in trainers.items()
+        for case, labels in cases.items()
+        for label, value in labels.items()
+    ]
+    return pd.DataFrame(rows, columns=CASE_COLUMNS)
+
+
+def write_training(
+    results: Path, trainer: str, fold: int, cases: dict, labels: dict, dataset="Dataset004_Tiny"
+) -> Path:
+    """A fold's folder as nnU-Net leaves it, with Dice per case as {case: {key of the label: Dice}}."""
+    model = results / dataset / f"{trainer}__nnUNetPlans__3d_fullres"
+    validation = model / f"fold_{fold}" / "validation"
+    validation.mkdir(parents=True)
+    (model / "dataset.json").write_text(json.dumps({"labels": labels, "file_ending": ".nii.gz"}))
+    per_case = [
+        {
+            "metrics": {key: {"Dice": dice, "IoU": 0.5} for key, dice in values.items()},
+            "prediction_file": f"/elsewhere/validation/{case}.nii.gz",
+            "reference_file": f"/elsewhere/gt/{case}.nii.gz",
+        }
+        for case, values in cases.items()
+    ]
+    (validation / "summary.json").write_text(json.dumps({"metric_per_case": per_case}))
+    return validation.parent

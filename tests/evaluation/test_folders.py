@@ -1,0 +1,312 @@
+import gzip
+import json
+import math
+import multiprocessing
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK
+
+from nnunet_cpr.evaluation import folders as evaluation_folders
+from nnunet_cpr.evaluation.folders import in_parallel, list_cases, read_folders, read_segmentation, surface_tasks
+from nnunet_cpr.evaluation.results import CASE_COLUMNS
+
+evaluation = pytest.importorskip("nnunetv2.evaluation.evaluate_predictions")
+
+SPACING = (0.7, 0.8, 2.5)
+
+
+def write(path: Path, array: np.ndarray, spacing=SPACING, origin=(3.0, -4.0, 5.0), direction=None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = SimpleITK.GetImageFromArray(array)
+    image.SetSpacing(spacing[: array.ndim])
+    image.SetOrigin(origin[: array.ndim])
+    if direction is not None:
+        image.SetDirection(direction)
+    SimpleITK.WriteImage(image, str(path), True)
+    return path
+
+
+def noise(seed: int, labels: int = 3, shape=(5, 6, 7)) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, labels + 1, shape).astype(np.uint8)
+
+
+@pytest.fixture
+def folders(tmp_path) -> tuple[Path, dict[str, Path]]:
+    """Three cases, two predictions of each."""
+    for case in range(3):
+        write(tmp_path / "labels" / f"case{case}.nii.gz", noise(case))
+        write(tmp_path / "a" / f"case{case}.nii.gz", noise(case + 10))
+        write(tmp_path / "b" / f"case{case}.nii.gz", noise(case + 20))
+    return tmp_path / "labels", {"A": tmp_path / "a", "B": tmp_path / "b"}
+
+
+def read(folders, **options):
+    reference, predictions = folders
+    return read_folders(reference, predictions, "D", 1, **options)
+
+
+def values(cases) -> dict[tuple[str, str, str], float]:
+    assert not cases.duplicated(["trainer", "case", "label"]).any()
+    return {(row.trainer, row.case, row.label): row.value for row in cases.itertuples()}
+
+
+def describe(folder: Path, labels: dict) -> None:
+    (folder / "dataset.json").write_text(json.dumps({"labels": labels, "file_ending": ".nii.gz"}))
+
+
+def nnunets(reference: Path, prediction: Path, labels: list, ignore: int | None = None) -> dict:
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+    metrics = evaluation.compute_metrics(str(reference), str(prediction), SimpleITKIO(), labels, ignore)["metrics"]
+    return {label: metrics[label]["Dice"] for label in labels}
+
+
+def test_dice_is_nnunets(folders):
+    cases = read(folders)
+    assert list(cases.columns) == CASE_COLUMNS
+    assert set(cases["metric"]) == {"Dice"} and set(cases["fold"]) == {0} and set(cases["dataset"]) == {"D"}
+    assert (cases["trainer"] == cases["run"]).all()
+    found = values(cases)
+    assert len(found) == 2 * 3 * 3
+    reference, predictions = folders
+    for name, folder in predictions.items():
+        for case in range(3):
+            file = f"case{case}.nii.gz"
+            for label, dice in nnunets(reference / file, folder / file, [1, 2, 3]).items():
+                assert found[name, f"case{case}", str(label)] == pytest.approx(dice, abs=1e-12)
+
+
+def test_dice_by_hand(tmp_path):
+    reference = np.array([1, 1, 1, 1, 0, 0, 0, 0], np.uint8).reshape(2, 2, 2)
+    prediction = np.array([1, 1, 0, 0, 0, 0, 0, 0], np.uint8).reshape(2, 2, 2)
+    write(tmp_path / "labels" / "x.nii.gz", reference)
+    write(tmp_path / "p" / "x.nii.gz", prediction)
+    assert values(read((tmp_path / "labels", {"P": tmp_path / "p"}))) == {("P", "x", "1"): pytest.approx(2 / 3)}
+
+
+def test_several_processes_give_the_same(folders, monkeypatch):
+    reference, predictions = folders
+    monkeypatch.setattr(evaluation_folders, "START_SECONDS", -1.0)
+    assert read(folders).equals(read_folders(reference, predictions, "D", 2))
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_labels_have_the_names_of_dataset_json(folders, beside):
+    reference, _ = folders
+    described = reference if beside else reference.parent
+    describe(described, {"background": 0, "liver": 2, "spleen": 1, "never seen": 7})
+    cases = read(folders)
+    assert list(cases["label"].unique()) == ["liver", "spleen", "never seen", "3"]  # 3 occurs, but has no name
+    found = values(cases)
+    assert found["A", "case0", "liver"] == pytest.approx(
+        nnunets(reference / "case0.nii.gz", reference.parent / "a" / "case0.nii.gz", [2])[2], abs=1e-12
+    )
+    assert math.isnan(found["A", "case0", "never seen"])
+
+
+def test_regions_and_ignore_label_are_nnunets(folders):
+    reference, predictions = folders
+    describe(reference, {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3})
+    found = values(read(folders))
+    assert {label for _, _, label in found} == {"whole", "core"}
+    expected = nnunets(reference / "case1.nii.gz", predictions["B"] / "case1.nii.gz", [(1, 2), (2,)], ignore=3)
+    assert found["B", "case1", "whole"] == pytest.approx(expected[(1, 2)], abs=1e-12)
+    assert found["B", "case1", "core"] == pytest.approx(expected[(2,)], abs=1e-12)
+
+
+def test_a_label_of_other_cases_is_nan_where_both_are_empty_and_0_where_one_is(tmp_path):
+    zeros = np.zeros((2, 3, 4), np.uint8)
+    write(tmp_path / "labels" / "x.nii.gz", zeros + 1)
+    write(tmp_path / "labels" / "y.nii.gz", zeros + 5)
+    write(tmp_path / "p" / "x.nii.gz", zeros + 1)
+    write(tmp_path / "p" / "y.nii.gz", zeros + 1)
+    found = values(read((tmp_path / "labels", {"P": tmp_path / "p"})))
+    assert math.isnan(found.pop(("P", "x", "5")))
+    assert found == {("P", "x", "1"): 1.0, ("P", "y", "1"): 0.0, ("P", "y", "5"): 0.0}
+
+
+def test_a_label_that_only_a_prediction_has_is_named(folders):
+    reference, predictions = folders
+    odd = noise(11)
+    odd[0, 0, 0] = 9
+    write(predictions["B"] / "case1.nii.gz", odd)
+    with pytest.raises(ValueError, match=r"b/case1\.nii\.gz holds the label 9, which no reference has"):
+        read(folders)
+    describe(reference, {"background": 0, "rare": 9})
+    assert values(read(folders))["B", "case1", "rare"] == 0.0
+
+
+def test_missing_files_are_counted_and_some_are_named(folders):
+    reference, _ = folders
+    for case in range(3, 10):
+        write(reference / f"case{case}.nii.gz", noise(case))
+    names = ", ".join(rf"case{case}\.nii\.gz" for case in range(3, 8))
+    with pytest.raises(ValueError, match=rf"/a lacks 7 of 10 predictions: {names}, \.\.\.$"):
+        read(folders)
+    assert set(read(folders, intersect=True)["case"]) == {"case0", "case1", "case2"}
+
+
+def test_a_prediction_without_reference_is_named(folders):
+    _, predictions = folders
+    write(predictions["B"] / "stray.nii.gz", noise(0))
+    with pytest.raises(ValueError, match=r"labels lacks 1 of 4 references: stray\.nii\.gz$"):
+        read(folders)
+
+
+def test_no_case_in_common(folders, tmp_path):
+    write(tmp_path / "c" / "other.nii.gz", noise(0))
+    with pytest.raises(ValueError, match="have no case in common"):
+        read((folders[0], {"C": tmp_path / "c"}), intersect=True)
+
+
+def test_missing_and_empty_folders(folders, tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere is no folder"):
+        read((tmp_path / "nowhere", folders[1]))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("")
+    (tmp_path / "empty" / ".case0.nii.gz").write_text("")
+    with pytest.raises(ValueError, match=r"empty holds no segmentation"):
+        read((tmp_path / "empty", folders[1]))
+
+
+def test_two_files_of_one_case(folders):
+    write(folders[0] / "case1.nrrd", noise(1))
+    with pytest.raises(ValueError, match=r"case1\.nii\.gz and .*case1\.nrrd are of the same case"):
+        list_cases(folders[0])
+
+
+TURNED = (0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [
+        ({"array": noise(0, shape=(5, 6, 8))}, "size"),
+        ({"spacing": (0.7, 0.802, 2.5)}, "spacing"),
+        ({"origin": (3.0, -4.0, 5.002)}, "origin"),
+        ({"direction": TURNED}, "direction"),
+        ({"spacing": (0.7, 0.8005, 2.5), "origin": (3.0005, -4.0, 5.0)}, None),  # rounding
+    ],
+)
+def test_geometry_of_the_reference_is_asked_for(folders, change, wrong):
+    _, predictions = folders
+    write(predictions["A"] / "case2.nii.gz", **{"array": noise(2), **change})
+    if wrong is None:
+        read(folders)
+    else:
+        with pytest.raises(ValueError, match=rf"a/case2\.nii\.gz has the {wrong} .* reference .*labels/case2\.nii\.gz"):
+            read(folders)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.95])
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".nrrd", ".mha"])
+def test_truncated_files_are_named(tmp_path, ending, share):
+    for folder in ("labels", "p"):
+        path = write(tmp_path / folder / f"x{ending}", noise(0, shape=(30, 40, 50)))
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(ValueError, match=rf"p/x{ending} cannot be read; it may be damaged or truncated") as error:
+        read((tmp_path / "labels", {"P": tmp_path / "p"}))
+    assert "\n" not in str(error.value)
+
+
+def test_a_damaged_file_is_named(folders):
+    path = folders[1]["A"] / "case0.nii.gz"
+    path.write_bytes(gzip.compress(b"no image at all" * 100))
+    with pytest.raises(ValueError, match=r"a/case0\.nii\.gz cannot be read"):
+        read(folders)
+
+
+@pytest.mark.parametrize(("value", "said"), [(0.5, "0.5"), (-1.0, "-1"), (np.nan, "nan"), (70000.0, "70000")])
+def test_a_file_of_something_else_than_labels_is_named(tmp_path, value, said):
+    image = np.zeros((3, 3, 3), np.float32)  # as .nrrd: SimpleITK reads NaN in a .nii.gz as 0
+    image[1, 1, 1] = value
+    with pytest.raises(ValueError, match=rf"x\.nrrd holds {said}; labels are whole numbers"):
+        read_segmentation(write(tmp_path / "x.nrrd", image))
+
+
+def test_a_coloured_image_is_no_segmentation(tmp_path):
+    SimpleITK.WriteImage(SimpleITK.Image([4, 5], SimpleITK.sitkVectorUInt8, 3), str(tmp_path / "x.png"))
+    with pytest.raises(ValueError, match=r"x\.png has 3 channels; a segmentation has one"):
+        read_segmentation(tmp_path / "x.png")
+
+
+def test_large_labels_are_read(tmp_path):
+    image = np.full((2, 2, 2), 65535, np.uint16)
+    assert (read_segmentation(write(tmp_path / "x.nii.gz", image))[0] == 65535).all()
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".nrrd", ".mha", ".gipl"])
+def test_formats_and_order_of_axes(tmp_path, ending):
+    array = noise(0)
+    found, spacing = read_segmentation(write(tmp_path / f"x{ending}", array))
+    assert np.array_equal(found, array)
+    assert spacing == pytest.approx(SPACING[::-1], rel=1e-6)
+
+
+def test_plane_images(tmp_path):
+    for folder, seed in (("labels", 0), ("p", 1)):
+        write(tmp_path / folder / "x.png", noise(seed, shape=(6, 7)))
+    assert read_segmentation(tmp_path / "p" / "x.png")[0].shape == (1, 6, 7)
+    expected = 2 * ((noise(0, shape=(6, 7)) == 2) & (noise(1, shape=(6, 7)) == 2)).sum()
+    expected /= (noise(0, shape=(6, 7)) == 2).sum() + (noise(1, shape=(6, 7)) == 2).sum()
+    assert values(read((tmp_path / "labels", {"P": tmp_path / "p"})))["P", "x", "2"] == pytest.approx(expected)
+
+
+def test_the_formats_of_reference_and_prediction_may_differ(folders, tmp_path):
+    for case in range(3):
+        write(tmp_path / "c" / f"case{case}.nrrd", noise(case + 10))
+    found = read((folders[0], {"A": tmp_path / "c"}))
+    assert found.equals(read((folders[0], {"A": folders[1]["A"]})))
+
+
+def test_a_damaged_dataset_json_is_named(folders):
+    (folders[0] / "dataset.json").write_text('{"labels": [')
+    with pytest.raises(ValueError, match=r"labels/dataset\.json cannot be read"):
+        read(folders)
+
+
+def test_surface_tasks_name_files_and_labels(folders):
+    reference, predictions = folders
+    describe(reference, {"background": 0, "both": [1, 2]})
+    tasks = surface_tasks(reference, predictions, read(folders))
+    assert len(tasks) == 6
+    last = tasks[-1]
+    assert (last.dataset, last.trainer, last.run, last.fold, last.case) == ("D", "B", "B", 0, "case2")
+    assert (last.reference, last.prediction) == (reference / "case2.nii.gz", predictions["B"] / "case2.nii.gz")
+    assert last.labels == {"both": (1, 2), "3": 3}
+
+
+def process_of(_) -> int:
+    return os.getpid()
+
+
+def die_elsewhere(_) -> None:
+    if multiprocessing.parent_process() is not None:
+        os._exit(1)
+
+
+def test_little_work_is_done_in_this_process():
+    assert set(in_parallel(process_of, range(5), 2, "ids")) == {os.getpid()}
+
+
+def test_much_work_is_shared(monkeypatch):
+    monkeypatch.setattr(evaluation_folders, "START_SECONDS", -1.0)
+    assert list(in_parallel(abs, range(-40, 0), 2, "numbers")) == list(range(40, 0, -1))
+    found = list(in_parallel(process_of, range(5), 2, "ids"))
+    assert found[:2] == [os.getpid()] * 2 and os.getpid() not in found[2:]
+    assert set(in_parallel(process_of, range(5), 1, "ids")) == {os.getpid()}
+
+
+def test_a_killed_process_is_an_error_and_no_endless_wait(monkeypatch):
+    monkeypatch.setattr(evaluation_folders, "START_SECONDS", -1.0)
+    with pytest.raises(ValueError, match="use fewer processes"):
+        list(in_parallel(die_elsewhere, range(4), 2, "exits"))
+
+
+def test_no_progress_bar_without_a_terminal(capfd):
+    assert list(in_parallel(abs, [-1, -2], 1, "numbers")) == [1, 2]
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,123 @@
+"""Reading what nnU-Net left: its own numbers, and clear lines for what is missing or damaged."""
+
+import json
+import math
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from evaluation_helpers import write_training
+
+from nnunet_cpr.evaluation import statistics
+from nnunet_cpr.evaluation.nnunet_results import find_trainings, foreground_labels, read_cases, read_cost
+from nnunet_cpr.evaluation.results import CASE_COLUMNS, FOREGROUND
+
+LABELS = {"left": 1, "right": 2}
+
+
+def segmentation(*values: int) -> np.ndarray:
+    return np.array(values, dtype=np.uint8).reshape(2, 2, 2)
+
+
+REFERENCE = {"a": segmentation(1, 1, 1, 1, 2, 2, 0, 0), "b": segmentation(1, 1, 0, 0, 0, 0, 0, 0)}
+PREDICTED = {
+    "a": segmentation(1, 1, 0, 0, 2, 2, 2, 2),  # left: 2*2/(2+4) = 2/3; right: 2*2/(4+2) = 2/3
+    "b": segmentation(1, 1, 1, 1, 0, 0, 0, 0),  # left: 2*2/(4+2) = 2/3; right: empty in both
+}
+
+
+@pytest.fixture(params=["labels", "regions"])
+def evaluated(tmp_path, request) -> tuple[Path, dict]:
+    """A validation folder whose summary.json was written by nnU-Net itself."""
+    from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+    for name, cases in (("reference", REFERENCE), ("validation", PREDICTED)):
+        (tmp_path / name).mkdir()
+        for case, array in cases.items():
+            nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / name / f"{case}.nii.gz")
+    regions = [1, 2] if request.param == "labels" else [(1, 2), 2]
+    named = LABELS if request.param == "labels" else {"both": (1, 2), "right": 2}
+    folder = tmp_path / "validation"
+    compute_metrics_on_folder(
+        str(tmp_path / "reference"), str(folder), str(folder / "summary.json"), SimpleITKIO(), ".nii.gz", regions,
+        num_processes=1,
+    )  # fmt: skip
+    return folder, named
+
+
+def test_values_are_nnunets_own(evaluated):
+    folder, named = evaluated
+    summary = json.loads((folder / "summary.json").read_text())
+    cases = read_cases(folder, "D", "T", "T", "0", named)
+    assert list(cases.columns) == CASE_COLUMNS
+    assert sorted(cases["case"].unique()) == ["a", "b"]
+    table = statistics.summarise(statistics.add_foreground(cases)).set_index("label")
+    for name, label in named.items():
+        assert table.loc[name, "mean"] == pytest.approx(summary["mean"][str(label)]["Dice"], abs=1e-12)
+    for key in ("mean", "mean_over_folds"):
+        assert table.loc[FOREGROUND, key] == pytest.approx(summary["foreground_mean"]["Dice"], abs=1e-12)
+    if "left" in named:
+        values = {(row.case, row.label): row.value for row in cases.itertuples()}
+        assert values["a", "left"] == values["a", "right"] == values["b", "left"] == pytest.approx(2 / 3, abs=1e-12)
+        assert math.isnan(values["b", "right"])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "",
+        '{"metric_per_case": [',
+        "[]",
+        '{"metric_per_case": []}',
+        '{"metric_per_case": [{"metrics": {"1": {}}, "prediction_file": "a.nii.gz"}]}',
+        '{"metric_per_case": [{"metrics": {"1": 3}, "prediction_file": "a.nii.gz"}]}',
+    ],
+)
+def test_a_damaged_summary_is_named(tmp_path, damage):
+    (tmp_path / "summary.json").write_text(damage)
+    with pytest.raises(ValueError, match=r"summary\.json is missing or damaged .* --val") as error:
+        read_cases(tmp_path, "D", "T", "T", "0", LABELS)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("labels", [{"left": 1}, {"left": 1, "right": 3}, {"left": 1, "right": 2, "more": 3}])
+def test_other_labels_than_dataset_json(tmp_path, labels):
+    fold = write_training(tmp_path, "A", 0, {"a": {"1": 0.5, "2": 0.5}}, {})
+    with pytest.raises(ValueError, match=r"has the labels 1, 2, but dataset\.json says"):
+        read_cases(fold / "validation", "D", "T", "T", "0", labels)
+
+
+def test_foreground_labels():
+    labels = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3, "ignore": 4}
+    assert foreground_labels({"labels": labels}) == {"whole": (1, 2, 3), "core": (2, 3), "enhancing": 3}
+
+
+def test_missing_trainings_are_all_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    monkeypatch.setattr("nnunet_cpr.evaluation.nnunet_results.dataset_name", lambda _: "Dataset004_Tiny")
+    write_training(tmp_path, "A", 0, {"a": {"1": 0.5}}, {"x": 1})
+    found = find_trainings(["4"], "3d_fullres", {"A": ["A"]}, "nnUNetPlans", ["0"])
+    assert [(t.dataset, t.trainer, t.fold) for t in found] == [("Dataset004_Tiny", "A", "0")]
+    with pytest.raises(ValueError, match="2 of 3 trainings have no validation result") as error:
+        find_trainings(["4"], "3d_fullres", {"A": ["A"]}, "nnUNetPlans", ["0", "1", "2"])
+    assert "fold_1" in str(error.value) and "fold_2" in str(error.value) and "fold_0" not in str(error.value)
+
+
+def test_results_folder_not_set(monkeypatch):
+    monkeypatch.delenv("nnUNet_results", raising=False)
+    with pytest.raises(ValueError, match="nnUNet_results is not set"):
+        find_trainings(["4"], "3d_fullres", {"A": ["A"]}, "nnUNetPlans", ["0"])
+
+
+def test_cost_counts_every_epoch_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    monkeypatch.setattr("nnunet_cpr.evaluation.nnunet_results.dataset_name", lambda _: "Dataset004_Tiny")
+    fold = write_training(tmp_path, "A", 0, {"a": {"1": 0.5}}, {"x": 1})
+    one = "2026-11-23 14:00:00.0: Epoch 0 \n2026: Epoch time: 10.0 s\n2026: Epoch 1 \n2026: Epoch time: 99.0 s\n"
+    two = "2026-11-23 15:00:00.0: Epoch 1 \n2026: Epoch time: 20.0 s\n2026: Epoch 2 \n"
+    (fold / "training_log_2026_1.txt").write_text(one)
+    (fold / "training_log_2026_2.txt").write_text(two)
+    row = read_cost(find_trainings(["4"], "3d_fullres", {"A": ["A"]}, "nnUNetPlans", ["0"])).iloc[0]
+    assert (row.epochs, row.seconds_per_epoch, row.total_hours) == pytest.approx((2, 15.0, 30 / 3600))

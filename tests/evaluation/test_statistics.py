@@ -1,0 +1,187 @@
+"""The statistics, against hand-computed tables, SciPy and statsmodels called directly, and simulation."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from evaluation_helpers import frame
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from nnunet_cpr.evaluation import statistics
+from nnunet_cpr.evaluation.results import FOREGROUND
+
+
+def random_cases(n=30, trainers=("base", "new"), labels=("left", "right"), seed=0, shift=0.0, metric="Dice"):
+    rng = np.random.default_rng(seed)
+    return frame(
+        metric=metric,
+        **{
+            t: {f"c{i}": {label: rng.beta(8, 2) + shift * (t != "base") for label in labels} for i in range(n)}
+            for t in trainers
+        },
+    )
+
+
+def test_comparison_by_hand():
+    cases = frame(
+        base={"a": {"left": 0.5, "right": 0.8}, "b": {"left": 0.7, "right": 0.6}, "c": {"left": 0.6, "right": 0.7}},
+        new={"a": {"left": 0.6, "right": 0.7}, "b": {"left": 0.7, "right": 0.9}, "c": {"left": 0.5, "right": 0.9}},
+    )
+    table = statistics.compare(statistics.add_foreground(cases), "base").set_index("label")
+    left, right, mean = table.loc["left"], table.loc["right"], table.loc[FOREGROUND]
+    assert (left.baseline_mean, left.trainer_mean) == pytest.approx((0.6, 0.6))
+    assert (left.difference, left.difference_std) == pytest.approx((0.0, 0.1))  # +0.1, 0, -0.1
+    assert (left.wins, left.ties, left.losses, left.n) == (1, 1, 1, 3)
+    assert left.effect_size == pytest.approx(0)
+    assert (right.baseline_mean, right.trainer_mean) == pytest.approx((0.7, 2.5 / 3))
+    assert (right.wins, right.ties, right.losses) == (2, 0, 1)
+    assert right.effect_size == pytest.approx((3 + 2 - 1) / 6)  # +0.3, +0.2, -0.1
+    # case by case: a 0, b +0.15, c +0.05
+    assert (mean.baseline_mean, mean.trainer_mean) == pytest.approx((0.65, (0.6 + 2.5 / 3) / 2))
+    assert (mean.difference, mean.n) == pytest.approx((0.2 / 3, 3))
+    assert mean.difference_std == pytest.approx(np.std([0, 0.15, 0.05], ddof=1))
+
+
+def test_lower_is_better_for_distances():
+    cases = frame(metric="HD95", base={"a": {"x": 5.0}, "b": {"x": 4.0}}, new={"a": {"x": 3.0}, "b": {"x": 4.5}})
+    row = statistics.compare(cases, "base").iloc[0]
+    assert (row.difference, row.wins, row.losses) == (-0.75, 1, 1)
+    ranks = statistics.rank(
+        statistics.add_foreground(frame(metric="HD95", a={"c": {"x": 5.0}}, b={"c": {"x": 3.0}}, d={"c": {"x": 4.0}}))
+    )
+    assert list(ranks["trainer"]) == ["b", "d", "a"]
+
+
+def test_p_values_are_scipys_and_holms_correction_covers_all_rows():
+    cases = pd.concat([random_cases(shift=0.02), random_cases(seed=1, metric="NSD")])
+    table = statistics.compare(statistics.add_foreground(cases), "base")
+    assert len(table) == 6
+    for row in table.itertuples():
+        part = cases[cases["metric"] == row.metric]
+        if row.label != FOREGROUND:
+            part = part[part["label"] == row.label]
+        wide = part.groupby(["case", "trainer"])["value"].mean().unstack()
+        expected = stats.wilcoxon(wide["new"], wide["base"]).pvalue
+        assert row.p == pytest.approx(expected, rel=1e-9)
+    assert table["p_holm"].to_numpy() == pytest.approx(multipletests(table["p"], method="holm")[1])
+
+
+def test_the_interval_is_scipys_bca_and_repeatable():
+    cases = random_cases(20)
+    row = statistics.compare(cases, "base", seed=3).set_index("label").loc["left"]
+    wide = cases[cases["label"] == "left"].pivot(index="case", columns="trainer", values="value")
+    values = (wide["new"] - wide["base"])[cases["case"].unique()].to_numpy()
+    for seed, tolerance in ((3, 1e-12), (99, 0.02)):
+        expected = stats.bootstrap((values,), np.mean, n_resamples=9999, method="BCa", rng=seed).confidence_interval
+        assert (row.ci_low, row.ci_high) == pytest.approx((expected.low, expected.high), abs=tolerance)
+    again = statistics.compare(cases, "base", seed=3).set_index("label").loc["left"]
+    assert (again.ci_low, again.ci_high) == (row.ci_low, row.ci_high)
+
+
+def test_coverage_of_the_interval_is_near_95_percent():
+    rng = np.random.default_rng(0)
+    covered = []
+    for seed in range(200):
+        low, high = statistics._interval(rng.gamma(2, 0.01, size=40) - 0.02, seed)  # skewed, true mean 0
+        covered.append(low <= 0 <= high)
+    assert 0.90 <= np.mean(covered) <= 0.98
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([], (math.nan, math.nan)), ([0.1], (math.nan, math.nan)), ([0.1, 0.1], (0.1, 0.1)), ([0.0] * 5, (0.0, 0.0))],
+)
+def test_intervals_without_spread(values, expected):
+    assert statistics._interval(np.array(values), 0) == pytest.approx(expected, nan_ok=True)
+
+
+def test_equal_trainers_show_no_difference():
+    cases = random_cases()
+    twin = cases[cases["trainer"] == "base"].assign(trainer="new", run="new")
+    table = statistics.compare(pd.concat([cases[cases["trainer"] == "base"], twin]), "base")
+    assert (table["difference"] == 0).all() and (table["p"] == 1).all() and (table["effect_size"] == 0).all()
+    assert (table["ties"] == table["n"]).all()
+
+
+def test_undefined_cases_are_left_out_of_the_pairs_and_of_n():
+    cases = frame(
+        base={"a": {"left": 0.5}, "b": {"left": math.nan}, "c": {"left": 0.7}},
+        new={"a": {"left": 0.6}, "b": {"left": 0.0}, "c": {"left": 0.9}},
+    )
+    row = statistics.compare(cases, "base").iloc[0]
+    assert row.n == 2
+    assert row.difference == pytest.approx(0.15)
+    assert (row.baseline_mean, row.trainer_mean) == pytest.approx((0.6, 0.5))  # nnU-Net's means, each over its own
+
+
+def test_nothing_to_compare():
+    cases = frame(base={"a": {"left": math.nan}}, new={"a": {"left": math.nan}})
+    with pytest.raises(ValueError, match="D: no case has a Dice for both base and new"):
+        statistics.compare(cases, "base")
+
+
+class TestSummary:
+    def rows(self, cases):
+        return statistics.summarise(statistics.add_foreground(cases)).set_index(["trainer", "label"])
+
+    def test_means_by_hand(self):
+        nan = math.nan
+        one = frame(fold="0", t={"a": {"x": 0.5, "y": nan}, "b": {"x": 0.7, "y": 0.8}})
+        two = frame(fold="1", t={"c": {"x": 0.9, "y": 0.6}})
+        table = self.rows(pd.concat([one, two]))
+        x, y, mean = (table.loc[("t", label)] for label in ("x", "y", FOREGROUND))
+        assert (x["n"], x["mean"], x["median"], x["min"], x["max"]) == pytest.approx((3, 0.7, 0.7, 0.5, 0.9))
+        assert (y["n"], y["undefined"], y["mean"]) == pytest.approx((2, 1, 0.7))
+        assert mean["mean"] == pytest.approx(0.7)  # mean of the labels' means, not of the cases' (0.65)
+        assert mean["mean_over_folds"] == pytest.approx(((0.6 + 0.8) / 2 + (0.9 + 0.6) / 2) / 2)
+        assert (mean["folds"], mean["runs"]) == (2, 1)
+        assert math.isnan(mean["runs_std"])
+
+    def test_a_label_without_any_value_does_not_poison_the_mean(self):
+        table = self.rows(frame(t={"a": {"x": 0.5, "y": math.nan}, "b": {"x": 0.7, "y": math.nan}}))
+        assert table.loc[("t", FOREGROUND), "mean"] == pytest.approx(0.6)
+        assert table.loc[("t", "y"), "n"] == 0
+
+    def test_runs_are_apart_from_cases(self):
+        """Two seeds that differ by 0.1 throughout: the spread over cases does not see it."""
+        one = frame(t={"a": {"x": 0.5}, "b": {"x": 0.7}}).assign(run="s0")
+        two = frame(t={"a": {"x": 0.6}, "b": {"x": 0.8}}).assign(run="s1")
+        row = self.rows(pd.concat([one, two])).loc[("t", "x")]
+        assert (row["n"], row["runs"]) == (2, 2)
+        assert row["mean"] == pytest.approx(0.65)
+        assert row["std"] == pytest.approx(np.std([0.55, 0.75], ddof=1))
+        assert row["runs_std"] == pytest.approx(np.std([0.6, 0.7], ddof=1))
+
+
+def test_runs_are_averaged_before_they_are_paired():
+    base = frame(base={"a": {"x": 0.5}, "b": {"x": 0.7}})
+    runs = [frame(new={"a": {"x": v}, "b": {"x": v + 0.2}}).assign(run=r) for v, r in ((0.5, "s0"), (0.7, "s1"))]
+    row = statistics.compare(pd.concat([base, *runs]), "base").iloc[0]
+    assert (row.n, row.difference) == pytest.approx((2, 0.1))
+
+
+def test_extremes():
+    values = {f"c{i:02}": i / 100 for i in range(-6, 7)}
+    cases = frame(base={c: {"x": 0.5} for c in values}, new={c: {"x": 0.5 + v} for c, v in values.items()})
+    table = statistics.extremes(statistics.add_foreground(cases), "base", count=2)
+    assert list(table["case"]) == ["c-6", "c-5", "c05", "c06"]
+    assert table["difference"].to_numpy() == pytest.approx([-0.06, -0.05, 0.05, 0.06])
+
+
+class TestRanks:
+    def test_none_for_two(self):
+        assert statistics.rank(random_cases()) is None
+
+    def test_by_hand(self):
+        cases = frame(
+            a={"1": {"x": 0.9}, "2": {"x": 0.9}, "3": {"x": 0.5}},
+            b={"1": {"x": 0.8}, "2": {"x": 0.9}, "3": {"x": 0.6}},
+            c={"1": {"x": 0.7}, "2": {"x": 0.1}, "3": {"x": 0.4}},
+        )
+        table = statistics.rank(statistics.add_foreground(cases)).set_index("trainer")
+        assert table["mean_rank"].to_dict() == pytest.approx({"a": (1 + 1.5 + 2) / 3, "b": (2 + 1.5 + 1) / 3, "c": 3})
+        assert table.loc["c", ["rank_low", "rank_high", "first"]].tolist() == [3, 3, 0]
+        assert table["first"].sum() == pytest.approx(1)
+        assert 0.3 < table.loc["a", "first"] < 0.7
