@@ -35,7 +35,7 @@ def compare_trainings(request: Request, command: str) -> Results:
         assert request.reference is not None
         trainings, labels = [], {}
         dataset = request.reference.resolve().name
-        cases = read_folders(request.reference, request.predictions, dataset, _processes(request))
+        cases = read_folders(request.reference, request.predictions, dataset, _processes(request), request.intersect)
         title = f"{dataset}: {len(request.predictions)} folders of segmentations"
     cases, cautions = check_cases(cases, request.intersect)
     if request.surface:
@@ -69,6 +69,7 @@ def compare_trainings(request: Request, command: str) -> Results:
         trainers=request.names,
         cases=cases,
         summary=summary,
+        trainings=statistics.per_training(cases),
         comparisons=comparisons,
         extremes=statistics.extremes(cases, request.baseline),
         ranks=statistics.rank(cases, request.seed),
@@ -159,12 +160,12 @@ def _surface(
     from nnunet_cpr.evaluation import folders, surface
 
     if request.trainers:
-        kept = {(row.run, row.fold, row.case) for row in cases.itertuples()}
+        kept = {(row.dataset, row.run, row.fold, row.case) for row in cases.itertuples()}
         tasks = [
             surface.SurfaceTask(t.dataset, t.trainer, t.run, t.fold, case, reference, prediction, labels[t.folder])
             for t in trainings
             for case, reference, prediction in t.files()
-            if (t.run, t.fold, case) in kept
+            if (t.dataset, t.run, t.fold, case) in kept
         ]
     else:
         assert request.reference is not None

@@ -143,8 +143,8 @@ def _fullest_slice(foreground: np.ndarray) -> tuple[int, int]:
 
 def _slice(volume: np.ndarray, axis: int, index: int) -> np.ndarray:
     """The slice with the patient's up, or front, at the top of an image drawn from its lower edge."""
-    plane: np.ndarray = np.take(volume, index, axis=axis)
-    return plane.T
+    plane: np.ndarray = np.take(volume, index, axis=axis).T
+    return plane
 
 
 def _aspect(image: nib.Nifti1Image, axis: int) -> float:

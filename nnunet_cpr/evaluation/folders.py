@@ -343,9 +343,7 @@ def _check_complete(path: Path) -> None:
 
 
 def _ending(path: Path) -> str | None:
-    # The longest first: .nii.gz, not .gz
-    endings = sorted(_readers(), key=len, reverse=True)
-    return next((path.name[-len(ending) :] for ending in endings if path.name.lower().endswith(ending)), None)
+    return next((path.name[-len(ending) :] for ending in _readers() if path.name.lower().endswith(ending)), None)
 
 
 def _reader(path: Path) -> Any:

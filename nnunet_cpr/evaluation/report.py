@@ -18,12 +18,14 @@ __all__ = ["terminal_table", "write_report"]
 _KEYS = ["label", "metric", "n"]
 SUMMARY_COLUMNS = ["dataset", "trainer", *_KEYS, "mean", "std", "median", "min", "max", "undefined", "folds", "runs"]
 SUMMARY_COLUMNS += ["mean_over_folds", "runs_std"]
+TRAINING_COLUMNS = ["dataset", "trainer", "run", "fold", *_KEYS, "mean"]
 COMPARISON_COLUMNS = ["dataset", "trainer", "baseline", *_KEYS, "difference", "ci_low", "ci_high", "p", "p_holm"]
 COMPARISON_COLUMNS += ["wins", "ties", "losses", "baseline_mean", "trainer_mean", "difference_std", "effect_size"]
 
 
 def write_report(results: Results, folder: Path) -> None:
-    """Write report.html, report.md, cases.csv, summary.csv, comparisons.csv, table.tex and figures/ into the folder.
+    """Write report.html, report.md, cases.csv, summary.csv, trainings.csv,
+    comparisons.csv, table.tex and figures/ into the folder.
 
     Every file is written whole or not at all, the page last: it is self-contained, the others stand beside it.
     """
@@ -32,6 +34,7 @@ def write_report(results: Results, folder: Path) -> None:
     tables: list[tuple[str, pd.DataFrame, list[str]]] = [
         ("cases.csv", results.cases, CASE_COLUMNS),
         ("summary.csv", results.summary, SUMMARY_COLUMNS),
+        ("trainings.csv", results.trainings, TRAINING_COLUMNS),
         ("comparisons.csv", results.comparisons, COMPARISON_COLUMNS),
     ]
     for name, frame, columns in tables:

@@ -25,6 +25,8 @@ class Results:
     summary: pd.DataFrame
     """dataset, trainer, label, metric, n, mean, std, median, min, max, undefined (number of NaN cases), folds, runs,
     mean_over_folds (the paper's), runs_std (between the means of runs; NaN for one run)."""
+    trainings: pd.DataFrame
+    """Each training by itself: dataset, trainer, run, fold, label, metric, n, mean."""
     comparisons: pd.DataFrame
     """dataset, trainer, baseline, label, metric, n, difference, ci_low, ci_high, p, p_holm, wins, ties, losses,
     baseline_mean, trainer_mean, difference_std, effect_size (matched-pairs rank-biserial correlation, -1 to 1)."""

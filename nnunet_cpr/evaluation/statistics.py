@@ -61,6 +61,16 @@ def summarise(cases: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def per_training(cases: pd.DataFrame) -> pd.DataFrame:
+    """Return n and mean of every training by itself; the foreground mean is nnU-Net's, over labels of their means."""
+    keys = ["dataset", "trainer", "run", "fold", "metric"]
+    table = cases.groupby([*keys, "label"], sort=False)["value"].agg(n="count", mean="mean").reset_index()
+    foreground = table["label"] == FOREGROUND
+    over_labels = table[~foreground].groupby(keys, sort=False)["mean"].mean()
+    table.loc[foreground, "mean"] = over_labels.loc[pd.MultiIndex.from_frame(table.loc[foreground, keys])].to_numpy()
+    return table
+
+
 def differences(cases: pd.DataFrame, baseline: str, trainer: str) -> pd.DataFrame:
     """Return trainer minus baseline of one dataset and metric: one row a case, one column a label, FOREGROUND last.
 

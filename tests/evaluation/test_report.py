@@ -68,6 +68,9 @@ def make_results(both=("HD95", "Dice")):
         trainers=[BASE, ODD],
         cases=pd.DataFrame(cases, columns=CASE_COLUMNS),
         summary=pd.DataFrame(summary),
+        trainings=pd.DataFrame(
+            [("D", "T", "T", "0", "x", "Dice", 2, 0.25)], columns="dataset trainer run fold label metric n mean".split()
+        ),
         comparisons=pd.DataFrame([row for row in rows if row["metric"] in both]),
         extremes=pd.DataFrame(extremes, columns=of_extremes),
         ranks=None,
@@ -287,6 +290,7 @@ def test_markdown_says_the_same(out):
             "summary",
             "dataset trainer label metric n mean std median min max undefined folds runs mean_over_folds runs_std",
         ),
+        ("trainings", "dataset trainer run fold label metric n mean"),
         (
             "comparisons",
             "dataset trainer baseline label metric n difference ci_low ci_high p p_holm wins ties losses baseline_mean "

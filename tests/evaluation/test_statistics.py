@@ -139,6 +139,17 @@ class TestSummary:
         assert (mean["folds"], mean["runs"]) == (2, 1)
         assert math.isnan(mean["runs_std"])
 
+    def test_each_training_by_itself(self):
+        one = frame(fold="0", t={"a": {"x": 0.5, "y": math.nan}, "b": {"x": 0.7, "y": 0.8}})
+        two = frame(fold="1", t={"c": {"x": 0.9, "y": 0.6}})
+        table = statistics.per_training(statistics.add_foreground(pd.concat([one, two])))
+        table = table.set_index(["fold", "label"])
+        assert table["mean"].to_dict() == pytest.approx(
+            {("0", "x"): 0.6, ("0", "y"): 0.8, ("0", FOREGROUND): 0.7,
+             ("1", "x"): 0.9, ("1", "y"): 0.6, ("1", FOREGROUND): 0.75}
+        )  # fmt: skip
+        assert table.loc[("0", "y"), "n"] == 1 and table.loc[("0", "x"), "n"] == 2
+
     def test_a_label_without_any_value_does_not_poison_the_mean(self):
         table = self.rows(frame(t={"a": {"x": 0.5, "y": math.nan}, "b": {"x": 0.7, "y": math.nan}}))
         assert table.loc[("t", FOREGROUND), "mean"] == pytest.approx(0.6)
