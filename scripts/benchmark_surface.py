@@ -1,8 +1,8 @@
 """What `nnunet-cpr compare --surface` gains: surface metrics of synthetic cases against a plain loop over MONAI.
 
 The loop calls MONAI's functions for NSD, HD95 and mean surface distance (both ways) on the whole masks of one label
-after the other, in one process. Both read the same files; values are compared. Processes start anew for
-`surface_metrics`, which is in its time. Then once more, from its cache.
+after the other, in one process. Both read the same files; values are compared. `surface_metrics` starts
+further processes (in its time) only where they pay, that is not for few small cases. Then once more, from its cache.
 
     python scripts/benchmark_surface.py [--cases 20] [--size 128] [--labels 5] [--processes 2]
 """
@@ -104,7 +104,7 @@ def main() -> None:
 
         for processes in dict.fromkeys((1, arguments.processes)):
             (Path(folder) / "predictions" / "surface_metrics.json").unlink(missing_ok=True)
-            name = f"surface_metrics, {processes} process{'es' * (processes > 1)}"
+            name = f"surface_metrics, up to {processes} process{'es' * (processes > 1)}"
             seconds, values = timed(name, len(tasks), lambda n=processes: ours(n))
             print(
                 f"    {slow / seconds:.1f} times the plain loop; largest difference {difference(values, expected):.1e}"

@@ -69,7 +69,8 @@ def make_results(both=("HD95", "Dice")):
         cases=pd.DataFrame(cases, columns=CASE_COLUMNS),
         summary=pd.DataFrame(summary),
         trainings=pd.DataFrame(
-            [("D", "T", "T", "0", "x", "Dice", 2, 0.25)], columns="dataset trainer run fold label metric n mean".split()
+            [("D", "T", "T", "0", "x", "Dice", 2, 0.25)],
+            columns=["dataset", "trainer", "run", "fold", "label", "metric", "n", "mean"],
         ),
         comparisons=pd.DataFrame([row for row in rows if row["metric"] in both]),
         extremes=pd.DataFrame(extremes, columns=of_extremes),
