@@ -40,6 +40,8 @@ def compare_trainings(request: Request, command: str) -> Results:
     cases, cautions = check_cases(cases, request.intersect)
     if request.surface:
         cases = pd.concat([cases, _surface(request, trainings, labels, cases)], ignore_index=True)
+        if any(t.has_ignore_label for t in trainings):
+            cautions.append("Surface metrics count voxels with the ignore label as background; Dice leaves them out.")
     cases, touched = apply_policy(cases, request.empty)
     cases = statistics.add_foreground(cases)
 

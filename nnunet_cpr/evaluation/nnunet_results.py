@@ -43,6 +43,11 @@ class Training:
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(f"{path} cannot be read ({error!r}); it comes with every nnU-Net training") from error
 
+    @property
+    def has_ignore_label(self) -> bool:
+        """Whether some voxels of the references count for nothing."""
+        return "ignore" in json.loads((self.folder.parent / "dataset.json").read_text(encoding="utf-8"))["labels"]
+
     def files(self) -> list[tuple[str, Path, Path]]:
         """Return case, reference and prediction file of every validation case.
 

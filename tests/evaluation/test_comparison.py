@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -132,3 +133,55 @@ def test_parsing_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]")
+
+
+def test_surface_metrics_of_trainings(tmp_path, monkeypatch, capsys):
+    """From files to the table: a prediction that is one voxel too wide, one that fits, and an ignore label."""
+    pytest.importorskip("monai")
+    results, truth = tmp_path / "results", tmp_path / "preprocessed" / "Dataset004_Tiny" / "gt_segmentations"
+    monkeypatch.setenv("nnUNet_results", str(results))
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
+    truth.mkdir(parents=True)
+    mask = np.zeros((12, 12, 12), dtype=np.uint8)
+    mask[3:8, 3:8, 3:8] = 1
+    wide = mask.copy()
+    wide[8, 3:8, 3:8] = 1
+    affine = np.diag([2.0, 1.0, 1.0, 1.0])  # the added voxel is 2 mm long
+    for case in ("a", "b"):
+        nib.save(nib.Nifti1Image(mask, affine), truth / f"{case}.nii.gz")
+    for trainer, predicted in (("Base", mask), ("New", wide)):
+        fold = write_training(
+            results, trainer, 0, {case: {"1": 0.9} for case in "ab"}, {"background": 0, "x": 1, "ignore": 2}
+        )
+        for case in ("a", "b"):
+            nib.save(nib.Nifti1Image(predicted, affine), fold / "validation" / f"{case}.nii.gz")
+    command = ["compare", "-d", "Dataset004_Tiny", "-f", "0", "-tr", "Base", "New", "--surface", "-np", "1"]
+    assert main([*command, "-o", str(tmp_path / "report")]) == 0
+    assert "ignore label" in capsys.readouterr().out
+    cases = pd.read_csv(tmp_path / "report" / "cases.csv")
+    values = cases[cases["label"] == "x"].set_index(["trainer", "case", "metric"])["value"]
+    assert (values["Base", "a", "NSD"], values["Base", "a", "HD95"], values["Base", "a", "MASD"]) == (1, 0, 0)
+    assert values["New", "b", "HD95"] == pytest.approx(2.0, abs=1e-5)
+    assert 0.5 < values["New", "b", "NSD"] < 1
+    table = pd.read_csv(tmp_path / "report" / "comparisons.csv").set_index(["label", "metric"])
+    assert (table.loc[("x", "HD95"), "losses"], table.loc[("x", "NSD"), "losses"]) == (2, 2)
+
+
+def test_plain_folders(tmp_path, capsys):
+    """The same numbers as by hand, with a case that one tool lacks."""
+    mask = np.zeros((4, 4, 4), dtype=np.uint8)
+    mask[:2] = 1
+    half = np.zeros_like(mask)
+    half[:1] = 1
+    for name, array, cases in (("labels", mask, "abc"), ("one", mask, "abc"), ("two", half, "ab")):
+        (tmp_path / name).mkdir()
+        for case in cases:
+            nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / name / f"{case}.nii.gz")
+    command = ["compare", "--reference", str(tmp_path / "labels"), "-np", "1", "-o", str(tmp_path / "report")]
+    command += ["--pred", f"one={tmp_path / 'one'}", f"two={tmp_path / 'two'}"]
+    assert main(command) == 2
+    assert "lacks 1 of 3 predictions: c.nii.gz" in capsys.readouterr().err
+    assert main([*command, "--intersect"]) == 0
+    assert "1 of 3 cases are left out" in capsys.readouterr().out
+    row = pd.read_csv(tmp_path / "report" / "comparisons.csv").iloc[0]
+    assert (row["n"], row["baseline_mean"], row["trainer_mean"]) == pytest.approx((2, 1, 2 / 3))

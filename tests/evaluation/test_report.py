@@ -380,7 +380,7 @@ def test_repeats_of_a_case_are_averaged(results):
 def test_writing_twice_gives_the_same_bytes(results, out, tmp_path):
     report.write_report(results, tmp_path)
     names = sorted(path.relative_to(out) for path in out.rglob("*") if path.is_file())
-    assert len(names) == 6 + 2 * 7
+    assert len(names) == 7 + 2 * 7
     for name in names:
         assert (out / name).read_bytes() == (tmp_path / name).read_bytes(), name
 
