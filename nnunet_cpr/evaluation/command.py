@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     del given["run"]
     config = given.pop("config", None)
     request = make_request({**(read_yaml(config) if config else {}), **given})
+    _check_output(request.output)
 
     from nnunet_cpr.evaluation.comparison import compare_trainings
     from nnunet_cpr.evaluation.report import terminal_table, write_report
@@ -64,3 +65,11 @@ def run(args: argparse.Namespace) -> int:
         print(f"! {caution}")
     print(f"Report: {request.output / 'report.html'}")
     return 0
+
+
+def _check_output(folder: Path) -> None:
+    """Refuse, before any work, a folder that holds something else than an earlier report."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; choose another -o")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "report.html").is_file():
+        raise ValueError(f"{folder} is not empty and holds no earlier report; choose another -o")

@@ -76,7 +76,7 @@ def compare_trainings(request: Request, command: str) -> Results:
         extremes=statistics.extremes(cases, request.baseline),
         ranks=statistics.rank(cases, request.seed),
         cost=read_cost(trainings),
-        paper=published(list(cases["dataset"].unique())),
+        paper=published(list(cases["dataset"].unique()) if request.configuration == "3d_fullres" else []),
         facts=facts,
         cautions=[*cautions, *_cautions(cases, summary, request)],
     )
@@ -94,7 +94,7 @@ def check_cases(cases: pd.DataFrame, intersect: bool) -> tuple[pd.DataFrame, lis
     cautions = []
     kept = []
     for dataset, part in cases.groupby("dataset", sort=False):
-        labels = {run: list(rows["label"].unique()) for run, rows in part.groupby("run", sort=False)}
+        labels = {run: sorted(rows["label"].unique()) for run, rows in part.groupby("run", sort=False)}
         first, expected = next(iter(labels.items()))
         for run, found in labels.items():
             if found != expected:
@@ -137,10 +137,14 @@ def _cautions(cases: pd.DataFrame, summary: pd.DataFrame, request: Request) -> l
     for dataset, part in cases.groupby("dataset", sort=False):
         n = part["case"].nunique()
         if n < SMALL:
-            said.append(f"{dataset}: only {n} cases; single cases weigh much, and small differences cannot be seen.")
+            said.append(f"{dataset}: n = {n} only; single cases weigh much, and small differences cannot be seen.")
         if request.trainers:
             folds, runs = part["fold"].nunique(), part.groupby("trainer")["run"].nunique()
-            if folds < 5:
+            if "all" in set(part["fold"]):
+                said.append(
+                    f"{dataset}: fold all was validated on its own training cases; this says nothing of new ones."
+                )
+            elif folds < 5:
                 said.append(f"{dataset}: {folds} of nnU-Net's 5 folds; this is not a cross-validation.")
             if (runs == 1).any():
                 single = ", ".join(runs.index[runs == 1])
@@ -151,8 +155,27 @@ def _cautions(cases: pd.DataFrame, summary: pd.DataFrame, request: Request) -> l
     for row in summary.itertuples():
         if row.n == 0 and row.label != FOREGROUND:
             said.append(f"{row.dataset}: {row.label} has no defined {row.metric} for {row.trainer}; it is left out.")
+    said += _one_sided(cases, request.baseline)
     undefined = cases[cases["value"].isna() & (cases["label"] != FOREGROUND)].groupby("metric").size()
     said += [f"{count} values of {metric} are undefined and left out." for metric, count in undefined.items()]
+    return said
+
+
+def _one_sided(cases: pd.DataFrame, baseline: str) -> list[str]:
+    """Say where one of two trainers is undefined: the pair is left out, and with it perhaps a failure of the other."""
+    said = []
+    known = cases[cases["label"] != FOREGROUND]
+    for (dataset, metric), part in known.groupby(["dataset", "metric"], sort=False):
+        table = part.pivot_table(index=["case", "label"], columns="trainer", values="value", dropna=False, sort=False)
+        for trainer in table.columns.drop(baseline):
+            for one, other in ((baseline, trainer), (trainer, baseline)):
+                count = int((table[one].isna() & table[other].notna()).sum())
+                if count:
+                    said.append(
+                        f"{dataset}: {metric} is undefined for {one} but not for {other} in {count} places "
+                        "(cases x labels), which are left out of their comparison"
+                        + ("; see also --empty." if metric in ("Dice", "NSD") else ": failures may hide there.")
+                    )
     return said
 
 

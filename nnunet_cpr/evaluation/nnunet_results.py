@@ -40,7 +40,7 @@ class Training:
         path = self.folder.parent / "dataset.json"
         try:
             return foreground_labels(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} cannot be read ({error!r}); it comes with every nnU-Net training") from error
 
     @property
@@ -94,17 +94,16 @@ def find_trainings(
         Training(
             dataset, trainer, run, fold, Path(root) / dataset / f"{run}__{plans}__{configuration}" / f"fold_{fold}"
         )
-        for dataset in map(dataset_name, datasets)
+        for dataset in dict.fromkeys(map(dataset_name, datasets))
         for trainer, runs in trainers.items()
         for run in runs
-        for fold in folds
+        for fold in dict.fromkeys(folds)
     ]
     missing = [str(t.validation / "summary.json") for t in trainings if not (t.validation / "summary.json").is_file()]
     if missing:
-        shown = "".join(f"\n  {path}" for path in missing[:10])
-        more = f"\n  and {len(missing) - 10} more" if len(missing) > 10 else ""
+        shown = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
         raise ValueError(
-            f"{len(missing)} of {len(trainings)} trainings have no validation result:{shown}{more}\n"
+            f"{len(missing)} of {len(trainings)} trainings have no validation result: {shown}; "
             "finish them (nnUNetv2_train ... --c or --val), or name the folds to compare with -f"
         )
     return trainings
@@ -117,14 +116,16 @@ def dataset_name(name_or_id: str) -> str:
     try:
         return str(maybe_convert_to_dataset_name(name_or_id if name_or_id.startswith("Dataset") else int(name_or_id)))
     except (RuntimeError, ValueError) as error:
-        raise ValueError(f"{name_or_id} is not a dataset of nnU-Net's folders (an id, or DatasetXXX_Name)") from error
+        raise ValueError(
+            f"{name_or_id} is not a dataset of nnU-Net's folders, or not the only one (give DatasetXXX_Name)"
+        ) from error
 
 
 def foreground_labels(dataset_json: Mapping[str, Any]) -> dict[str, Label]:
     """Return the labels that nnU-Net evaluates by name: without background and ignore label, regions as tuples."""
     labels: dict[str, Label] = {}
     for name, value in dataset_json["labels"].items():
-        if name == "ignore" or value == 0:
+        if name == "ignore" or value in (0, [0]):
             continue
         labels[str(name)] = tuple(map(int, value)) if isinstance(value, (list, tuple)) else int(value)
     return labels
@@ -178,7 +179,7 @@ def read_cost(trainings: list[Training]) -> pd.DataFrame:
     for training in trainings:
         seconds: dict[int, float] = {}
         # A resumed training has several logs; an epoch that was done again counts once, as it was last.
-        for path in sorted(training.folder.glob("training_log_*.txt")):
+        for path in sorted(training.folder.glob("training_log_*.txt"), key=_written):
             epoch = None
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 if found := _EPOCH.search(line):
@@ -193,6 +194,11 @@ def read_cost(trainings: list[Training]) -> pd.DataFrame:
             )  # fmt: skip
     columns = ["dataset", "trainer", "run", "fold", "epochs", "seconds_per_epoch", "total_hours"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _written(log: Path) -> list[int]:
+    """Return the time in a log's name, whose numbers nnU-Net does not pad."""
+    return [int(number) for number in re.findall(r"\d+", log.name)]
 
 
 def _case_name(prediction_file: str) -> str:

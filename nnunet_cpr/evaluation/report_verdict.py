@@ -59,6 +59,10 @@ def finding(row: Any) -> str:
         if row.p_holm < LEVEL:
             return "no evidence of a difference in the mean, though the rank test finds one (look at the cases)"
         return "no evidence of a difference"
+    if (row.trainer_mean - row.baseline_mean) * row.difference < 0:
+        return (
+            "no clear result: the paired difference and the means disagree, for undefined cases are left out of pairs"
+        )
     direction = "higher" if row.difference > 0 else "lower"
     meaning = "better" if (row.difference < 0) == numbers.lower_is_better(metric) else "worse"
     if row.p_holm < LEVEL:

@@ -50,7 +50,7 @@ def make_request(given: Mapping[str, Any]) -> Request:
     known = [f.name for f in fields(Request)]
     if unknown := [str(key) for key in given if key not in known]:
         raise ValueError(f"unknown key {unknown[0]}; there are {', '.join(known)}")
-    values: dict[str, Any] = dict(given)
+    values: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     for key in ("datasets", "folds"):
         if key in values:
             values[key] = [str(value) for value in _listed(values[key])]
@@ -78,11 +78,16 @@ def make_request(given: Mapping[str, Any]) -> Request:
         raise ValueError("-tr needs the datasets: -d 4, or -d Dataset004_Hippocampus")
     if predictions and not values.get("reference"):
         raise ValueError("--pred needs --reference, the folder of the true labels")
+    if predictions and (useless := [key for key in ("datasets", "configuration", "plans", "folds") if key in values]):
+        raise ValueError(f"{useless[0]} means nothing for folders (--pred)")
+    if "tolerance" in values and not values.get("surface"):
+        raise ValueError("the tolerance is that of NSD, which needs --surface")
     names = list(trainers or predictions)
     if len(names) < 2:
         raise ValueError(f"there is nothing to compare {names[0]} with: name two or more")
     if not values.get("baseline"):
         values["baseline"] = names[0]
+    values["baseline"] = str(values["baseline"])
     if values["baseline"] not in names:
         raise ValueError(f"the baseline {values['baseline']} is not among {', '.join(names)}")
     return Request(**values)
@@ -93,15 +98,20 @@ def read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no keys such as datasets and trainers")
+    if "datasets" in content:  # as they are written: YAML takes 027 for an octal number
+        content["datasets"] = yaml.load(text, Loader=yaml.BaseLoader)["datasets"]
     for key in ("output", "reference"):
         if content.get(key) is not None:
             content[key] = path.parent / str(content[key])
-    if isinstance(content.get("predictions"), dict):
+    if not isinstance(content.get("predictions", {}), dict):
+        raise ValueError(f"{path}: write predictions as NAME: FOLDER")
+    if "predictions" in content:
         content["predictions"] = {name: path.parent / str(f) for name, f in content["predictions"].items()}
     return content
 

@@ -92,7 +92,7 @@ def compare(cases: pd.DataFrame, baseline: str, seed: int = 0) -> pd.DataFrame:
     correlation. `wins` counts the cases in which the trainer is better, so lower for HD95 and MASD.
 
     Raises:
-        ValueError: in a dataset no case has a value for both.
+        ValueError: no case has a value for both, in all that is compared.
     """
     from statsmodels.stats.multitest import multipletests
 
@@ -103,8 +103,6 @@ def compare(cases: pd.DataFrame, baseline: str, seed: int = 0) -> pd.DataFrame:
             if trainer == baseline:
                 continue
             table = differences(part, baseline, trainer)
-            if not table[FOREGROUND].notna().any():
-                raise ValueError(f"{dataset}: no case has a {metric} for both {baseline} and {trainer}")
             for label, values in table.items():
                 known = values.dropna().to_numpy()
                 better = known < 0 if metric in LOWER_IS_BETTER else known > 0
@@ -133,9 +131,16 @@ def compare(cases: pd.DataFrame, baseline: str, seed: int = 0) -> pd.DataFrame:
                     }
                 )
     result = pd.DataFrame(rows)
-    tested = result["p"].notna()
+    if not result["n"].any():
+        first = result.iloc[0]
+        raise ValueError(f"{first.dataset}: no case has a {first.metric} for both {baseline} and {first.trainer}")
+    # With one label the foreground mean is that label: one test, not two.
+    single = result.groupby(["dataset", "trainer", "metric"], sort=False)["label"].transform("size") == 2
+    repeated = single & (result["label"] == FOREGROUND)
+    tested = result["p"].notna() & ~repeated
     if tested.any():
         result.loc[tested, "p_holm"] = multipletests(result.loc[tested, "p"], method="holm")[1]
+    result["p_holm"] = result["p_holm"].where(~repeated, result["p_holm"].shift())
     return result
 
 
@@ -180,6 +185,8 @@ def rank(cases: pd.DataFrame, seed: int = 0, samples: int = 1000) -> pd.DataFram
         for column, trainer in enumerate(table.columns):
             row = (dataset, metric, trainer, ranks[:, column].mean(), low[column], high[column], first[column])
             rows.append(row)
+    if not rows:
+        return None
     return pd.DataFrame(
         rows, columns=["dataset", "metric", "trainer", "mean_rank", "rank_low", "rank_high", "first"]
     ).sort_values(["dataset", "metric", "mean_rank"], ignore_index=True)

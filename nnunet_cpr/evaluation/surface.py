@@ -37,7 +37,7 @@ from nnunet_cpr.evaluation.results import CASE_COLUMNS
 from nnunet_cpr.files import write_json
 
 METRICS = ("NSD", "HD95", "MASD")
-CACHE_FILE = "surface_metrics.json"
+CACHE_FILE = "nnunet_cpr_surface_metrics.json"
 SAVE_CASES = 20
 SAVE_SECONDS = 30.0
 """The cache is saved after so many new cases or so long."""
@@ -80,8 +80,8 @@ def library() -> str:
 def surface_metrics(tasks: list[SurfaceTask], tolerance_mm: float, num_processes: int) -> pd.DataFrame:
     """Compute NSD at a tolerance (mm), HD95 and MASD (mm) of every task and label, as CASE_COLUMNS.
 
-    Results are kept in `surface_metrics.json` beside the predictions and taken from there where neither the files nor
-    what is asked have changed. Each process needs about 150 bytes a voxel of a label's bounding box (MONAI's NSD).
+    Results are kept in CACHE_FILE beside the predictions and taken from there where neither the files nor what is asked
+    have changed. Each process needs about 150 bytes a voxel of a label's bounding box (MONAI's NSD).
 
     Raises:
         ValueError: MONAI is not installed, or a file is missing, cannot be read or does not fit its reference.

@@ -225,6 +225,7 @@ class CPR(Optimizer):
     def _check(self) -> None:
         """Check before anything moves: settings of a live group may have been assigned to since the last step."""
         for group in self.param_groups:
+            complete(group)
             check(group)
             for param in group["params"]:
                 if param.grad is not None and param.grad.layout is not torch.strided and is_regularized(group, param):

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -24,6 +25,8 @@ _SOURCE = Path(__file__).with_name("cpu_kernel.c")
 _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-std=c11")
 _STATES: dict[str, tuple[str, ...]] = {"adam": ("exp_avg", "exp_avg_sq", "step"), "sgd": ("momentum_buffer",)}
 
+_AS_LARGE = ("exp_avg", "exp_avg_sq", "momentum_buffer")
+
 _log = logging.getLogger(__name__)
 
 
@@ -33,16 +36,21 @@ def covers(
     """Return whether the kernel can do R, the constraint step and the `update` ("adam" or "sgd") of these tensors."""
     if not group.get("fused") or group["reg_function"] != "l2" or group.get("amsgrad") or torch.compiler.is_compiling():
         return False
+    if update == "sgd" and group["momentum"] == 0:
+        return False  # torch then neither reads nor writes the buffer
     for param, state in zip(params, states, strict=True):
         tensors: list[Any] = [param, param.grad, *(state.get(name) for name in _STATES[update])]
         if not all(type(t) in (Tensor, torch.nn.Parameter) and _plain(t) for t in tensors):
+            return False
+        # A state that was loaded from another layer's would be read past its end.
+        if any(tensor.numel() != param.numel() for name, tensor in state.items() if name in _AS_LARGE):
             return False
     return library() is not None
 
 
 def square_sums(params: Sequence[Tensor]) -> Tensor:
     """Return R = sum(theta^2) of each tensor: shape (len(params),), float32, summed in float64."""
-    sums = torch.empty(len(params), dtype=torch.float64)
+    sums = torch.empty(len(params), dtype=torch.float64, device="cpu")
     kernel: Any = library()
     if kernel.square_sums(len(params), _sizes(params), _pointers(params), ctypes.c_void_p(sums.data_ptr())):
         raise MemoryError("no memory for the partial sums of R")
@@ -76,7 +84,7 @@ def library() -> ctypes.CDLL | None:
     try:
         runtime = _openmp()
         path = _cache() / f"cpu_kernel-{_fingerprint(runtime)}.so"
-        if not path.exists():
+        if not _intact(path):
             _compile(path, runtime)
         return ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError, RuntimeError) as error:
@@ -105,23 +113,39 @@ def _cache() -> Path:
 
 def _fingerprint(runtime: Path) -> str:
     """Name what the binary depends on; home folders are shared by machines with different processors."""
-    cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line for line in lines if line.startswith(("flags", "Features"))), "")  # as x86 and ARM call it
     parts = (_SOURCE.read_text(), *_FLAGS, str(runtime), platform.machine(), cpu)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
+def _intact(path: Path) -> bool:
+    """Return whether the binary is there and whole: loading a truncated one would kill the process."""
+    try:
+        return path.with_suffix(".sha256").read_text() == _checksum(path)
+    except FileNotFoundError:
+        return False
+
+
+def _checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _compile(path: Path, runtime: Path) -> None:
-    compiler = shutil.which(os.environ.get("CC") or "cc")
-    if compiler is None:
-        raise RuntimeError("no C compiler found")
+    compiler = shlex.split(os.environ.get("CC") or "cc")
+    if shutil.which(compiler[0]) is None:
+        raise RuntimeError(f"no C compiler found: {compiler[0]}")
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         built, obj = Path(folder) / path.name, Path(folder) / "kernel.o"
         for command in (
-            [compiler, *_FLAGS, "-c", str(_SOURCE), "-o", str(obj)],
-            [compiler, "-shared", str(obj), str(runtime), "-lm", "-o", str(built)],
+            [*compiler, *_FLAGS, "-c", str(_SOURCE), "-o", str(obj)],
+            [*compiler, "-shared", str(obj), str(runtime), "-lm", "-o", str(built)],
         ):
             subprocess.run(command, check=True, capture_output=True, timeout=120)
+        checksum = Path(folder) / "checksum"
+        checksum.write_text(_checksum(built))
         os.replace(built, path)
+        os.replace(checksum, path.with_suffix(".sha256"))
 
 
 def _pointers(tensors: Sequence[Any]) -> Any:

@@ -43,7 +43,7 @@ def test_from_folders_to_a_report(results, tmp_path, capsys):
     out = tmp_path / "report"
     assert main(arguments(out)) == 0
     said = capsys.readouterr().out
-    assert "report.html" in said and "only 24 cases" in said and "one run (seed) of Base" in said
+    assert "report.html" in said and "n = 24 only" in said and "one run (seed) of Base" in said
     cases = pd.read_csv(out / "cases.csv", dtype={"fold": str})
     assert list(cases.columns) == CASE_COLUMNS
     assert len(cases) == 3 * 24 * 3
@@ -185,3 +185,37 @@ def test_plain_folders(tmp_path, capsys):
     assert "1 of 3 cases are left out" in capsys.readouterr().out
     row = pd.read_csv(tmp_path / "report" / "comparisons.csv").iloc[0]
     assert (row["n"], row["baseline_mean"], row["trainer_mean"]) == pytest.approx((2, 1, 2 / 3))
+
+
+def test_false_positives_that_fall_out_of_the_pairs_are_told(results, tmp_path, capsys):
+    """Label 2 is empty in half of the references; only Base leaves it empty, so only it is undefined there."""
+    for path in results.rglob("summary.json"):
+        summary = json.loads(path.read_text())
+        for case in summary["metric_per_case"][:6]:
+            case["metrics"]["2"]["Dice"] = math.nan if "/Base__" in str(path) else 0.0
+        path.write_text(json.dumps(summary))
+    assert main(arguments(tmp_path / "report")) == 0
+    assert "undefined for Base but not for New in 12 places" in capsys.readouterr().out
+    assert "the paired difference and the means disagree" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_what_the_user_has_is_not_overwritten(results, tmp_path, capsys):
+    mine = tmp_path / "paper"
+    mine.mkdir()
+    (mine / "table.tex").write_text("precious")
+    assert main(arguments(mine)) == 2
+    assert "holds no earlier report" in capsys.readouterr().err
+    assert [f.name for f in mine.iterdir()] == ["table.tex"] and (mine / "table.tex").read_text() == "precious"
+    assert main(arguments(mine / "table.tex")) == 2
+    assert "is a file" in capsys.readouterr().err
+    assert main(arguments(tmp_path / "report")) == main(arguments(tmp_path / "report")) == 0
+
+
+def test_repeated_names_count_once(results, tmp_path):
+    assert main(arguments(tmp_path / "report", "-d", "Dataset004_Tiny", "-f", "1", "0")) == 0
+    assert len(pd.read_csv(tmp_path / "report" / "cases.csv")) == 3 * 24 * 3
+
+
+def test_labels_may_be_in_another_order():
+    cases = pd.concat([frame(a={"1": {"x": 1.0, "y": 1.0}}), frame(b={"1": {"y": 1.0, "x": 1.0}})])
+    assert len(check_cases(cases, intersect=False)[0]) == 4

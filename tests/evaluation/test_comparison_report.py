@@ -248,7 +248,10 @@ def test_empty_tables_are_left_out_and_full_ones_shown(page, tmp_path):
         ({"ci_low": 0.0, "p_holm": 0.2}, "no evidence of a difference"),
         ({"ci_low": -0.001, "p_holm": 0.2, "difference": -0.0001}, "no evidence of a difference"),
         ({}, "higher Dice (better) than the baseline"),
-        ({"difference": -0.01, "ci_low": -0.02, "ci_high": -0.001}, "lower Dice (worse) than the baseline"),
+        (
+            {"difference": -0.01, "ci_low": -0.02, "ci_high": -0.001, "trainer_mean": 0.1},
+            "lower Dice (worse) than the baseline",
+        ),
         ({"p_holm": 0.06}, "weak evidence of a higher Dice (better)"),
         ({"p_holm": NAN}, "weak evidence of a higher Dice (better)"),
         ({"metric": "HD95"}, "higher HD95 (worse) than the baseline"),

@@ -33,11 +33,13 @@ def test_runs_are_grouped_and_the_baseline_comes_first():
         ({"trainers": ["X=A", "X=B"]}, "two trainers have the same name"),
         ({"trainers": ["X=A,", "B"]}, "cannot read the trainer 'X'"),
         ({"trainers": [], "predictions": ["X=f", "Y=g"]}, "--pred needs --reference"),
-        ({"trainers": [], "predictions": ["X=f", "g"], "reference": "r"}, "write --pred NAME=FOLDER"),
+        ({"trainers": [], "datasets": None, "predictions": ["X=f", "g"], "reference": "r"}, "write --pred NAME=FOLDER"),
         ({"trainers": [], "predictions": ["X=f", "X=g"], "reference": "r"}, "two predictions have the name X"),
         ({"baseline": "C"}, "the baseline C is not among A, B"),
         ({"empty": "zero"}, "empty is zero, but must be one of nan, 0, 1"),
         ({"tolerance": 0}, "tolerance is 0"),
+        ({"tolerance": 2.0}, "needs --surface"),
+        ({"trainers": [], "predictions": ["X=f", "Y=g"], "reference": "r"}, "datasets means nothing for folders"),
         ({"tolerance": float("nan")}, "tolerance is nan"),
         ({"seed": -1}, "seed is -1, but must be a whole number of at least 0"),
         ({"processes": 1.5}, "processes is 1.5"),
@@ -63,10 +65,10 @@ def test_yaml(tmp_path):
 
 def test_yaml_groups_runs_by_a_mapping(tmp_path):
     path = tmp_path / "study.yaml"
-    path.write_text("datasets: 4\nfolds: [0, all]\ntrainers:\n  SGD: [a, b]\n  CPR: c\n")
+    path.write_text("datasets: 027\noutput:\nfolds: [0, all]\ntrainers:\n  SGD: [a, b]\n  CPR: c\n")
     request = make_request(read_yaml(path))
     assert request.trainers == {"SGD": ["a", "b"], "CPR": ["c"]}
-    assert (request.datasets, request.folds) == (["4"], ["0", "all"])
+    assert (request.datasets, request.folds) == (["027"], ["0", "all"])
 
 
 @pytest.mark.parametrize("text", ["trainers: [", "just words", ""])

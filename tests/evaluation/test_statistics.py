@@ -122,6 +122,24 @@ def test_nothing_to_compare():
         statistics.compare(cases, "base")
 
 
+def test_one_label_is_one_test():
+    cases = pd.concat([random_cases(labels=("x",), trainers=("base", "new", "other"), shift=0.05)])
+    table = statistics.compare(statistics.add_foreground(cases), "base")
+    expected = multipletests(table.loc[table["label"] == "x", "p"], method="holm")[1]
+    assert table.loc[table["label"] == "x", "p_holm"].to_numpy() == pytest.approx(expected)
+    assert table.loc[table["label"] == FOREGROUND, "p_holm"].to_numpy() == pytest.approx(expected)
+
+
+def test_a_collapsed_trainer_does_not_hide_the_others():
+    nan = math.nan
+    cases = frame(
+        base={c: {"x": 0.5} for c in "abc"}, new={c: {"x": 0.6} for c in "abc"}, gone={c: {"x": nan} for c in "abc"}
+    )
+    table = statistics.compare(statistics.add_foreground(cases), "base").set_index(["trainer", "label"])
+    assert table.loc[("gone", "x"), "n"] == 0 and math.isnan(table.loc[("gone", "x"), "difference"])
+    assert table.loc[("new", "x"), "difference"] == pytest.approx(0.1)
+
+
 class TestSummary:
     def rows(self, cases):
         return statistics.summarise(statistics.add_foreground(cases)).set_index(["trainer", "label"])

@@ -415,7 +415,7 @@ def test_a_folder_that_cannot_be_written_is_said_once(tasks, tmp_path, measured,
     tasks.append(make_case(tmp_path, "case9", 9, trainer="B"))
     for trainer in ("A", "B"):
         (tmp_path / trainer / CACHE_FILE).mkdir()  # root may write into any folder, but not this
-    with pytest.warns(UserWarning, match=r"surface metrics are not kept: .*A/surface_metrics\.json") as said:
+    with pytest.warns(UserWarning, match=r"surface metrics are not kept: .*A/nnunet_cpr_surface_metrics\.json") as said:
         assert len(surface_metrics(tasks, 1.0, 1)) == 5 * 6
     assert len(said) == 1
 

@@ -173,7 +173,66 @@ def test_a_cache_folder_that_cannot_be_made_is_silent(monkeypatch, tmp_path):
 @needs_kernel
 def test_compiled_once(monkeypatch, fresh_cache):
     assert cpu_kernel.library.__wrapped__() is not None
-    (built,) = (f for f in fresh_cache.rglob("*") if f.is_file())
+    built, checksum = sorted((f for f in fresh_cache.rglob("*") if f.is_file()), reverse=True)
+    assert (built.suffix, checksum.suffix) == (".so", ".sha256")
     monkeypatch.setenv("CC", "no-such-compiler")
     assert cpu_kernel.library.__wrapped__() is not None
-    assert built.suffix == ".so"
+
+
+@needs_kernel
+@pytest.mark.parametrize("size", [0, 8000])
+def test_a_damaged_binary_is_built_again(fresh_cache, size):
+    assert cpu_kernel.library.__wrapped__() is not None
+    (built,) = fresh_cache.rglob("*.so")
+    whole = built.read_bytes()
+    built.unlink()  # not truncated in place: this process has it loaded
+    built.write_bytes(whole[:size])
+    assert cpu_kernel.library.__wrapped__() is not None
+    assert len(built.read_bytes()) == len(whole)
+
+
+@needs_kernel
+def test_a_compiler_with_arguments(monkeypatch, fresh_cache):
+    monkeypatch.setenv("CC", "cc -O1")
+    assert cpu_kernel.library.__wrapped__() is not None
+
+
+@needs_kernel
+def test_another_default_device(calls):
+    pull = Pull(shapes=((7, 5),), dtype=torch.float32)
+    (p,) = pull.params()
+    opt = build("Adam", [p])
+    pull.run(opt, [p], 0, 2)
+    torch.set_default_device("meta")
+    try:
+        opt.step()
+    finally:
+        torch.set_default_device(None)
+    assert calls
+
+
+def test_momentum_switched_off_is_torchs_own(calls):
+    runs = []
+    for fused in (True, False):
+        pull = Pull(shapes=((7, 5),), dtype=torch.float32)
+        (p,) = pull.params()
+        opt = build("SGD", [p], fused=fused, dampening=0.5)
+        pull.run(opt, [p], 0, 5)
+        opt.param_groups[0]["momentum"] = 0
+        before = len(calls)
+        pull.run(opt, [p], 5, 10)
+        assert len(calls) == before
+        runs.append(p.detach())
+    torch.testing.assert_close(*runs)
+
+
+@needs_kernel
+def test_a_state_of_another_size_is_not_covered():
+    """As after loading another layer's checkpoint: the kernel would read past the end."""
+    pull = Pull(shapes=((7, 5),), dtype=torch.float32)
+    (p,) = pull.params()
+    opt = build("Adam", [p])
+    pull.run(opt, [p], 0, 2)
+    group, state = opt.param_groups[0], opt.state[p]
+    assert cpu_kernel.covers("adam", group, [p], [state])
+    assert not cpu_kernel.covers("adam", group, [p], [{**state, "exp_avg": torch.zeros(2, 2)}])

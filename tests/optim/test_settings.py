@@ -277,3 +277,6 @@ def test_numpys_numbers_are_numbers_and_saved_as_pythons():
     group = opt.state_dict()["param_groups"][0]
     assert [type(group[key]) for key in ("kappa_init_param", "kappa_update", "reg_ema_decay")] == [int, float, float]
     assert (group["kappa_init_param"], group["kappa_update"]) == (5, 0.5)
+    opt.param_groups[0]["kappa_update"] = numpy.float32(0.25)
+    one_step(opt, opt.param_groups[0]["params"])
+    assert type(opt.param_groups[0]["kappa_update"]) is float
