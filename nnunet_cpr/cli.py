@@ -8,6 +8,7 @@ import argparse
 import sys
 
 from nnunet_cpr import __version__
+from nnunet_cpr.datasets import convert_command as convert
 from nnunet_cpr.demo import command as demo
 from nnunet_cpr.evaluation import command as evaluation
 from nnunet_cpr.training import command as trainers
@@ -23,6 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     demo.add_parser(subparsers)
+    convert.add_parser(subparsers)
     trainers.add_parser(subparsers)
     evaluation.add_parser(subparsers)
     args = parser.parse_args(argv)

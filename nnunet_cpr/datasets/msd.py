@@ -70,8 +70,8 @@ def check_cases(dataset: MSDDataset, progress: Callable[[Iterable[str]], Iterabl
     channels = len(dataset.description["modality"])
     known = {int(value): name for value, name in dataset.description["labels"].items()}
     for case in progress(dataset.cases):
-        image, voxels = _open(dataset.folder / "imagesTr" / f"{case}{ENDING}")
-        label, values = _open(dataset.folder / "labelsTr" / f"{case}{ENDING}")
+        image, voxels = open_nifti(dataset.folder / "imagesTr" / f"{case}{ENDING}")
+        label, values = open_nifti(dataset.folder / "labelsTr" / f"{case}{ENDING}")
         if image.shape[:3] != label.shape:
             raise ValueError(
                 f"{case}: the image's shape is {image.shape[:3]}, the label's {label.shape}; "
@@ -143,7 +143,7 @@ def _number_and_name(folder_name: str) -> tuple[int, str]:
     return number, re.sub(r"[^A-Za-z0-9]", "", name) or "Data"
 
 
-def _open(path: Path) -> tuple[nib.Nifti1Image, np.ndarray]:
+def open_nifti(path: Path) -> tuple[nib.Nifti1Image, np.ndarray]:
     try:
         image = nib.load(path)
         return image, np.asanyarray(image.dataobj)

@@ -1,0 +1,136 @@
+"""One case of a challenge: its files checked, then copied, linked or rewritten."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from nnunet_cpr.datasets.msd import open_nifti
+from nnunet_cpr.evaluation.folders import GEOMETRY_TOLERANCE
+
+
+@dataclass(frozen=True)
+class Case:
+    """One file for each channel and a label; test cases have none."""
+
+    name: str
+    channels: tuple[Path, ...]
+    label: Path | None = None
+
+
+@dataclass(frozen=True)
+class CheckedCase:
+    """A case whose files are good, whether its label must be written anew, and what the user should know."""
+
+    case: Case
+    rewrite: bool = False
+    caution: str = ""
+
+
+def check_case(case: Case, values: dict[int, int], label_takes_image_header: bool) -> CheckedCase:
+    """Open the case's files and compare size, spacing, origin and direction with those of the first channel.
+
+    With `label_takes_image_header`, a label of its image's size may have another header: it will get the image's.
+    Raises ValueError naming the case and what to do.
+    """
+    first, *others = (_open_image(case.name, path) for path in case.channels)
+    for path, image in zip(case.channels[1:], others, strict=True):
+        if difference := _difference(first, image):
+            raise ValueError(f"{case.name}: {path.name} {difference} {case.channels[0].name}; correct the file")
+    if case.label is None:
+        return CheckedCase(case)
+    label, array = open_nifti(case.label)
+    found = set(np.unique(array).tolist())
+    if unknown := sorted(found - set(values)):
+        raise ValueError(
+            f"{case.name}: unknown label value {', '.join(f'{value:g}' for value in unknown)} in {case.label}; "
+            f"known are {', '.join(map(str, values))}; correct the label"
+        )
+    difference = _difference(first, label)
+    may_differ = label_takes_image_header and first.shape == label.shape
+    if difference and not may_differ:
+        raise ValueError(
+            f"{case.name}: the label {case.label.name} {difference} its image; "
+            "correct the label, or resample it to its image"
+        )
+    caution = f"{case.name}: the label's header {difference} its image; it gets the image's" if difference else ""
+    return CheckedCase(case, bool(difference) or any(values[value] != value for value in found), caution)
+
+
+def check_opens(path: Path) -> None:
+    """Raise ValueError unless the whole file can be read."""
+    open_nifti(path)
+
+
+def write_case(checked: CheckedCase, folder: Path, ending: str, values: dict[int, int], link: bool) -> None:
+    """Write images and label to the dataset's folder; only labels that must change are written anew."""
+    case = checked.case
+    images = folder / ("imagesTr" if case.label else "imagesTs")
+    for index, path in enumerate(case.channels):
+        place(path, images / f"{case.name}_{index:04d}{ending}", link)
+    if case.label:
+        target = folder / "labelsTr" / f"{case.name}{ending}"
+        if checked.rewrite:
+            image, _ = open_nifti(case.channels[0])  # for its header
+            write_labels(open_nifti(case.label)[1], values, image, target)
+        else:
+            place(case.label, target, link)
+
+
+def place(source: Path, target: Path, link: bool) -> None:
+    """Link to the source, or copy its content (not its mode: sources are often read-only)."""
+    if link:
+        target.symlink_to(source.resolve())
+    else:
+        shutil.copyfile(source, target)
+
+
+def write_labels(array: np.ndarray, values: dict[int, int], like: nib.Nifti1Image, target: Path) -> None:
+    """Write the label values as `values` maps them, with the geometry of `like`."""
+    mapped = np.zeros(array.shape, dtype=np.uint8)
+    for value, new in values.items():
+        mapped[array == value] = new
+    header = like.header.copy()
+    header.set_data_dtype(np.uint8)
+    nib.save(nib.Nifti1Image(mapped, like.affine, header), target)
+
+
+def _open_image(name: str, path: Path) -> nib.Nifti1Image:
+    image, voxels = open_nifti(path)
+    if image.ndim != 3:
+        raise ValueError(f"{name}: {path} has the shape {image.shape}; an image has three dimensions")
+    if not np.isfinite(voxels).all():
+        raise ValueError(f"{name}: {path} holds NaN or infinite voxels; replace them")
+    return image
+
+
+def _difference(expected: Any, given: Any) -> str:
+    """What differs first between two images' geometries, as a phrase that the other's name ends; empty if nothing."""
+    if given.shape != expected.shape:
+        return f"has the size {given.shape}, not the {expected.shape} of"
+    wanted, said = _geometry(expected), _geometry(given)
+    for key, tolerance in (
+        ("spacing", GEOMETRY_TOLERANCE * wanted["spacing"].min()),
+        ("origin", GEOMETRY_TOLERANCE * wanted["spacing"].min()),
+        ("direction", GEOMETRY_TOLERANCE),
+    ):
+        if not np.allclose(said[key], wanted[key], rtol=0, atol=tolerance):
+            return f"has the {key} {_text(said[key])}, not the {_text(wanted[key])} of"
+    return ""
+
+
+def _geometry(image: Any) -> dict[str, np.ndarray]:
+    """Spacing and origin in mm, and direction cosines, from the header. nibabel reads what SimpleITK may refuse."""
+    matrix = image.affine[:3, :3]
+    return {
+        "spacing": np.array(image.header.get_zooms()[:3], dtype=float),
+        "origin": image.affine[:3, 3],
+        "direction": matrix / np.linalg.norm(matrix, axis=0),
+    }
+
+
+def _text(values: np.ndarray) -> str:
+    return "(" + ", ".join(f"{value:g}" for value in np.round(values.ravel(), 4) + 0.0) + ")"

@@ -1,0 +1,39 @@
+"""Predictions with nnU-Net's label values, turned back into those of the challenge."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from nnunet_cpr.datasets.case_files import write_labels
+from nnunet_cpr.datasets.conversion import complete_folder
+from nnunet_cpr.datasets.msd import open_nifti
+from nnunet_cpr.evaluation.folders import in_parallel
+
+
+def restore_labels(predictions: Path, output: Path, values: dict[int, int], processes: int) -> int:
+    """Write every segmentation of `predictions` to the new folder `output`; return their number.
+
+    `values` maps the challenge's label values to nnU-Net's. Raises ValueError naming the file with another value.
+    """
+    if output.exists():
+        raise ValueError(f"{output} exists; delete it or choose another folder")
+    files = sorted(path for path in predictions.glob("*") if path.name.endswith((".nii", ".nii.gz")))
+    if not files:
+        raise ValueError(f"{predictions}: no .nii.gz or .nii files; give nnU-Net's folder of predictions")
+    back = {new: value for value, new in values.items()}
+    with complete_folder(output.absolute()) as folder:
+        folder.mkdir()
+        for _ in in_parallel(partial(_restore, values=back, folder=folder), files, processes, "write"):
+            pass
+    return len(files)
+
+
+def _restore(path: Path, values: dict[int, int], folder: Path) -> None:
+    image, array = open_nifti(path)
+    if unknown := sorted(set(np.unique(array).tolist()) - set(values)):
+        raise ValueError(
+            f"{path}: label value {', '.join(f'{value:g}' for value in unknown)} is not nnU-Net's, which are "
+            f"{', '.join(map(str, sorted(values)))}; give predictions of a network trained on the converted dataset"
+        )
+    write_labels(array, values, image, folder / path.name)

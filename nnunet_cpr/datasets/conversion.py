@@ -1,0 +1,86 @@
+"""From a challenge's folder to nnU-Net's raw format: all checked first, then a complete dataset or none."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+FOLDS = 5  # nnU-Net's cross-validation; it needs at least one case a fold
+
+
+class Convertible(Protocol):
+    """A challenge's dataset as found on disk."""
+
+    @property
+    def nnunet_name(self) -> str:
+        """The folder's name below nnUNet_raw."""
+
+    @property
+    def number_of_cases(self) -> int:
+        """The training cases that were found."""
+
+    @property
+    def published(self) -> int:
+        """The training cases that the challenge published."""
+
+    def check(self, processes: int) -> list[str]:
+        """Open every file; return what the user should know; ValueError names what cannot be converted."""
+
+    def write(self, folder: Path, link: bool, processes: int) -> None:
+        """Write the dataset to `folder`, which does not exist yet. Called after `check`."""
+
+
+def convert(dataset: Convertible, link: bool, dry_run: bool, processes: int) -> tuple[Path, list[str]]:
+    """Check the dataset and write it below nnUNet_raw; return its folder and what the user should know.
+
+    Raises ValueError, before anything is written, when the dataset cannot be converted or its folder is taken.
+    """
+    target = target_folder(dataset.nnunet_name)
+    cautions = _count(dataset) + [
+        f"{path} is left from a conversion that was killed, if none is going on; delete it"
+        for path in sorted(target.parent.glob(f".{target.name}-*"))
+    ]
+    cautions += dataset.check(processes)
+    if not dry_run:
+        with complete_folder(target) as folder:
+            dataset.write(folder, link, processes)
+    return target, cautions
+
+
+def target_folder(nnunet_name: str) -> Path:
+    """Return the dataset's folder below nnUNet_raw; ValueError if it exists or another dataset has its number."""
+    from nnunetv2.paths import nnUNet_raw
+    from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
+
+    raw = nnUNet_raw.get()
+    if not raw:
+        raise ValueError("nnUNet_raw is not set; export nnUNet_raw=FOLDER, where nnU-Net looks for its datasets")
+    target = Path(raw).absolute() / nnunet_name
+    again = "give another number with -d"
+    if target.exists():
+        raise ValueError(f"{target} exists; delete it to convert again, or {again}")
+    number = int(nnunet_name[7:10])
+    if others := [str(name) for name in find_candidate_datasets(number) if name != nnunet_name]:
+        raise ValueError(f"number {number} is taken by {', '.join(others)} in nnU-Net's folders; {again}")
+    return target
+
+
+@contextmanager
+def complete_folder(target: Path) -> Iterator[Path]:
+    """Yield the path of a folder to write; it becomes `target` when the block ends well, else it is removed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
+        folder = Path(temporary) / target.name
+        yield folder
+        folder.rename(target)
+
+
+def _count(dataset: Convertible) -> list[str]:
+    found = dataset.number_of_cases
+    lines = []
+    if found != dataset.published:
+        lines.append(f"{found} training cases found, {dataset.published} were published; those found are converted")
+    if found < FOLDS:
+        lines.append(f"nnU-Net's {FOLDS} folds need at least {FOLDS} cases; train with fold all")
+    return lines
