@@ -144,6 +144,7 @@ def _number_and_name(folder_name: str) -> tuple[int, str]:
 
 
 def open_nifti(path: Path) -> tuple[nib.Nifti1Image, np.ndarray]:
+    """Return the image and its voxels, read whole; ValueError names a file that is missing, damaged or no image."""
     try:
         image = nib.load(path)
         return image, np.asanyarray(image.dataobj)
