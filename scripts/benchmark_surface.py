@@ -19,7 +19,7 @@ import SimpleITK
 import torch
 
 from nnunet_cpr.evaluation.folders import read_segmentation
-from nnunet_cpr.evaluation.surface import SurfaceTask, library, surface_metrics
+from nnunet_cpr.evaluation.surface import CACHE_FILE, SurfaceTask, library, surface_metrics
 
 SPACING = (0.8, 0.8, 2.0)
 TOLERANCE_MM = 1.0
@@ -103,7 +103,7 @@ def main() -> None:
             return list(surface_metrics(tasks, TOLERANCE_MM, processes)["value"])
 
         for processes in dict.fromkeys((1, arguments.processes)):
-            (Path(folder) / "predictions" / "surface_metrics.json").unlink(missing_ok=True)
+            (Path(folder) / "predictions" / CACHE_FILE).unlink(missing_ok=True)
             name = f"surface_metrics, up to {processes} process{'es' * (processes > 1)}"
             seconds, values = timed(name, len(tasks), lambda n=processes: ours(n))
             print(

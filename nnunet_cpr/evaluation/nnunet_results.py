@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +36,24 @@ class Training:
         """Where nnU-Net wrote predictions and summary.json."""
         return self.folder / "validation"
 
-    def labels(self) -> dict[str, Label]:
-        """Return the foreground labels, or regions, by name, from the dataset.json beside the model."""
+    @cached_property
+    def _description(self) -> dict[str, Any]:
         path = self.folder.parent / "dataset.json"
         try:
-            return foreground_labels(json.loads(path.read_text(encoding="utf-8")))
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            foreground_labels(content)
+            return content
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} cannot be read ({error!r}); it comes with every nnU-Net training") from error
+
+    def labels(self) -> dict[str, Label]:
+        """Return the foreground labels, or regions, by name, from the dataset.json beside the model."""
+        return foreground_labels(self._description)
 
     @property
     def has_ignore_label(self) -> bool:
         """Whether some voxels of the references count for nothing."""
-        return "ignore" in json.loads((self.folder.parent / "dataset.json").read_text(encoding="utf-8"))["labels"]
+        return "ignore" in self._description["labels"]
 
     def files(self) -> list[tuple[str, Path, Path]]:
         """Return case, reference and prediction file of every validation case.
@@ -54,8 +61,7 @@ class Training:
         Raises:
             ValueError: a file is missing.
         """
-        description = json.loads((self.folder.parent / "dataset.json").read_text(encoding="utf-8"))
-        ending = description["file_ending"]
+        ending = self._description["file_ending"]
         places = [
             Path(os.environ[variable]) / self.dataset / part
             for variable, part in (("nnUNet_preprocessed", "gt_segmentations"), ("nnUNet_raw", "labelsTr"))

@@ -38,6 +38,10 @@ class Table:
     rows: list[list[Cell]]
 
 
+COMPARED = [Column("Difference [95 % CI]"), Column("p (Holm)"), Column("Effect size"), Column("Wins / ties / losses")]
+"""The columns that :func:`_comparison` fills."""
+
+
 def main_tables(results: Results) -> list[Table]:
     """For every metric each trainer's foreground mean on every dataset, and its difference to the baseline."""
     summary, comparisons = rows_by_key(results.summary), rows_by_key(results.comparisons)
@@ -48,10 +52,7 @@ def main_tables(results: Results) -> list[Table]:
         Column("n"),
         Column("Mean ± SD"),
         *([Column("SD between runs")] if repeated else []),
-        Column("Difference [95 % CI]"),
-        Column("p (Holm)"),
-        Column("Effect size"),
-        Column("Wins / ties / losses"),
+        *COMPARED,
     ]
     tables = []
     for metric in metrics(results):
@@ -80,10 +81,7 @@ def label_tables(results: Results) -> list[Table]:
         Column("n"),
         Column("Baseline"),
         Column("Trainer's mean"),
-        Column("Difference [95 % CI]"),
-        Column("p (Holm)"),
-        Column("Effect size"),
-        Column("Wins / ties / losses"),
+        *COMPARED,
     ]
     tables = []
     for metric in metrics(results):

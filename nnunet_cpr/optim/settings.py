@@ -12,8 +12,6 @@ from nnunet_cpr.optim.regularizers import REGULARIZERS
 
 WARM_START_STEPS = 1000
 STEP_FORMS = ("explicit", "proximal")
-
-
 _NUMBERS = ("kappa_init_param", "kappa_update", "reg_ema_decay", "reg_step_size")
 
 
@@ -86,7 +84,7 @@ def _one_of(group: Mapping[str, Any], key: str, choices: tuple[str, ...]) -> Non
 
 def _number(group: Mapping[str, Any], key: str, at_least: float, below: float = math.inf, whole: bool = False) -> None:
     value = group[key]
-    fits = isinstance(value, numbers.Real) and not isinstance(value, bool) and at_least <= float(value) < below
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and at_least <= value < below
     if not fits or (whole and not float(value).is_integer()):
         kind = "a whole number" if whole else "a number"
         upper = "" if below == math.inf else f" and below {below}"
