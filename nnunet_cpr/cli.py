@@ -8,6 +8,7 @@ import argparse
 import sys
 
 from nnunet_cpr import __version__
+from nnunet_cpr.batch import command as batch
 from nnunet_cpr.datasets import convert_command as convert
 from nnunet_cpr.demo import command as demo
 from nnunet_cpr.evaluation import command as evaluation
@@ -27,6 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     convert.add_parser(subparsers)
     trainers.add_parser(subparsers)
     evaluation.add_parser(subparsers)
+    batch.add_parser(subparsers)
     args = parser.parse_args(argv)
     try:
         return int(args.run(args))

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from nnunet_cpr.datasets.small_plans import CONFIGURATION, add_small_configuration
 from nnunet_cpr.demo.data import DemoData
-from nnunet_cpr.demo.plans import CONFIGURATION, add_small_configuration
 from nnunet_cpr.demo.settings import Settings
 from nnunet_cpr.demo.subprocesses import Meter, run_command
 from nnunet_cpr.demo.training_log import epochs_done, latest_values

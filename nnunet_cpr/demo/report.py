@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from nnunet_cpr.datasets.small_plans import CONFIGURATION
 from nnunet_cpr.demo.data import DemoData
 from nnunet_cpr.demo.device import Machine
 from nnunet_cpr.demo.pipeline import fold_folder, train_stage
-from nnunet_cpr.demo.plans import CONFIGURATION
 from nnunet_cpr.demo.settings import CPR, WEIGHT_DECAY, Settings
 from nnunet_cpr.demo.workspace import Workspace
 from nnunet_cpr.evaluation import statistics

@@ -2,16 +2,16 @@
 
 import os
 import shlex
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
+
+from nnunet_cpr.nnunet_commands import executable
 
 POLL_SECONDS = 0.5
 LOG_LINES_SHOWN = 15
@@ -37,13 +37,12 @@ def run_command(command: list[str], log: Path, variables: dict[str, str], meters
 
     When this process is interrupted, the command and its own children are stopped first.
     """
-    executable = _find(command[0])
     environment = os.environ | variables | {"PYTHONUNBUFFERED": "1"}
     with log.open("a", encoding="utf-8") as stream:
         stream.write(f"\n$ {shlex.join(command)}\n")
         stream.flush()
         process = subprocess.Popen(
-            [executable, *command[1:]],
+            [executable(command[0]), *command[1:]],
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
@@ -64,15 +63,6 @@ def run_command(command: list[str], log: Path, variables: dict[str, str], meters
             + "\n  ".join(lines)
             + f"\n\nThe whole log: {log}"
         )
-
-
-def _find(name: str) -> str:
-    """The command of this Python's environment, which need not be activated."""
-    beside = Path(sys.executable).with_name(name)
-    found = str(beside) if beside.is_file() else shutil.which(name)
-    if found is None:
-        raise ValueError(f"the command {name} is not installed beside {sys.executable}; reinstall nnunetv2")
-    return found
 
 
 def _follow(process: subprocess.Popen, meter: Meter) -> None:

@@ -28,6 +28,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )  # fmt: skip
     nnunet.add_argument("-p", dest="plans", help="default: nnUNetPlans")
     nnunet.add_argument("-f", dest="folds", metavar="FOLD", help="default: 0 1 2 3 4", **many)
+    nnunet.add_argument(
+        "--skip-missing", action="store_true", help="compare the finished trainings by the cases that all of them have"
+    )
     folders = parser.add_argument_group("or folders of segmentations by any tool")
     folders.add_argument("--reference", metavar="FOLDER", help="the true labels")
     folders.add_argument("--pred", dest="predictions", metavar="NAME=FOLDER", help="repeatable", **many)

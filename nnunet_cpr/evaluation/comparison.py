@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from nnunet_cpr.evaluation import statistics
-from nnunet_cpr.evaluation.nnunet_results import Label, Training, find_trainings, read_cases, read_cost
+from nnunet_cpr.evaluation.nnunet_results import Label, Training, find_trainings, read_cases, read_cost, shortened
 from nnunet_cpr.evaluation.paper import published
 from nnunet_cpr.evaluation.request import Request
 from nnunet_cpr.evaluation.results import FOREGROUND, Results
@@ -19,16 +19,16 @@ SMALL = 50
 
 def compare_trainings(request: Request, command: str) -> Results:
     """Read what is asked for and compare it. Raises ValueError for what cannot be compared, naming the files."""
+    said: list[str] = []
     if request.trainers:
-        trainings = find_trainings(
-            request.datasets, request.configuration, request.trainers, request.plans, request.folds
-        )
+        trainings, said = _comparable(request)
         labels = {t.folder: t.labels() for t in trainings}
         cases = pd.concat(
             [read_cases(t.validation, t.dataset, t.trainer, t.run, t.fold, labels[t.folder]) for t in trainings],
             ignore_index=True,
         )
-        title = f"{', '.join(cases['dataset'].unique())}: {request.configuration}, {len(request.trainers)} trainers"
+        compared = cases["trainer"].nunique()
+        title = f"{', '.join(cases['dataset'].unique())}: {request.configuration}, {compared} trainers"
     else:
         from nnunet_cpr.evaluation.folders import read_folders
 
@@ -37,7 +37,8 @@ def compare_trainings(request: Request, command: str) -> Results:
         dataset = request.reference.resolve().name
         cases = read_folders(request.reference, request.predictions, dataset, _processes(request), request.intersect)
         title = f"{dataset}: {len(request.predictions)} folders of segmentations"
-    cases, cautions = check_cases(cases, request.intersect)
+    cases, cautions = check_cases(cases, request.intersect or request.skip_missing)
+    cautions = [*said, *cautions]
     if request.surface:
         cases = pd.concat([cases, _surface(request, trainings, labels, cases)], ignore_index=True)
         if any(t.has_ignore_label for t in trainings):
@@ -68,7 +69,7 @@ def compare_trainings(request: Request, command: str) -> Results:
     return Results(
         title=title,
         baseline=request.baseline,
-        trainers=request.names,
+        trainers=[name for name in request.names if name in set(cases["trainer"])],
         cases=cases,
         summary=summary,
         trainings=statistics.per_training(cases),
@@ -80,6 +81,30 @@ def compare_trainings(request: Request, command: str) -> Results:
         facts=facts,
         cautions=[*cautions, *_cautions(cases, summary, request)],
     )
+
+
+def _comparable(request: Request) -> tuple[list[Training], list[str]]:
+    """Return the finished trainings that can be compared, and what to say about the missing ones."""
+    trainings, missing = find_trainings(
+        request.datasets,
+        request.configuration,
+        request.trainers,
+        request.plans,
+        request.folds,
+        request.skip_missing,
+    )
+    said = []
+    for dataset in dict.fromkeys(t.dataset for t in [*trainings, *missing]):
+        lacking = [f"{t.run} fold {t.fold}" for t in missing if t.dataset == dataset]
+        if lacking:
+            said.append(f"{dataset}: {len(lacking)} trainings are missing: {shortened(lacking)}.")
+        present = {t.trainer for t in trainings if t.dataset == dataset}
+        if request.baseline not in present or len(present) < 2:
+            trainings = [t for t in trainings if t.dataset != dataset]
+            said.append(f"{dataset} is left out: there is no finished training of the baseline and another trainer.")
+    if not trainings:
+        raise ValueError(f"nothing can be compared yet with the baseline {request.baseline}: {' '.join(said)}")
+    return trainings, said
 
 
 _POLICIES = {"nan": "left out, as nnU-Net does", "0": "counted as 0", "1": "counted as 1"}
@@ -110,7 +135,7 @@ def check_cases(cases: pd.DataFrame, intersect: bool) -> tuple[pd.DataFrame, lis
         if common != union:
             lacking = {run: sorted(union - has) for run, has in sets.items() if union - has}
             if not intersect:
-                said = "; ".join(f"{run} lacks {_shortened(names)}" for run, names in lacking.items())
+                said = "; ".join(f"{run} lacks {shortened(names)}" for run, names in lacking.items())
                 raise ValueError(f"{dataset}: the trainers have different cases: {said}; --intersect compares the rest")
             if not common:
                 raise ValueError(f"{dataset}: the trainers have no case in common")
@@ -200,7 +225,3 @@ def _surface(
 
 def _processes(request: Request) -> int:
     return request.processes or os.cpu_count() or 1
-
-
-def _shortened(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

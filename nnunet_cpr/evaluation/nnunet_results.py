@@ -87,11 +87,14 @@ def find_trainings(
     trainers: Mapping[str, list[str]],
     plans: str,
     folds: list[str],
-) -> list[Training]:
-    """Return the trainings of nnU-Net's results folder; `trainers` maps a name to the runs (seeds) that it groups.
+    skip_missing: bool = False,
+) -> tuple[list[Training], list[Training]]:
+    """Return the finished trainings of nnU-Net's results folder, and the missing ones.
+
+    `trainers` maps a name to the runs (seeds) that it groups.
 
     Raises:
-        ValueError: nnUNet_results is not set, or a summary.json is missing; names all that are.
+        ValueError: nnUNet_results is not set, or a summary.json is missing (unless `skip_missing`); names all that are.
     """
     root = os.environ.get("nnUNet_results")  # noqa: SIM112 (nnU-Net's name)
     if not root:
@@ -105,14 +108,19 @@ def find_trainings(
         for run in runs
         for fold in dict.fromkeys(folds)
     ]
-    missing = [str(t.validation / "summary.json") for t in trainings if not (t.validation / "summary.json").is_file()]
-    if missing:
-        shown = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
+    missing = [t for t in trainings if not (t.validation / "summary.json").is_file()]
+    if missing and not skip_missing:
         raise ValueError(
-            f"{len(missing)} of {len(trainings)} trainings have no validation result: {shown}; "
-            "finish them (nnUNetv2_train ... --c or --val), or name the folds to compare with -f"
+            f"{len(missing)} of {len(trainings)} trainings have no validation result: "
+            f"{shortened([str(t.validation / 'summary.json') for t in missing], 10)}; "
+            "finish them (nnUNetv2_train ... --c or --val), name the folds to compare with -f, or use --skip-missing"
         )
-    return trainings
+    return [t for t in trainings if t not in missing], missing
+
+
+def shortened(names: list[str], shown: int = 5) -> str:
+    """Return the first names and how many more there are."""
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
 def dataset_name(name_or_id: str) -> str:

@@ -26,6 +26,8 @@ class Request:
     empty: str = "nan"
     """Dice (and NSD) where label and prediction are both empty: nan (left out, as nnU-Net), 0 or 1."""
     intersect: bool = False
+    skip_missing: bool = False
+    """Compare the finished trainings by the cases that all of them have."""
     surface: bool = False
     tolerance: float = 1.0
     """Of NSD, in mm."""
@@ -57,7 +59,7 @@ def make_request(given: Mapping[str, Any]) -> Request:
     for key in ("output", "reference"):
         if values.get(key) is not None:
             values[key] = Path(str(values[key]))
-    for key in ("intersect", "surface"):
+    for key in ("intersect", "skip_missing", "surface"):
         if not isinstance(values.get(key, False), bool):
             raise ValueError(f"{key} is {values[key]!r}, but must be true or false")
     if "empty" in values:
@@ -78,7 +80,9 @@ def make_request(given: Mapping[str, Any]) -> Request:
         raise ValueError("-tr needs the datasets: -d 4, or -d Dataset004_Hippocampus")
     if predictions and not values.get("reference"):
         raise ValueError("--pred needs --reference, the folder of the true labels")
-    if predictions and (useless := [key for key in ("datasets", "configuration", "plans", "folds") if key in values]):
+    if predictions and (
+        useless := [key for key in ("datasets", "configuration", "plans", "folds", "skip_missing") if key in values]
+    ):
         raise ValueError(f"{useless[0]} means nothing for folders (--pred)")
     if "tolerance" in values and not values.get("surface"):
         raise ValueError("the tolerance is that of NSD, which needs --surface")

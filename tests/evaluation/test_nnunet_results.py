@@ -98,7 +98,7 @@ def test_missing_trainings_are_all_named(tmp_path, monkeypatch):
     monkeypatch.setenv("nnUNet_results", str(tmp_path))
     monkeypatch.setattr("nnunet_cpr.evaluation.nnunet_results.dataset_name", lambda _: "Dataset004_Tiny")
     write_training(tmp_path, "A", 0, {"a": {"1": 0.5}}, {"x": 1})
-    found = find_trainings(["4"], "3d_fullres", {"A": ["A"]}, "nnUNetPlans", ["0"])
+    found, _ = find_trainings(["4"], "3d_fullres", {"A": ["A"]}, "nnUNetPlans", ["0"])
     assert [(t.dataset, t.trainer, t.fold) for t in found] == [("Dataset004_Tiny", "A", "0")]
     with pytest.raises(ValueError, match="2 of 3 trainings have no validation result") as error:
         find_trainings(["4"], "3d_fullres", {"A": ["A"]}, "nnUNetPlans", ["0", "1", "2"])
@@ -119,5 +119,5 @@ def test_cost_counts_every_epoch_once(tmp_path, monkeypatch):
     two = "2026-11-23 15:00:00.0: Epoch 1 \n2026: Epoch time: 20.0 s\n2026: Epoch 2 \n"
     (fold / "training_log_2026_11_9_23_00_00.txt").write_text(one)
     (fold / "training_log_2026_11_10_01_00_00.txt").write_text(two)
-    row = read_cost(find_trainings(["4"], "3d_fullres", {"A": ["A"]}, "nnUNetPlans", ["0"])).iloc[0]
+    row = read_cost(find_trainings(["4"], "3d_fullres", {"A": ["A"]}, "nnUNetPlans", ["0"])[0]).iloc[0]
     assert (row.epochs, row.seconds_per_epoch, row.total_hours) == pytest.approx((2, 15.0, 30 / 3600))

@@ -50,6 +50,6 @@ def add_small_configuration(plans_file: Path, plans: dict[str, Any]) -> None:
     """Write `plans` with the small configuration added to `plans_file`."""
     configurations = plans["configurations"]
     if "3d_fullres" not in configurations:
-        raise ValueError(f"nnU-Net planned no 3D configuration for {plans['dataset_name']}; the demo needs 3D images")
+        raise ValueError(f"nnU-Net planned no 3D configuration for {plans['dataset_name']}; it needs 3D images")
     small = small_configuration(configurations["3d_fullres"])
     write_json(plans_file, plans | {"configurations": configurations | {CONFIGURATION: small}})

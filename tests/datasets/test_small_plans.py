@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from nnunet_cpr.demo.plans import CONFIGURATION, MAX_PATCH_VOXELS, add_small_configuration, small_configuration
+from nnunet_cpr.datasets.small_plans import CONFIGURATION, MAX_PATCH_VOXELS, add_small_configuration, small_configuration
 
 
 def full(patch, stages, strides=None) -> dict:
@@ -60,6 +60,6 @@ def test_nnunet_understands_the_configuration(tmp_path):
 
 
 def test_two_dimensional_data_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="planned no 3D configuration for D; the demo needs 3D images"):
+    with pytest.raises(ValueError, match="planned no 3D configuration for D; it needs 3D images"):
         add_small_configuration(tmp_path / "plans.json", {"dataset_name": "D", "configurations": {"2d": {}}})
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,140 @@
+"""Running a study's jobs with Snakemake, as a process group of its own that is stopped as a whole."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from nnunet_cpr.batch.locks import take
+from nnunet_cpr.batch.plan import Plan
+from nnunet_cpr.batch.prepare import is_prepared
+from nnunet_cpr.batch.runs import runs_of
+from nnunet_cpr.batch.study import Study
+
+SNAKEFILE = Path(__file__).with_name("Snakefile")
+POLL_SECONDS = 1.0
+STOP_SECONDS = 180.0
+"""How long trainings may take to save when asked to stop."""
+
+
+class Stopped(Exception):
+    """The user, or the system, asked to stop; nothing is running any more."""
+
+
+def run_snakemake(plan: Plan, arguments: Sequence[str], stop_signal: int, watch: Callable[[], None]) -> int:
+    """Run what is missing of the study and return Snakemake's exit code; `watch` is called every second.
+
+    Raises:
+        ValueError: another call is at work on this study.
+        Stopped: on SIGINT, SIGTERM or SIGHUP, after `stop_signal` has stopped every process of Snakemake's group.
+    """
+    study = plan.study
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--configfile", str(plan.file),
+               "--directory", str(study.output), "--keep-going", "--rerun-incomplete", "--rerun-triggers", "mtime",
+               "--scheduler", "greedy", "--nolock", *arguments]  # fmt: skip
+    with _alone(study) as lock, (study.output / "snakemake.log").open("ab") as log, _stop_as_interrupt():
+        plan.write()
+        match_markers(study)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                                   start_new_session=True, pass_fds=[lock])  # fmt: skip
+        os.pwrite(lock, f"{process.pid:<12}".encode(), 0)
+        try:
+            while process.poll() is None:
+                watch()
+                time.sleep(POLL_SECONDS)
+            watch()
+            return process.returncode
+        except KeyboardInterrupt:
+            print("\nStopping: trainings finish their step and save ...", flush=True)
+            _stop(process, stop_signal)
+            raise Stopped from None
+
+
+def match_markers(study: Study) -> None:
+    """Make Snakemake's markers say what nnU-Net's folders say, whoever trained or deleted what."""
+    runs = runs_of(study)
+    for run in runs:
+        trained, surface = (study.output / "markers" / f"{run.key}.{kind}" for kind in ("trained", "surface"))
+        if run.is_done():
+            _touch(trained)
+            if surface.is_file() and surface.stat().st_mtime < (run.validation / "summary.json").stat().st_mtime:
+                surface.unlink()
+        else:
+            for stale in (trained, surface, run.record(study.output)):
+                stale.unlink(missing_ok=True)
+    for dataset in study.datasets:
+        marker = study.output / "markers" / f"{dataset}.prepared"
+        if is_prepared(study, dataset) or all(run.is_done() for run in runs if run.dataset == dataset):
+            _touch(marker)
+        else:
+            marker.unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(study: Study) -> Iterator[int]:
+    """Hold the study's lock. Snakemake inherits it, so it stays taken if only this process is killed."""
+    path = study.output / ".lock"
+    lock = take(path, wait=False)
+    if lock is None:
+        group = path.read_text().strip()
+        raise ValueError(
+            f"another call is at work on this study (process group {group}); look with nnunet-cpr status {study.path}, "
+            f"stop it with Ctrl-C there, or with: kill -TERM -- -{group}"
+        )
+    try:
+        yield lock
+    finally:
+        os.close(lock)
+
+
+@contextmanager
+def _stop_as_interrupt() -> Iterator[None]:
+    """Treat SIGTERM and a closed terminal like Ctrl-C."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(process: subprocess.Popen[bytes], stop_signal: int) -> None:
+    """Stop the whole group and wait until nothing of it runs."""
+    for how, patience in ((stop_signal, STOP_SECONDS), (signal.SIGKILL, 10.0)):
+        try:
+            os.killpg(process.pid, how)
+        except ProcessLookupError:
+            break
+        until = time.monotonic() + patience
+        while time.monotonic() < until:
+            process.poll()
+            if not _living(process.pid):
+                return
+            time.sleep(0.2)
+
+
+def _living(group: int) -> bool:
+    """Whether some process of the group lives. Zombies do not count: in a container nobody may collect them."""
+    import psutil
+
+    for process in psutil.process_iter(["status"]):
+        try:
+            if os.getpgid(process.pid) == group and process.info["status"] != psutil.STATUS_ZOMBIE:
+                return True
+        except ProcessLookupError:
+            continue
+    return False
+
+
+def _touch(marker: Path) -> None:
+    if not marker.is_file():
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()

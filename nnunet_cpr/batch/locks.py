@@ -1,0 +1,55 @@
+"""Locks that fall with the process that holds them, whatever kills it: flock on a file that stays."""
+
+import fcntl
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+POLL_SECONDS = 2.0
+
+
+def take(path: Path, wait: bool = True) -> int | None:
+    """Lock the file and return its descriptor, which a child may inherit; None if it is held and not waited for.
+
+    Raises:
+        OSError: the file cannot be made, or its file system knows no locks.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        return descriptor
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError as error:
+        os.close(descriptor)
+        raise OSError(f"{path} cannot be locked ({error.strerror}); its file system must support flock") from error
+
+
+def take_one_of(paths: Sequence[Path]) -> tuple[int, int]:
+    """Lock the first free file, waiting until one is; return its index and descriptor."""
+    while True:
+        for index, path in enumerate(paths):
+            descriptor = take(path, wait=False)
+            if descriptor is not None:
+                return index, descriptor
+        time.sleep(POLL_SECONDS)
+
+
+def is_locked(path: Path) -> bool:
+    """Say whether some process holds the lock."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two who look do not disturb each other
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)

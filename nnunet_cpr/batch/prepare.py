@@ -1,0 +1,117 @@
+"""The job that prepares a dataset before any of its folds starts: nnU-Net's folds race on what is left to them.
+
+Plans, preprocessed data, the split (nnUNet issue 3064) and unpacked arrays (2626) are there, whole, when it ends.
+"""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+from nnunet_cpr.batch.locks import take
+from nnunet_cpr.batch.study import PLANNERS, Study
+from nnunet_cpr.datasets.small_plans import CONFIGURATION as SMALL
+from nnunet_cpr.datasets.small_plans import add_small_configuration
+from nnunet_cpr.files import write_json
+from nnunet_cpr.nnunet_commands import executable
+
+
+def is_prepared(study: Study, dataset: str) -> bool:
+    """Say whether plans, preprocessed data and split are there. Imports no torch."""
+    preprocessed = _preprocessed(dataset)
+    return (
+        (preprocessed / "splits_final.json").is_file()
+        and _is_planned(study, preprocessed)
+        and not _lacking(study, preprocessed)
+    )
+
+
+def prepare(study: Study, dataset: str) -> None:
+    """Do what is missing of planning, preprocessing, split and unpacking.
+
+    Raises:
+        ValueError: a command of nnU-Net failed; its log is named.
+    """
+    log = study.output / "logs" / dataset / "prepare.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    preprocessed = _preprocessed(dataset)
+    lock = take(preprocessed.with_name(f".{dataset}.lock"))  # other studies may prepare the same dataset
+    try:
+        _prepare(study, preprocessed, log)
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _prepare(study: Study, preprocessed: Path, log: Path) -> None:
+    number, processes = str(int(preprocessed.name[7:10])), str(os.cpu_count() or 1)
+    plans_file = preprocessed / f"{study.plans}.json"
+    if not plans_file.is_file():
+        if not (preprocessed / "dataset_fingerprint.json").is_file():
+            _run(["nnUNetv2_extract_fingerprint", "-d", number, "-np", processes, "--verify_dataset_integrity"], log)
+        _run(["nnUNetv2_plan_experiment", "-d", number, "-pl", PLANNERS[study.plans]], log)
+    if not _is_planned(study, preprocessed):
+        add_small_configuration(plans_file, json.loads(plans_file.read_text(encoding="utf-8")))
+    if _lacking(study, preprocessed):
+        # The small configuration takes the data of the one that it inherits from.
+        planned = "3d_fullres" if study.configuration == SMALL else study.configuration
+        _run(["nnUNetv2_preprocess", "-d", number, "-plans_name", study.plans, "-c", planned, "-np", processes], log)
+    if lacking := _lacking(study, preprocessed):
+        raise ValueError(f"{lacking[0]} and {len(lacking) - 1} more cases were not preprocessed; see {log}")
+    _split_and_unpack(study, preprocessed)
+
+
+def _preprocessed(dataset: str) -> Path:
+    return Path(os.environ["nnUNet_preprocessed"]) / dataset  # noqa: SIM112 (nnU-Net's name)
+
+
+def _is_planned(study: Study, preprocessed: Path) -> bool:
+    plans = preprocessed / f"{study.plans}.json"
+    return plans.is_file() and study.configuration in json.loads(plans.read_text(encoding="utf-8"))["configurations"]
+
+
+def _data_folder(study: Study, preprocessed: Path) -> Path:
+    """Where the configuration's data is. nnU-Net's PlansManager says the same, but imports torch."""
+    configurations = json.loads((preprocessed / f"{study.plans}.json").read_text(encoding="utf-8"))["configurations"]
+    configuration = configurations[study.configuration]
+    while "data_identifier" not in configuration:
+        configuration = configurations[configuration["inherits_from"]]
+    return preprocessed / str(configuration["data_identifier"])
+
+
+def _lacking(study: Study, preprocessed: Path) -> list[str]:
+    """The training cases without preprocessed data. nnU-Net writes a case's .pkl last."""
+    raw = Path(os.environ["nnUNet_raw"]) / preprocessed.name  # noqa: SIM112 (nnU-Net's name)
+    folder = _data_folder(study, preprocessed)
+    if not (raw / "dataset.json").is_file():  # only the preprocessed data was brought here
+        return [] if any(folder.glob("*.pkl")) else [preprocessed.name]
+    # nnU-Net's own get_filenames_of_train_images_and_targets starts a pool of processes for this.
+    description = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))
+    ending = description["file_ending"]
+    labels = [file.name.removesuffix(ending) for file in (raw / "labelsTr").glob(f"*{ending}")]
+    cases = sorted(description.get("dataset", labels))
+    return [case for case in cases if not (folder / f"{case}.pkl").is_file()]
+
+
+def _split_and_unpack(study: Study, preprocessed: Path) -> None:
+    """What nnU-Net's first training would do, by nnU-Net's own functions."""
+    from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+    folder = _data_folder(study, preprocessed)
+    dataset_class = infer_dataset_class(str(folder))
+    dataset_class.unpack_dataset(str(folder), overwrite_existing=False, num_processes=os.cpu_count() or 1, verify=True)
+    splits = preprocessed / "splits_final.json"
+    if not splits.is_file():
+        cases = sorted(dataset_class.get_identifiers(str(folder)))
+        write_json(splits, generate_crossval_split(cases, seed=12345, n_splits=5))
+
+
+def _run(command: list[str], log: Path) -> None:
+    with log.open("ab") as stream:
+        stream.write(f"\n$ {' '.join(command)}\n".encode())
+        stream.flush()
+        full = [executable(command[0]), *command[1:]]
+        code = subprocess.run(full, stdout=stream, stderr=subprocess.STDOUT, check=False).returncode
+    if code:
+        raise ValueError(f"{command[0]} failed with exit code {code}; see {log}")

@@ -1,0 +1,48 @@
+"""The end of a study: surface metrics of each training, and the report over all that are finished."""
+
+import os
+
+from nnunet_cpr.batch.runs import Run
+from nnunet_cpr.batch.study import Study
+
+
+def measure_surfaces(study: Study, run: Run) -> None:
+    """Compute the surface metrics of a training; they are kept beside its predictions, where the report finds them."""
+    from nnunet_cpr.evaluation.surface import SurfaceTask, surface_metrics
+
+    labels = run.labels()
+    tasks = [
+        SurfaceTask(run.dataset, run.trainer, run.run, run.fold, case, reference, prediction, labels)
+        for case, reference, prediction in run.files()
+    ]
+    surface_metrics(tasks, study.tolerance, os.cpu_count() or 1)
+
+
+def write_study_report(study: Study, command: str) -> str:
+    """Compare the finished trainings, write the report, and return what to print.
+
+    Raises:
+        ValueError: nothing can be compared yet.
+    """
+    from nnunet_cpr.evaluation.comparison import compare_trainings
+    from nnunet_cpr.evaluation.report import terminal_table, write_report
+    from nnunet_cpr.evaluation.request import make_request
+
+    request = {
+        "datasets": study.datasets,
+        "configuration": study.configuration,
+        "plans": study.plans,
+        "trainers": study.trainers,
+        "folds": study.folds,
+        "baseline": study.baseline,
+        "surface": study.surface,
+        "skip_missing": True,
+        "output": study.output / "report",
+    }
+    if study.surface:
+        request["tolerance"] = study.tolerance
+    checked = make_request(request)
+    results = compare_trainings(checked, command)
+    write_report(results, checked.output)
+    lines = [terminal_table(results), *(f"! {caution}" for caution in results.cautions)]
+    return "\n".join([*lines, f"Report: {checked.output / 'report.html'}"])

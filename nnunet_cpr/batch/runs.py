@@ -1,0 +1,138 @@
+"""The trainings of a study and how far each is, read from nnU-Net's own folders. Imports no torch."""
+
+import json
+import os
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from nnunet_cpr.batch.locks import is_locked
+from nnunet_cpr.batch.study import Study
+from nnunet_cpr.evaluation.nnunet_logs import read_log
+from nnunet_cpr.evaluation.nnunet_results import Training
+from nnunet_cpr.training.settings import family_of, parse
+
+CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
+NNUNET_EPOCHS = 1000
+
+
+@dataclass(frozen=True)
+class Run(Training):
+    """One training of a study: a fold of a dataset with one trainer and seed."""
+
+    @property
+    def key(self) -> str:
+        """Its name in the study: dataset, nnU-Net's model folder, fold."""
+        return "/".join(self.folder.parts[-3:])
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that trains it; beside nnU-Net's folder, as nnU-Net and users may remove that."""
+        return self.folder.with_name(f".{self.folder.name}.lock")
+
+    def record(self, study_output: Path) -> Path:
+        """Where the last attempt to train it is recorded."""
+        return study_output / "records" / f"{self.key}.json"
+
+    def log(self, study_output: Path) -> Path:
+        """Where the output of nnU-Net's command goes."""
+        return study_output / "logs" / f"{self.key}.log"
+
+    @property
+    def epochs(self) -> int:
+        """The number of epochs that the trainer's name stands for."""
+        if family_of(self.run):
+            return parse(self.run).epochs
+        named = re.search(r"_(\d+)epochs?(_|$)", self.run)
+        return int(named[1]) if named else NNUNET_EPOCHS
+
+    def is_done(self) -> bool:
+        """Whether nnU-Net has validated it: its summary.json is whole."""
+        try:
+            content = json.loads((self.validation / "summary.json").read_text(encoding="utf-8"))
+            return bool(content["metric_per_case"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+
+@dataclass(frozen=True)
+class State:
+    """How far a training is, as `--json` prints it."""
+
+    dataset: str
+    trainer: str
+    """The name shown."""
+    run: str
+    """nnU-Net's name of the trainer."""
+    fold: str
+    state: str
+    """done, running, resumable, failed (the last attempt) or missing."""
+    epochs_done: int
+    epochs: int
+    hours_left: float | None
+    """Of training; None while no epoch of this dataset was timed."""
+    note: str = ""
+    """Why it failed, and where its log is."""
+
+
+def runs_of(study: Study) -> list[Run]:
+    """Return every training of the study, fold by fold."""
+    root = Path(os.environ["nnUNet_results"]).resolve()  # noqa: SIM112 (nnU-Net's name)
+    suffix = f"__{study.plans}__{study.configuration}"
+    return [
+        Run(dataset, trainer, name, fold, root / dataset / f"{name}{suffix}" / f"fold_{fold}")
+        for dataset in study.datasets
+        for fold in study.folds
+        for trainer, names in study.trainers.items()
+        for name in names
+    ]  # fmt: skip
+
+
+def states_of(study: Study) -> list[State]:
+    """Look at every training of the study."""
+    runs = runs_of(study)
+    seconds = {run.key: read_log(run.folder)["seconds"].tolist() for run in runs}
+    return [_state(run, study, seconds[run.key], _time_per_epoch(run, runs, seconds)) for run in runs]
+
+
+def as_dicts(states: list[State]) -> list[dict[str, Any]]:
+    """Return the states for JSON."""
+    return [asdict(state) for state in states]
+
+
+def _state(run: Run, study: Study, seconds: list[float], seconds_per_epoch: float | None) -> State:
+    note, begun = "", any((run.folder / name).is_file() for name in CHECKPOINTS)
+    if is_locked(run.lock):
+        state = "running"
+    elif run.is_done():
+        state = "done"
+    else:
+        state = "resumable" if begun else "missing"
+        record = read_record(run.record(study.output))
+        if record.get("outcome") == "failed":
+            state, note = "failed", f"exit code {record['exit_code']}, see {run.log(study.output)}"
+    trained = state == "done" or (run.folder / CHECKPOINTS[0]).is_file()
+    epochs_done = run.epochs if trained else min(len(seconds), run.epochs) if begun or state == "running" else 0
+    left = run.epochs - epochs_done
+    hours = left * seconds_per_epoch / 3600 if left and seconds_per_epoch else None if left else 0.0
+    return State(run.dataset, run.trainer, run.run, run.fold, state, epochs_done, run.epochs, hours, note)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return the record of the last attempt, empty if there is none."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _time_per_epoch(run: Run, runs: list[Run], seconds: dict[str, list[float]]) -> float | None:
+    """The median epoch of this training, else of its trainer on this dataset, else of any trainer on it."""
+    same_dataset = [other for other in runs if other.dataset == run.dataset]
+    for others in ([run], [other for other in same_dataset if other.run == run.run], same_dataset):
+        times = [time for other in others for time in seconds[other.key]]
+        if times:
+            return median(times)
+    return None

@@ -1,0 +1,200 @@
+"""What a study is, and whether it can be run: everything is checked before anything starts. Imports no torch."""
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from nnunet_cpr.batch.nnunet_trainers import has_trainer
+from nnunet_cpr.batch.study_file import StudyFile, read_study_file
+from nnunet_cpr.datasets.small_plans import CONFIGURATION as SMALL
+from nnunet_cpr.evaluation.nnunet_results import dataset_name
+from nnunet_cpr.training.settings import family_of, parse
+
+KEYS = ["datasets", "configuration", "plans", "trainers", "folds", "seeds", "baseline", "surface", "tolerance",
+        "device", "train_arguments", "output"]  # fmt: skip
+PLANNED = ("2d", "3d_fullres", "3d_lowres")
+PLANNERS = {"nnUNetPlans": "ExperimentPlanner"} | {
+    f"nnUNetResEncUNet{size}Plans": f"nnUNetPlannerResEnc{size}" for size in ("M", "L", "XL")
+}
+"""nnU-Net's plans and the planner that makes them."""
+ARGUMENTS = ("--npz", "--val_best")
+"""Of nnUNetv2_train: those that make sense for every training of a study and are not set by it."""
+DEFAULT_FOLDS = ["0", "1", "2", "3", "4"]
+VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+
+
+@dataclass(frozen=True)
+class Study:
+    """Datasets x trainers x seeds x folds, all of one configuration, and how to compare them."""
+
+    path: Path
+    datasets: list[str]
+    """nnU-Net's full names."""
+    configuration: str
+    plans: str
+    trainers: dict[str, list[str]]
+    """The name shown, and nnU-Net's names: one for each seed."""
+    folds: list[str]
+    baseline: str
+    surface: bool
+    tolerance: float
+    """Of NSD, in mm."""
+    device: str
+    train_arguments: list[str]
+    output: Path
+    """Where logs, records and the report are."""
+
+
+def read_study(path: Path) -> Study:
+    """Read and check a study.
+
+    Raises:
+        ValueError: with one line for each mistake: file, line number, what is wrong.
+    """
+    if unset := [variable for variable in VARIABLES if not os.environ.get(variable)]:
+        raise ValueError(f"{', '.join(unset)} not set: export them as for every command of nnU-Net")
+    file = read_study_file(path)
+    file.check_keys(KEYS)
+    for key in ("datasets", "trainers"):
+        if key not in file.nodes:
+            file.complain(None, f"the key {key} is missing")
+    plans = file.text("plans", "nnUNetPlans")
+    configuration = file.text("configuration", "3d_fullres")
+    trainers = _trainers(file)
+    baseline = file.text("baseline", next(iter(trainers), ""))
+    if trainers and baseline not in trainers:
+        file.complain(file.nodes["baseline"], f"the baseline {baseline} is not among {', '.join(trainers)}")
+    datasets = file.listed("datasets", dataset_name)
+    folds = file.listed("folds", _fold)
+    for dataset, node in datasets:
+        _check_dataset(file, node, dataset, plans, configuration)
+        _check_folds(file, dataset, folds)
+    surface = file.choice("surface", {"true": True, "false": False}, False)
+    study = Study(
+        path=path,
+        datasets=[dataset for dataset, _ in datasets],
+        configuration=configuration,
+        plans=plans,
+        trainers=trainers,
+        folds=[fold for fold, _ in folds] or DEFAULT_FOLDS,
+        baseline=baseline,
+        surface=surface,
+        tolerance=_tolerance(file, surface),
+        device=file.choice("device", {device: device for device in ("cuda", "cpu", "mps")}, "cuda"),
+        train_arguments=[argument for argument, _ in file.listed("train_arguments", _argument)],
+        output=_output(file),
+    )
+    file.raise_mistakes()
+    return study
+
+
+def _trainers(file: StudyFile) -> dict[str, list[str]]:
+    """Return nnU-Net's names, one for each seed, by the name shown."""
+    seeds = [seed for seed, _ in file.listed("seeds", _seed)]
+    if "trainers" not in file.nodes:
+        return {}
+    found: dict[str, list[str]] = {}
+    for shown, nodes in file.named("trainers").items():
+        found[shown] = []
+        for node in nodes:
+            if seeds and not family_of(node.value):
+                file.complain(node, f"{node.value} takes no seed; seeds are for the trainers of `nnunet-cpr trainers`")
+                continue
+            runs = [f"{node.value}_seed{seed}" for seed in seeds] or [node.value]
+            try:
+                for run in runs:
+                    _check_trainer(run)
+                    if any(run in others for others in found.values()):
+                        raise ValueError(f"{run} is there twice")
+                found[shown] += runs
+            except ValueError as error:
+                file.complain(node, str(error))
+    return found
+
+
+def _check_trainer(name: str) -> None:
+    if family_of(name):
+        settings = parse(name)
+        settings.check_length(settings.total_steps)
+    elif not has_trainer(name):
+        raise ValueError(f"there is no trainer {name}, neither in nnU-Net nor in nnUNet_extTrainer")
+
+
+def _check_dataset(file: StudyFile, node: yaml.Node, dataset: str, plans: str, configuration: str) -> None:
+    preprocessed = Path(os.environ["nnUNet_preprocessed"]) / dataset  # noqa: SIM112 (nnU-Net's name)
+    raw = Path(os.environ["nnUNet_raw"]) / dataset  # noqa: SIM112 (nnU-Net's name)
+    plans_file = preprocessed / f"{plans}.json"
+    if not plans_file.is_file():
+        if not (raw / "dataset.json").is_file():
+            file.complain(node, f"{dataset} is not there: {raw} has no dataset.json; see nnunet-cpr convert")
+        if plans not in PLANNERS:
+            file.complain(file.nodes["plans"], f"{plans_file} is missing, and only {', '.join(PLANNERS)} can be made")
+        known = [*PLANNED, SMALL]
+    else:
+        try:
+            known = [*json.loads(plans_file.read_text(encoding="utf-8"))["configurations"], SMALL]
+        except (ValueError, KeyError, TypeError) as error:
+            file.complain(node, f"{plans_file} cannot be read ({error!r}); plan {dataset} anew")
+            return
+    where = file.nodes.get("configuration", node)
+    if configuration == "3d_cascade_fullres":
+        file.complain(where, "3d_cascade_fullres builds on the predictions of another training; train it by hand")
+    elif configuration not in known:
+        there = ", ".join(dict.fromkeys(known))
+        file.complain(where, f"{dataset} has no configuration {configuration}; there are {there}")
+
+
+def _check_folds(file: StudyFile, dataset: str, folds: list[tuple[str, yaml.Node]]) -> None:
+    splits_file = Path(os.environ["nnUNet_preprocessed"]) / dataset / "splits_final.json"  # noqa: SIM112
+    number = 5  # what nnU-Net makes
+    if splits_file.is_file():
+        try:
+            number = len(json.loads(splits_file.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            file.complain(None, f"{splits_file} cannot be read ({error!r})")
+            return
+    for fold, node in folds:
+        if fold != "all" and int(fold) >= number:
+            file.complain(node, f"fold {fold} is out of range: {dataset} has {number} folds, 0 to {number - 1}")
+
+
+def _fold(text: str) -> str:
+    if text != "all" and not text.isdecimal():
+        raise ValueError(f"the fold {text} is neither a number nor all")
+    return str(int(text)) if text.isdecimal() else text
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError(f"the seed {text} is not a whole number")
+    return int(text)
+
+
+def _argument(text: str) -> str:
+    if text not in ARGUMENTS:
+        raise ValueError(f"{text} cannot be passed on; of nnUNetv2_train's arguments there are {', '.join(ARGUMENTS)}")
+    return text
+
+
+def _tolerance(file: StudyFile, surface: bool) -> float:
+    node, text = file.nodes.get("tolerance"), file.text("tolerance", "1")
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if node and not surface:
+        file.complain(node, "the tolerance is that of NSD, which needs surface: true")
+    elif not 0 < value < math.inf:
+        file.complain(node, f"tolerance is {text}, but must be a number above 0, in mm")
+    return value
+
+
+def _output(file: StudyFile) -> Path:
+    given = file.text("output", "")
+    if given:
+        return (file.path.parent / given).resolve()
+    return Path(os.environ["nnUNet_results"]).resolve() / "studies" / file.path.stem  # noqa: SIM112

@@ -1,0 +1,116 @@
+"""Reading a study's YAML file with the line of everything in it, so that every mistake can be shown where it is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+@dataclass
+class StudyFile:
+    """The keys of a YAML file, each with its value and lines, and the mistakes found so far."""
+
+    path: Path
+    nodes: dict[str, yaml.Node]
+    mistakes: list[tuple[int, str]] = field(default_factory=list)
+
+    def complain(self, node: yaml.Node | None, text: str) -> None:
+        """Note a mistake at the line of `node`, or of the whole file."""
+        self.mistakes.append((node.start_mark.line + 1 if node else 1, text))
+
+    def raise_mistakes(self) -> None:
+        """Raise ValueError with a line for each mistake, in the file's order, if there are any."""
+        if self.mistakes:
+            raise ValueError("\n".join(f"{self.path}:{line}: {text}" for line, text in sorted(self.mistakes)))
+
+    def check_keys(self, known: list[str]) -> None:
+        """Note every key that is not known."""
+        for key, node in self.nodes.items():
+            if key not in known:
+                self.complain(node, f"unknown key {key}; there are {', '.join(known)}")
+
+    def text(self, key: str, default: str) -> str:
+        """Return a single value as it is written."""
+        node = self.nodes.get(key)
+        if node is None:
+            return default
+        if not isinstance(node, yaml.ScalarNode) or not node.value:
+            self.complain(node, f"{key} must be one value")
+            return default
+        return str(node.value)
+
+    def choice(self, key: str, options: dict[str, Any], default: Any) -> Any:
+        """Return what the value stands for."""
+        node, text = self.nodes.get(key), self.text(key, "")
+        if node is None or not text:
+            return default
+        if text not in options:
+            self.complain(node, f"{key} is {text}, but must be one of {', '.join(options)}")
+        return options.get(text, default)
+
+    def listed(self, key: str, read: Callable[[str], Any]) -> list[tuple[Any, yaml.Node]]:
+        """Return the values of a list, or of a single value, with their nodes; `read` raises ValueError for bad ones.
+
+        Values are taken as they are written: YAML would take 027 for an octal number.
+        """
+        node = self.nodes.get(key)
+        if node is None:
+            return []
+        entries = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        found: dict[Any, yaml.Node] = {}
+        for entry in entries:
+            try:
+                if not isinstance(entry, yaml.ScalarNode):
+                    raise ValueError(f"{key} must be a list of single values")
+                value = read(entry.value)
+                if value in found:
+                    raise ValueError(f"{key} has {entry.value} twice")
+                found[value] = entry
+            except ValueError as error:
+                self.complain(entry, str(error))
+        if not entries:
+            self.complain(node, f"{key} is empty")
+        return list(found.items())
+
+    def named(self, key: str) -> dict[str, list[yaml.ScalarNode]]:
+        """Return the entries of a mapping NAME: VALUE or NAME: [VALUE, ...], or of a list, VALUES being their names."""
+        node = self.nodes.get(key)
+        if isinstance(node, yaml.MappingNode):
+            pairs = node.value
+        elif isinstance(node, yaml.SequenceNode):
+            pairs = [(entry, entry) for entry in node.value]
+        else:
+            self.complain(node, f"{key} must be a list, or a mapping of names to values")
+            return {}
+        found = {}
+        for name, value in pairs:
+            values = value.value if isinstance(value, yaml.SequenceNode) else [value]
+            if not all(isinstance(node, yaml.ScalarNode) and node.value for node in [name, *values]) or not values:
+                self.complain(name, f"{key}: every entry must be VALUE, NAME: VALUE or NAME: [VALUE, ...]")
+            elif name.value in found:
+                self.complain(name, f"{key} has {name.value} twice")
+            else:
+                found[name.value] = values
+        return found
+
+
+def read_study_file(path: Path) -> StudyFile:
+    """Return the file's keys. Raises ValueError if it is not YAML, or no mapping of keys to values."""
+    try:
+        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ValueError(f"{path}:{line}: not YAML: {error.problem}") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(node, yaml.MappingNode):
+        raise ValueError(f"{path} holds no keys such as datasets and trainers")
+    file = StudyFile(path, {})
+    for key, value in node.value:
+        name = str(key.value)
+        if name in file.nodes:
+            file.complain(key, f"the key {name} is there twice")
+        file.nodes[name] = value
+    return file

@@ -1,0 +1,115 @@
+"""The job that trains one fold: never two on one fold, never two on one GPU, and the stop signal handed on once."""
+
+import ctypes
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from nnunet_cpr.batch.gpus import gpu_locks
+from nnunet_cpr.batch.locks import take, take_one_of
+from nnunet_cpr.batch.plan import Plan
+from nnunet_cpr.batch.runs import Run
+from nnunet_cpr.batch.study import Study
+from nnunet_cpr.files import write_json
+from nnunet_cpr.nnunet_commands import executable, stop_group
+
+RESUMABLE = 75
+"""Exit code (EX_TEMPFAIL) of a training that was asked to stop and can go on."""
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_PR_SET_PDEATHSIG = 1
+
+
+def train_command(study: Study, run: Run) -> list[str]:
+    """Return nnU-Net's command. With --c it starts, resumes, or only validates, whatever is left."""
+    return ["nnUNetv2_train", run.dataset, study.configuration, run.fold, "-tr", run.run, "-p", study.plans,
+            "-device", study.device, "--c", *study.train_arguments]  # fmt: skip
+
+
+def train(plan: Plan, run: Run) -> int:
+    """Train and validate the fold unless that has been done, and return nnU-Net's exit code.
+
+    The locks are inherited by nnU-Net's process: they fall when it ends, even if this one is killed before.
+    """
+    study, log = plan.study, run.log(plan.study.output)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with _StopSignals() as signals:
+        fold_lock = take(run.lock, wait=False)
+        if fold_lock is None:
+            print(f"{run.key} is being trained by another process; waiting for it", flush=True)
+            fold_lock = take(run.lock)
+        assert fold_lock is not None
+        if run.is_done():
+            return 0
+        locks, environment = [fold_lock], os.environ | {"PYTHONUNBUFFERED": "1"}
+        if plan.gpus:
+            index, gpu_lock = take_one_of(gpu_locks(plan.gpus))
+            locks.append(gpu_lock)
+            environment["CUDA_VISIBLE_DEVICES"] = plan.gpus[index]
+        begun = time.time()
+        code = _run(train_command(study, run), log, environment, locks, signals)
+        if code == 0 and not run.is_done():
+            code = 1  # nnU-Net ended well, but left no result
+        outcome = "done" if code == 0 else "stopped" if code == RESUMABLE or signals.received else "failed"
+        record = run.record(study.output)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        write_json(record, {"outcome": outcome, "exit_code": code, "host": socket.gethostname(),
+                            "begun": begun, "ended": time.time()})  # fmt: skip
+        return code
+
+
+class _StopSignals:
+    """Collects stop signals while the block runs and hands the first of them to the training."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+        self.received: list[int] = []
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "_StopSignals":
+        self._before = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        self.received.append(number)
+        if self.process is None:  # nothing runs yet: there is nothing to save
+            sys.exit(RESUMABLE)
+        if len(self.received) == 1:  # a second one would make the training drop everything
+            self.process.send_signal(signal.SIGTERM)
+
+
+def _run(command: list[str], log: Path, environment: dict[str, str], locks: list[int], signals: _StopSignals) -> int:
+    """Run the command in a session of its own: only this process tells it to stop, once, and its death does, too."""
+    with log.open("ab") as stream:
+        stream.write(f"\n$ {shlex.join(command)}\n".encode())
+        stream.flush()
+        process = subprocess.Popen(
+            [executable(command[0]), *command[1:]],
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            pass_fds=locks,
+            start_new_session=True,
+            preexec_fn=_stop_with_parent if sys.platform == "linux" else None,
+        )
+        signals.process = process
+        if signals.received:
+            process.send_signal(signal.SIGTERM)
+        code = process.wait()
+    stop_group(process.pid)  # workers that a killed training has left
+    return code if code >= 0 else 128 - code
+
+
+def _stop_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,44 @@
+"""What `nnunet-cpr batch` says while it runs: a line whenever a training starts or ends."""
+
+import json
+import time
+from dataclasses import dataclass, field
+
+from nnunet_cpr.batch.locks import is_locked
+from nnunet_cpr.batch.runs import Run, read_record
+from nnunet_cpr.batch.study import Study
+
+
+@dataclass
+class Watch:
+    """Looks at the trainings that were not done when it was made."""
+
+    study: Study
+    runs: list[Run]
+    running: set[str] = field(default_factory=set)
+    ended: dict[str, float] = field(default_factory=dict)
+
+    def __call__(self) -> None:
+        """Print what has changed since the last look."""
+        for run in self.runs:
+            record = read_record(run.record(self.study.output))
+            if record and self.ended.get(run.key) != record["ended"]:
+                self.ended[run.key] = record["ended"]
+                self.running.discard(run.key)
+                self._say(run, _outcome(run, record, self.study))
+            elif not record and run.key not in self.running and is_locked(run.lock):
+                self.running.add(run.key)
+                self._say(run, "training")
+
+    def _say(self, run: Run, text: str) -> None:
+        print(f"{time.strftime('%H:%M:%S')}  {run.dataset}, {run.run}, fold {run.fold}: {text}", flush=True)
+
+
+def _outcome(run: Run, record: dict[str, object], study: Study) -> str:
+    if record["outcome"] == "failed":
+        return f"failed with exit code {record['exit_code']}, see {run.log(study.output)}"
+    if record["outcome"] == "stopped":
+        return "stopped, can be resumed"
+    dice = json.loads((run.validation / "summary.json").read_text(encoding="utf-8"))["foreground_mean"]["Dice"]
+    minutes = (float(str(record["ended"])) - float(str(record["begun"]))) / 60
+    return f"done after {minutes:.1f} min, foreground Dice {dice:.4f}"
