@@ -124,6 +124,7 @@ def _run(plan: Any, arguments: list[str], stop_signal: int) -> int:
     from nnunet_cpr.batch.engine import Stopped, run_snakemake
     from nnunet_cpr.batch.report import write_study_report
     from nnunet_cpr.batch.runs import runs_of, states_of
+    from nnunet_cpr.batch.slurm import wait_for_jobs
     from nnunet_cpr.batch.states_table import states_table
     from nnunet_cpr.batch.watch import Watch
 
@@ -135,6 +136,7 @@ def _run(plan: Any, arguments: list[str], stop_signal: int) -> int:
     try:
         code = run_snakemake(plan, arguments, stop_signal, Watch(study, todo))
     except Stopped:
+        wait_for_jobs(study.output)
         print(f"Stopped. To go on: {shlex.join(['nnunet-cpr', *sys.argv[1:]])}")
         return 130
     missing = [run for run in runs if not run.is_done()]

@@ -49,6 +49,8 @@ def run_snakemake(plan: Plan, arguments: Sequence[str], stop_signal: int, watch:
             watch()
             return process.returncode
         except KeyboardInterrupt:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)  # once is enough; some senders repeat themselves
             print("\nStopping: trainings finish their step and save ...", flush=True)
             _stop(process, stop_signal)
             raise Stopped from None

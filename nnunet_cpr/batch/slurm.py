@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 RESOURCES = {
@@ -16,6 +17,11 @@ RESOURCES = {
     "gres": "gres",
 }
 """Our names, which are sbatch's, and those of Snakemake's SLURM plugin."""
+CPUS = "8"
+"""A job's share by default: nnU-Net augments on the CPU."""
+WARNING_SECONDS = 120
+"""Before the time limit, trainings are told to save and end."""
+STOP_SECONDS = 180.0
 RETRIES = 3
 """Further attempts after a job failed or hit its time limit; they resume."""
 
@@ -26,7 +32,7 @@ def slurm_arguments(text: str) -> list[str]:
     Raises:
         ValueError: a part cannot be read, or there is no SLURM here.
     """
-    given = _read(text)
+    given = {"cpus": CPUS, **_read(text)}
     if shutil.which("sbatch") is None:
         raise ValueError("--slurm: there is no sbatch here; start this on a login node of the cluster")
     gres = given.pop("gres", None)
@@ -37,10 +43,10 @@ def slurm_arguments(text: str) -> list[str]:
     if "account" not in given:
         arguments.append("--slurm-no-account")
     arguments += ["--default-resources", *defaults] if defaults else []
+    ours = [f"train:slurm_extra='--signal=USR1@{WARNING_SECONDS}'"]
     if gres:
-        # The plugin reads a colon in the value only within quotes.
-        arguments += ["--set-resources", f"train:gres='{gres}'"]
-    return arguments
+        ours.append(f"train:gres='{gres}'")  # a colon in the value needs the quotes
+    return [*arguments, "--set-resources", *ours]
 
 
 def jobs_left(study_output: Path) -> list[str]:
@@ -50,6 +56,13 @@ def jobs_left(study_output: Path) -> list[str]:
     listed = subprocess.run(["squeue", "--me", "-h", "-o", "%i|%Z"], capture_output=True, text=True, check=False)
     pairs = [line.split("|", 1) for line in listed.stdout.splitlines() if "|" in line]
     return [job for job, folder in pairs if Path(folder) == study_output]
+
+
+def wait_for_jobs(study_output: Path) -> None:
+    """Wait until the jobs that were cancelled have saved and ended, or their time for that is over."""
+    until = time.monotonic() + STOP_SECONDS
+    while jobs_left(study_output) and time.monotonic() < until:
+        time.sleep(2)
 
 
 def _read(text: str) -> dict[str, str]:

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Starts a real SLURM with one node and two pretended GPUs on this machine, without systemd, for the tests.
-# As root on Debian or Ubuntu: one_node_slurm.sh FOLDER; then export SLURM_CONF=FOLDER/slurm.conf. Stop: one_node_slurm.sh FOLDER stop
+# As root on Debian or Ubuntu: one_node_slurm.sh FOLDER; to stop it: one_node_slurm.sh FOLDER stop
 set -euo pipefail
 folder=$(realpath -m "$1")
 host=$(hostname -s)
@@ -9,11 +9,12 @@ if [ "${2:-start}" = stop ]; then
     for name in slurmctld slurmd munged; do
         [ -f "$folder/$name.pid" ] && kill "$(cat "$folder/$name.pid")" 2>/dev/null || true
     done
+    rm -f /etc/slurm/slurm.conf /etc/slurm/gres.conf
     exit 0
 fi
 command -v slurmctld >/dev/null || apt-get install -y --no-install-recommends slurmctld slurmd slurm-client munge >/dev/null
 
-mkdir -p "$folder"/{state,spool} /run/munge
+mkdir -p "$folder"/{state,spool} /run/munge /etc/slurm
 for i in 0 1; do [ -e /dev/fakegpu$i ] || mknod /dev/fakegpu$i c 1 3; done
 cat > "$folder/slurm.conf" <<EOF
 ClusterName=one
@@ -41,13 +42,19 @@ GresTypes=gpu
 NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$(free -m | awk '/^Mem/ {print int($2 * 0.9)}') Gres=gpu:2 State=UNKNOWN
 PartitionName=main Nodes=$host Default=YES MaxTime=INFINITE OverTimeLimit=0 State=UP
 EOF
+# Snakemake's plugin clears SLURM_CONF within jobs, so the file must be where SLURM looks for it.
+[ -e /etc/slurm/slurm.conf ] && [ "$(readlink /etc/slurm/slurm.conf)" != "$folder/slurm.conf" ] && {
+    echo "/etc/slurm/slurm.conf is there: this machine has a SLURM of its own, which is left alone" >&2
+    exit 1
+}
+ln -sfn "$folder/slurm.conf" /etc/slurm/slurm.conf
+ln -sfn "$folder/gres.conf" /etc/slurm/gres.conf
 echo "NodeName=$host Name=gpu Count=2 File=/dev/fakegpu[0-1]" > "$folder/gres.conf"
 if [ ! -s /etc/munge/munge.key ]; then
     dd if=/dev/urandom bs=1 count=1024 status=none of=/etc/munge/munge.key
     chown munge: /etc/munge/munge.key && chmod 400 /etc/munge/munge.key
 fi
 chown munge: /run/munge /etc/munge /var/lib/munge /var/log/munge
-export SLURM_CONF=$folder/slurm.conf
 pgrep -x munged >/dev/null || runuser -u munge -- munged
 pgrep -x munged > "$folder/munged.pid"
 slurmctld

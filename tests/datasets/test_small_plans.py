@@ -3,7 +3,12 @@ import math
 
 import pytest
 
-from nnunet_cpr.datasets.small_plans import CONFIGURATION, MAX_PATCH_VOXELS, add_small_configuration, small_configuration
+from nnunet_cpr.datasets.small_plans import (
+    CONFIGURATION,
+    MAX_PATCH_VOXELS,
+    add_small_configuration,
+    small_configuration,
+)
 
 
 def full(patch, stages, strides=None) -> dict:
