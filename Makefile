@@ -1,9 +1,9 @@
-# make demo | make test | make lint | make bench: each does its own set-up in .venv
+# make demo | make test | make test-slurm | make lint | make bench: each does its own set-up in .venv
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test lint bench clean
+.PHONY: install demo test test-slurm lint bench clean
 install: $(INSTALLED)
 
 # The trainers are copied into nnU-Net's folder on install, so a change to one means installing again.
@@ -17,6 +17,12 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# As root on Debian or Ubuntu: installs SLURM, starts it on this machine alone, and stops it again.
+test-slurm: $(INSTALLED)
+	tests/batch/one_node_slurm.sh build/slurm
+	NNUNET_CPR_SLURM=1 $(BIN)/python -m pytest tests/batch/test_slurm.py; code=$$?; \
+	tests/batch/one_node_slurm.sh build/slurm stop; exit $$code
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
