@@ -122,7 +122,20 @@ def test_shape_mismatch(folder):
 
 def test_affine_mismatch(folder):
     write(folder / "imagesTr" / "case_1.nii.gz", np.ones((4, 5, 6), dtype=np.float32), np.diag([1.5, 1, 1, 1]))
-    bad(folder, "case_1: image and label lie at different places")
+    bad(
+        folder,
+        r"case_1: image and label lie at different places \(the label has the spacing \(1, 1, 1\), not the \(1\.5, 1",
+    )
+
+
+def test_images_with_channels(folder):
+    for case in CASES:
+        write(folder / "imagesTr" / f"{case}.nii.gz", np.ones((4, 5, 6, 2), dtype=np.float32), np.diag([1, 1, 2, 1]))
+        write(folder / "labelsTr" / f"{case}.nii.gz", np.zeros((4, 5, 6), dtype=np.uint8), np.diag([1, 1, 2, 1]))
+    describe(folder, modality={"0": "T1", "1": "T2"})
+    check_cases(read_msd(folder))
+    write(folder / "labelsTr" / "case_3.nii.gz", np.zeros((4, 5, 6), dtype=np.uint8), np.diag([1, 2, 1, 1]))
+    bad(folder, "case_3: image and label lie at different places")
 
 
 def test_unknown_label_value(folder):
