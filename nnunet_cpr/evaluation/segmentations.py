@@ -130,8 +130,10 @@ def _errors_named(path: Path) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:  # each library has its own
-        # They say much, over several lines; the last one tells what happened.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+        lines = str(error).split("\n")
+        if "SimpleITK" in lines[0]:  # begins with a place in its source and ends with what happened
+            lines = [line for line in lines if line.strip()][-1:]
+        reason = " ".join(" ".join(lines).split()) or type(error).__name__
         raise ValueError(f"{path} cannot be read; it may be damaged or truncated ({reason})") from error
 
 

@@ -138,6 +138,17 @@ def test_a_spacing_that_is_no_number(tmp_path):
         read_segmentation(path)
 
 
+@pytest.mark.parametrize(
+    ("ending", "reason"),
+    [("nii", r"Expected \d+ bytes, got \d+ bytes .*"), ("nrrd", "(?!Exception thrown|RuntimeError).+")],
+)
+def test_the_reason_is_one_line_that_says_something(tmp_path, ending, reason):
+    path = write(tmp_path / f"x.{ending}", noise(0, shape=(30, 40, 50)))
+    path.write_bytes(path.read_bytes()[:-5000])
+    with pytest.raises(ValueError, match=rf"x\.{ending} cannot be read; it may be damaged or truncated \({reason}\)$"):
+        read_segmentation(path)
+
+
 def test_two_files_of_one_case(tmp_path):
     for ending in (".nii.gz", ".nrrd"):
         write(tmp_path / f"case1{ending}", noise(1))
