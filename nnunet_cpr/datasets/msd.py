@@ -152,7 +152,8 @@ def open_nifti(path: Path) -> tuple[nib.Nifti1Image, np.ndarray]:
         image = nib.load(path)
         return image, np.asanyarray(image.dataobj)
     except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); replace the file or remove the case") from error
+        reason = " ".join(str(error).split())  # of a truncated .nii, nibabel says two lines
+        raise ValueError(f"{path}: cannot be read ({reason}); replace the file or remove the case") from error
 
 
 def _shorten(names: set[str], most: int = 5) -> str:

@@ -5,7 +5,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from nnunet_cpr.datasets.msd import check_cases, link_for_conversion, read_msd
+from nnunet_cpr.datasets.msd import check_cases, link_for_conversion, open_nifti, read_msd
 
 HIPPOCAMPUS = Path(__file__).parents[3] / "shared" / "data" / "Task04_Hippocampus"
 CASES = [f"case_{number}" for number in range(5)]
@@ -164,6 +164,14 @@ def test_damaged_bytes(folder, where):
     content[position : position + 4] = bytes(255 - byte for byte in content[position : position + 4])
     path.write_bytes(content)
     bad(folder, r"case_3\.nii\.gz: cannot be read \(.*\); replace the file")
+
+
+def test_truncated_uncompressed_file(folder):
+    path = folder / "x.nii"
+    write(path, np.ones((4, 5, 6), dtype=np.float32))
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"^[^\n]*x\.nii: cannot be read \([^\n]*\); replace the file[^\n]*$"):
+        open_nifti(path)
 
 
 def test_not_an_image(folder):
