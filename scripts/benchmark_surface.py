@@ -18,7 +18,7 @@ import numpy as np
 import SimpleITK
 import torch
 
-from nnunet_cpr.evaluation.folders import read_segmentation
+from nnunet_cpr.evaluation.segmentations import read_segmentation
 from nnunet_cpr.evaluation.surface import CACHE_FILE, SurfaceTask, library, surface_metrics
 
 SPACING = (0.8, 0.8, 2.0)

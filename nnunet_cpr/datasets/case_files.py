@@ -3,13 +3,12 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 
 from nnunet_cpr.datasets.msd import open_nifti
-from nnunet_cpr.evaluation.folders import GEOMETRY_TOLERANCE
+from nnunet_cpr.images import difference, nifti_geometry
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,8 @@ def check_case(case: Case, values: dict[int, int], label_takes_image_header: boo
     """
     first, *others = (_open_image(case.name, path) for path in case.channels)
     for path, image in zip(case.channels[1:], others, strict=True):
-        if difference := _difference(first, image):
-            raise ValueError(f"{case.name}: {path.name} {difference} {case.channels[0].name}; correct the file")
+        if differs := difference(nifti_geometry(first), nifti_geometry(image)):
+            raise ValueError(f"{case.name}: {path.name} {differs} {case.channels[0].name}; correct the file")
     if case.label is None:
         return CheckedCase(case)
     label, array = open_nifti(case.label)
@@ -49,15 +48,15 @@ def check_case(case: Case, values: dict[int, int], label_takes_image_header: boo
             f"{case.name}: unknown label value {', '.join(f'{value:g}' for value in unknown)} in {case.label}; "
             f"known are {', '.join(map(str, values))}; correct the label"
         )
-    difference = _difference(first, label)
+    differs = difference(nifti_geometry(first), nifti_geometry(label))
     may_differ = label_takes_image_header and first.shape == label.shape
-    if difference and not may_differ:
+    if differs and not may_differ:
         raise ValueError(
-            f"{case.name}: the label {case.label.name} {difference} its image; "
+            f"{case.name}: the label {case.label.name} {differs} its image; "
             "correct the label, or resample it to its image"
         )
-    caution = f"{case.name}: the label's header {difference} its image; it gets the image's" if difference else ""
-    return CheckedCase(case, bool(difference) or any(values[value] != value for value in found), caution)
+    caution = f"{case.name}: the label's header {differs} its image; it gets the image's" if differs else ""
+    return CheckedCase(case, bool(differs) or any(values[value] != value for value in found), caution)
 
 
 def check_opens(path: Path) -> None:
@@ -105,32 +104,3 @@ def _open_image(name: str, path: Path) -> nib.Nifti1Image:
     if not np.isfinite(voxels).all():
         raise ValueError(f"{name}: {path} holds NaN or infinite voxels; replace them")
     return image
-
-
-def _difference(expected: Any, given: Any) -> str:
-    """What differs first between two images' geometries, as a phrase that the other's name ends; empty if nothing."""
-    if given.shape != expected.shape:
-        return f"has the size {given.shape}, not the {expected.shape} of"
-    wanted, said = _geometry(expected), _geometry(given)
-    for key, tolerance in (
-        ("spacing", GEOMETRY_TOLERANCE * wanted["spacing"].min()),
-        ("origin", GEOMETRY_TOLERANCE * wanted["spacing"].min()),
-        ("direction", GEOMETRY_TOLERANCE),
-    ):
-        if not np.allclose(said[key], wanted[key], rtol=0, atol=tolerance):
-            return f"has the {key} {_text(said[key])}, not the {_text(wanted[key])} of"
-    return ""
-
-
-def _geometry(image: Any) -> dict[str, np.ndarray]:
-    """Spacing and origin in mm, and direction cosines, from the header. nibabel reads what SimpleITK may refuse."""
-    matrix = image.affine[:3, :3]
-    return {
-        "spacing": np.array(image.header.get_zooms()[:3], dtype=float),
-        "origin": image.affine[:3, 3],
-        "direction": matrix / np.linalg.norm(matrix, axis=0),
-    }
-
-
-def _text(values: np.ndarray) -> str:
-    return "(" + ", ".join(f"{value:g}" for value in np.round(values.ravel(), 4) + 0.0) + ")"

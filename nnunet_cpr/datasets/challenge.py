@@ -19,7 +19,7 @@ class ChallengeDataset:
     """What the source holds and what dataset.json will say.
 
     `values` maps the source's label values to those of nnU-Net; `labels` are dataset.json's. `details` go to nnU-Net's
-    generate_dataset_json.
+    generate_dataset_json. `notes` are what the user should know about what was found.
     """
 
     nnunet_name: str
@@ -32,6 +32,7 @@ class ChallengeDataset:
     details: dict[str, Any]
     ending: str = ".nii.gz"
     label_takes_image_header: bool = False
+    notes: list[str] = field(default_factory=list)
     _checked: list[CheckedCase] = field(default_factory=list)
 
     @property
@@ -39,11 +40,16 @@ class ChallengeDataset:
         """The training cases that were found."""
         return len(self.cases)
 
+    @property
+    def number_of_test_cases(self) -> int:
+        """The cases without labels that were found."""
+        return len(self.test_cases)
+
     def check(self, processes: int) -> list[str]:
-        """Open every file; return a line for each label that gets its image's header."""
+        """Open every file; return the notes and a line for each label that gets its image's header."""
         check = partial(check_case, values=self.values, label_takes_image_header=self.label_takes_image_header)
         self._checked = list(in_parallel(check, self.cases + self.test_cases, processes, "check"))
-        return [checked.caution for checked in self._checked if checked.caution]
+        return self.notes + [checked.caution for checked in self._checked if checked.caution]
 
     def write(self, folder: Path, link: bool, processes: int) -> None:
         """Write images, labels and dataset.json. Called after `check`."""

@@ -21,6 +21,10 @@ class Convertible(Protocol):
         """The training cases that were found."""
 
     @property
+    def number_of_test_cases(self) -> int:
+        """The cases without labels that were found."""
+
+    @property
     def published(self) -> int:
         """The training cases that the challenge published."""
 

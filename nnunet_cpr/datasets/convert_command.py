@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
         return 130
     for caution in cautions:
         print(f"! {caution}")
+    print(f"Test cases, which have no label, for imagesTs: {dataset.number_of_test_cases}")
     if args.dry_run:
         print(f"{dataset.number_of_cases} training cases passed the checks; they would be written to {target}")
         return 0

@@ -20,14 +20,16 @@ class HeartDataset:
         self.dataset = dataset
         self.nnunet_name = dataset.nnunet_name
         self.number_of_cases = len(dataset.cases)
+        tests = sorted(dataset.folder.glob(f"imagesTs/*{ENDING}"))
+        self.test_images = [path for path in tests if path.name[0] not in "._"]
+        self.number_of_test_cases = len(self.test_images)
 
     def check(self, processes: int) -> list[str]:
         """Open every file, and say so if the labels are not Heart's."""
         cases = [dataclasses.replace(self.dataset, cases=(case,)) for case in self.dataset.cases]
         for _ in in_parallel(partial(check_cases, progress=iter), cases, processes, "check"):
             pass
-        tests = [path for path in sorted(self.dataset.folder.glob(f"imagesTs/*{ENDING}")) if path.name[0] not in "._"]
-        for _ in in_parallel(check_opens, tests, processes, "check"):
+        for _ in in_parallel(check_opens, self.test_images, processes, "check"):
             pass
         names = [name for value, name in self.dataset.description["labels"].items() if value != "0"]
         if names != [STRUCTURE]:

@@ -4,7 +4,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 
 from nnunet_cpr.files import write_json
+from nnunet_cpr.images import difference, nifti_geometry
 
 ENDING = ".nii.gz"
 FOLDS = 5  # nnU-Net's cross-validation; it needs at least one case a fold
@@ -82,9 +83,11 @@ def check_cases(dataset: MSDDataset, progress: Callable[[Iterable[str]], Iterabl
                 f"{case}: the image's shape is {image.shape}, but dataset.json's modality names {channels} channel(s); "
                 "channels are the fourth axis"
             )
-        if not np.allclose(image.affine, label.affine, atol=1e-3):
+        # Only where they lie: the sizes were compared above, and the image's may have channels.
+        place = replace(nifti_geometry(image), size=label.shape)
+        if differs := difference(place, nifti_geometry(label)):
             raise ValueError(
-                f"{case}: image and label lie at different places (their affines differ); "
+                f"{case}: image and label lie at different places (the label {differs} its image); "
                 "give both the geometry of the scanner image"
             )
         if not np.isfinite(voxels).all():
@@ -149,7 +152,8 @@ def open_nifti(path: Path) -> tuple[nib.Nifti1Image, np.ndarray]:
         image = nib.load(path)
         return image, np.asanyarray(image.dataobj)
     except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); replace the file or remove the case") from error
+        reason = " ".join(str(error).split())  # of a truncated .nii, nibabel says two lines
+        raise ValueError(f"{path}: cannot be read ({reason}); replace the file or remove the case") from error
 
 
 def _shorten(names: set[str], most: int = 5) -> str:

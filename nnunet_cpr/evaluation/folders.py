@@ -1,7 +1,6 @@
-"""Segmentations of any tool in plain folders: read, checked against the reference, Dice as nnU-Net computes it.
+"""Segmentations of any tool in plain folders: checked against the reference, Dice as nnU-Net computes it.
 
-File formats are those that nnU-Net reads, with the reader that nnU-Net chooses for the ending. nnU-Net, SimpleITK and
-torch are imported where they are used, because the command line imports this module.
+nnU-Net and torch are imported where they are used, because the command line imports this module.
 """
 
 import json
@@ -11,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,6 +20,7 @@ from tqdm import tqdm
 
 from nnunet_cpr.evaluation.nnunet_results import Label, foreground_labels
 from nnunet_cpr.evaluation.results import CASE_COLUMNS
+from nnunet_cpr.evaluation.segmentations import check_geometry, list_cases, read_segmentation
 
 if TYPE_CHECKING:
     from nnunet_cpr.evaluation.surface import SurfaceTask
@@ -29,11 +28,6 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-GEOMETRY_TOLERANCE = 1e-3
-"""Of spacing and origin relative to the spacing, of direction cosines absolute: far less than a voxel, more than the
-rounding of headers that hold float32."""
-LARGEST_LABEL = 65535
-"""Labels are uint16 in nnU-Net."""
 NAMES_IN_ERRORS = 5
 START_SECONDS = 15.0
 """What new processes cost before they work; they have to save more."""
@@ -93,73 +87,6 @@ def dataset_labels(reference: Path) -> tuple[dict[str, Label], int | None]:
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"{path} cannot be read as nnU-Net's dataset.json ({error!r})") from error
     return {}, None
-
-
-def list_cases(folder: Path) -> dict[str, Path]:
-    """Return the segmentations of a folder by case, that is by file name without the ending.
-
-    Raises:
-        ValueError: the folder is missing or empty, or two files are of the same case.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder")
-    cases: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        ending = _ending(path)
-        if ending is None or path.name.startswith(".") or not path.is_file():
-            continue
-        case = path.name[: -len(ending)]
-        if case in cases:
-            raise ValueError(f"{cases[case]} and {path} are of the same case")
-        cases[case] = path
-    if not cases:
-        raise ValueError(f"{folder} holds no segmentation ({', '.join(_readers())})")
-    return cases
-
-
-def check_geometry(reference: Path, prediction: Path) -> None:
-    """Compare the headers of two segmentations.
-
-    Raises:
-        ValueError: size, spacing, origin or direction differ, or a file cannot be read.
-    """
-    expected, given = _geometry(reference), _geometry(prediction)
-    if expected["size"] != given["size"]:
-        raise _geometry_error(reference, prediction, "size", expected, given)
-    spacing = np.array(expected["spacing"])
-    tolerances = {
-        "spacing": GEOMETRY_TOLERANCE * spacing,
-        "origin": GEOMETRY_TOLERANCE * spacing.min(),
-        "direction": GEOMETRY_TOLERANCE,
-    }
-    for key, tolerance in tolerances.items():
-        if (np.abs(np.subtract(expected[key], given[key])) > tolerance).any():
-            raise _geometry_error(reference, prediction, key, expected, given)
-
-
-def read_segmentation(path: Path) -> tuple[npt.NDArray[np.uint16], list[float]]:
-    """Return the labels (z, y, x) of a segmentation and its spacing in mm in the same order, by nnU-Net's reader.
-
-    A plane image has one slice.
-
-    Raises:
-        ValueError: the file cannot be read, is truncated, or holds something else than labels.
-    """
-    try:
-        _check_complete(path)
-        image, properties = _reader(path).read_seg(str(path))
-    except MemoryError:
-        raise
-    except Exception as error:  # each library behind nnU-Net's readers has its own
-        raise _unreadable(path, error) from error
-    if len(image) != 1:
-        raise ValueError(f"{path} has {len(image)} channels; a segmentation has one")
-    with np.errstate(invalid="ignore"):
-        labels = image[0].astype(np.uint16)
-    if not np.array_equal(labels, image[0]):
-        wrong = image[0][labels != image[0]].flat[0]
-        raise ValueError(f"{path} holds {wrong:g}; labels are whole numbers from 0 to {LARGEST_LABEL}")
-    return labels, [float(length) for length in properties["spacing"]]
 
 
 def in_parallel(
@@ -301,65 +228,3 @@ def _check_none_lacks(folder: Path, needed: dict[str, Path], present: dict[str, 
     if lacking := [path.name for case, path in needed.items() if case not in present]:
         some = ", ".join(lacking[:NAMES_IN_ERRORS]) + (", ..." if len(lacking) > NAMES_IN_ERRORS else "")
         raise ValueError(f"{folder} lacks {len(lacking)} of {len(needed)} {what}: {some}")
-
-
-def _geometry(path: Path) -> dict[str, tuple[float, ...]]:
-    """Return size in voxels, spacing and origin in mm, and direction cosines from a file's header."""
-    import SimpleITK
-
-    reader: Any = SimpleITK.ImageFileReader()  # type: ignore[no-untyped-call]
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise _unreadable(path, error) from error
-    return {
-        "size": reader.GetSize(),
-        "spacing": reader.GetSpacing(),
-        "origin": reader.GetOrigin(),
-        "direction": reader.GetDirection(),
-    }
-
-
-def _geometry_error(
-    reference: Path, prediction: Path, key: str, expected: dict[str, Any], given: dict[str, Any]
-) -> ValueError:
-    said, wanted = (tuple(round(value, 5) for value in geometry[key]) for geometry in (given, expected))
-    return ValueError(f"{prediction} has the {key} {said}, but its reference {reference} has {wanted}")
-
-
-def _unreadable(path: Path, error: Exception) -> ValueError:
-    # Libraries say much, over several lines; the last one tells what happened.
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
-    return ValueError(f"{path} cannot be read; it may be damaged or truncated ({reason})")
-
-
-def _check_complete(path: Path) -> None:
-    """Read a NIfTI file with nibabel, which raises for a truncated one: SimpleITK reads it without a word."""
-    if _ending(path) in (".nii", ".nii.gz"):
-        import nibabel
-
-        np.asanyarray(nibabel.load(path).dataobj)  # type: ignore[attr-defined]
-
-
-def _ending(path: Path) -> str | None:
-    return next((path.name[-len(ending) :] for ending in _readers() if path.name.lower().endswith(ending)), None)
-
-
-def _reader(path: Path) -> Any:
-    ending = _ending(path)
-    if ending is None:
-        raise ValueError(f"nnU-Net has no reader for {path.name}")
-    return _readers()[ending.lower()]()
-
-
-@cache
-def _readers() -> dict[str, type]:
-    """Return nnU-Net's reader by file ending."""
-    from nnunetv2.imageio import reader_writer_registry as registry
-
-    endings = [ending for reader in registry.LIST_OF_IO_CLASSES for ending in reader.supported_file_endings]
-    return {
-        ending: registry.determine_reader_writer_from_file_ending(ending, verbose=False)
-        for ending in dict.fromkeys(endings)
-    }

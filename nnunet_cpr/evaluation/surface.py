@@ -31,9 +31,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from nnunet_cpr.evaluation.folders import check_geometry, in_parallel, read_segmentation
+from nnunet_cpr.evaluation.folders import in_parallel
 from nnunet_cpr.evaluation.nnunet_results import Label
 from nnunet_cpr.evaluation.results import CASE_COLUMNS
+from nnunet_cpr.evaluation.segmentations import check_geometry, read_segmentation
 from nnunet_cpr.files import write_json
 
 METRICS = ("NSD", "HD95", "MASD")

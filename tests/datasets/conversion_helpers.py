@@ -53,6 +53,17 @@ def brats(folder: Path, ending: str = ".nii", numbers: tuple[int, ...] = (1, 2, 
     return folder
 
 
+def brats_validation(folder: Path, ending: str = ".nii", numbers: tuple[int, ...] = (1, 2), shape=(17, 15, 9)) -> Path:
+    """The cases without labels, in a folder of this place; returns its folder MICCAI_BraTS2020_ValidationData."""
+    for number in numbers:
+        name = f"BraTS20_Validation_{number:03d}"
+        for seed, channel in enumerate(BRATS_CHANNELS):
+            path = folder / "MICCAI_BraTS2020_ValidationData" / name / f"{name}_{channel}{ending}"
+            write(path, abs(image(shape, 1000 + 10 * number + seed)))
+    (folder / "MICCAI_BraTS2020_ValidationData" / "survival_evaluation.csv").write_text("BraTS20ID,Age\n")
+    return folder / "MICCAI_BraTS2020_ValidationData"
+
+
 def amos(folder: Path) -> Path:
     for part, numbers in (("Tr", (1, 4, 410, 507)), ("Va", (8, 409, 600)), ("Ts", (2, 500, 596))):
         for number in numbers:

@@ -1,8 +1,20 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
-from conversion_helpers import AFFINE, BRATS_CHANNELS, brats, fails, label, read, truncate, write
+from conversion_helpers import (
+    AFFINE,
+    BRATS_CHANNELS,
+    brats,
+    brats_validation,
+    fails,
+    label,
+    read,
+    tree,
+    truncate,
+    write,
+)
 from nnunetv2.dataset_conversion import Dataset137_BraTS21 as nnunet
 
 from nnunet_cpr.cli import main
@@ -119,3 +131,97 @@ def test_what_cannot_be_turned_back(source, raw, tmp_path, capsys):
     assert "no .nii.gz or .nii files" in fails(capsys, "brats2020", "--inverse", source / FOLDER, output)
     assert "btcv: nnU-Net's label values are" in fails(capsys, "btcv", "--inverse", predictions, output)
     assert "--inverse takes" in fails(capsys, "brats2020", source, "--inverse", predictions, output)
+
+
+# The validation cases
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("link", [False, True], ids=["copied", "linked"])
+def test_validation_cases_are_test_images(tmp_path, raw, capsys, ending, link):
+    source = brats(tmp_path / "source", ending)
+    tests = brats_validation(source, ending)
+    assert main(["convert", "brats2020", str(source), *(["--link"] if link else [])]) == 0
+    found = sorted(path.name for path in (raw / NAME / "imagesTs").iterdir())
+    assert found == [f"BraTS20_Validation_{n:03d}_{i:04d}{ending}" for n in (1, 2) for i in range(4)]
+    for index, channel in enumerate(BRATS_CHANNELS):
+        original = tests / "BraTS20_Validation_002" / f"BraTS20_Validation_002_{channel}{ending}"
+        copied = raw / NAME / "imagesTs" / f"BraTS20_Validation_002_{index:04d}{ending}"
+        assert copied.read_bytes() == original.read_bytes()
+        assert copied.is_symlink() == link
+    assert len(list((raw / NAME / "imagesTr").iterdir())) == 20 and len(list((raw / NAME / "labelsTr").iterdir())) == 5
+    assert json.loads((raw / NAME / "dataset.json").read_text())["numTraining"] == 5
+    out = capsys.readouterr().out
+    assert f"! 2 validation cases found in {tests}, 125 were published" in out
+    assert "Test cases, which have no label, for imagesTs: 2" in out
+
+
+@pytest.mark.parametrize(
+    ("given", "training", "validation"),
+    [
+        (".", ".", "."),  # official: both in SOURCE
+        (FOLDER, ".", "."),  # SOURCE is the folder of the training cases, the other one lies beside it
+        (".", "BraTS2020_TrainingData", "BraTS2020_ValidationData"),  # the mirror: SOURCE holds two outer folders
+        ("BraTS2020_TrainingData", "BraTS2020_TrainingData", "BraTS2020_ValidationData"),
+        (f"BraTS2020_TrainingData/{FOLDER}", "BraTS2020_TrainingData", "BraTS2020_ValidationData"),
+        (".", "BraTS2020_TrainingData", "."),
+        ("a/..", ".", "."),
+    ],
+)
+@pytest.mark.parametrize("inside", [True, False], ids=["relative", "absolute"])
+def test_where_validation_cases_are_found(tmp_path, raw, monkeypatch, capsys, given, training, validation, inside):
+    download = tmp_path / "x" / "download"
+    (download / "a").mkdir(parents=True)
+    brats(download / training, numbers=(1, 2))
+    brats_validation(download / validation, numbers=(7,))
+    if inside:
+        monkeypatch.chdir(download / given)
+    assert main(["convert", "brats2020", "." if inside else str(download / given), "--dry-run"]) == 0
+    assert "Test cases, which have no label, for imagesTs: 1" in capsys.readouterr().out
+
+
+def test_without_validation_cases(source, raw, capsys):
+    assert main(["convert", "brats2020", str(source)]) == 0
+    assert not (raw / NAME / "imagesTs").exists()
+    out = capsys.readouterr().out
+    assert "Test cases, which have no label, for imagesTs: 0" in out
+    assert "validation cases" not in out
+
+
+def test_a_folder_without_validation_cases(source, raw, capsys):
+    shutil.rmtree(brats_validation(source) / "BraTS20_Validation_001")
+    shutil.rmtree(source / "MICCAI_BraTS2020_ValidationData" / "BraTS20_Validation_002")
+    assert main(["convert", "brats2020", str(source), "--dry-run"]) == 0
+    assert "! 0 validation cases found in " in capsys.readouterr().out
+
+
+def test_all_validation_cases_are_no_reason_for_a_line(source, raw, capsys):
+    brats_validation(source, numbers=tuple(range(1, 126)), shape=(3, 3, 3))
+    assert main(["convert", "brats2020", str(source), "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "Test cases, which have no label, for imagesTs: 125" in out
+    assert "validation cases" not in out
+
+
+def test_a_bad_validation_case_leaves_no_dataset(source, raw, capsys):
+    tests = brats_validation(source)
+    path = tests / "BraTS20_Validation_002" / "BraTS20_Validation_002_flair.nii"
+    write(path, read(path), np.diag([1, 1, 1, 1]))
+    line = fails(capsys, "brats2020", source)
+    assert "BraTS20_Validation_002: BraTS20_Validation_002_flair.nii has the spacing" in line
+    truncate(path)
+    assert "BraTS20_Validation_002_flair.nii: cannot be read" in fails(capsys, "brats2020", source)
+    path.rename(path.with_suffix(".nii.gz"))
+    line = fails(capsys, "brats2020", source)
+    assert "BraTS20_Validation_002: no BraTS20_Validation_002_flair.nii; add what is missing or remove the case" in line
+    assert not raw.exists() or tree(raw) == []
+
+
+def test_predictions_of_validation_cases_get_the_challenges_labels_back(tmp_path):
+    values = label((17, 15, 9), (1, 2, 3, 1))
+    write(tmp_path / "predictions" / "BraTS20_Validation_001.nii.gz", values)
+    output = tmp_path / "submission"
+    assert main(["convert", "brats2020", "--inverse", str(tmp_path / "predictions"), str(output)]) == 0
+    written = read(output / "BraTS20_Validation_001.nii.gz")
+    assert np.array_equal(written, nnunet.convert_labels_back_to_BraTS(values))
+    assert set(np.unique(written)) == {0, 1, 2, 4}

@@ -53,7 +53,9 @@ def test_the_whole_dataset(source, raw, capsys, link):
     assert content["channel_names"] == {"0": "MRI"}
     assert content["labels"] == {"background": 0, "left atrium": 1}
     assert (content["numTraining"], content["licence"]) == (20, "CC-BY-SA 4.0")
-    assert "!" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "Test cases, which have no label, for imagesTs: 1" in out
+    assert "!" not in out
 
 
 def test_number_and_name(source, raw, monkeypatch, tmp_path):

@@ -5,7 +5,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from nnunet_cpr.datasets.msd import check_cases, link_for_conversion, read_msd
+from nnunet_cpr.datasets.msd import check_cases, link_for_conversion, open_nifti, read_msd
 
 HIPPOCAMPUS = Path(__file__).parents[3] / "shared" / "data" / "Task04_Hippocampus"
 CASES = [f"case_{number}" for number in range(5)]
@@ -122,7 +122,20 @@ def test_shape_mismatch(folder):
 
 def test_affine_mismatch(folder):
     write(folder / "imagesTr" / "case_1.nii.gz", np.ones((4, 5, 6), dtype=np.float32), np.diag([1.5, 1, 1, 1]))
-    bad(folder, "case_1: image and label lie at different places")
+    bad(
+        folder,
+        r"case_1: image and label lie at different places \(the label has the spacing \(1, 1, 1\), not the \(1\.5, 1",
+    )
+
+
+def test_images_with_channels(folder):
+    for case in CASES:
+        write(folder / "imagesTr" / f"{case}.nii.gz", np.ones((4, 5, 6, 2), dtype=np.float32), np.diag([1, 1, 2, 1]))
+        write(folder / "labelsTr" / f"{case}.nii.gz", np.zeros((4, 5, 6), dtype=np.uint8), np.diag([1, 1, 2, 1]))
+    describe(folder, modality={"0": "T1", "1": "T2"})
+    check_cases(read_msd(folder))
+    write(folder / "labelsTr" / "case_3.nii.gz", np.zeros((4, 5, 6), dtype=np.uint8), np.diag([1, 2, 1, 1]))
+    bad(folder, "case_3: image and label lie at different places")
 
 
 def test_unknown_label_value(folder):
@@ -151,6 +164,14 @@ def test_damaged_bytes(folder, where):
     content[position : position + 4] = bytes(255 - byte for byte in content[position : position + 4])
     path.write_bytes(content)
     bad(folder, r"case_3\.nii\.gz: cannot be read \(.*\); replace the file")
+
+
+def test_truncated_uncompressed_file(folder):
+    path = folder / "x.nii"
+    write(path, np.ones((4, 5, 6), dtype=np.float32))
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"^[^\n]*x\.nii: cannot be read \([^\n]*\); replace the file[^\n]*$"):
+        open_nifti(path)
 
 
 def test_not_an_image(folder):

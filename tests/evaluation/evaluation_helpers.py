@@ -1,11 +1,31 @@
-"""Case tables and folders of nnU-Net's results, made by hand."""
+"""Case tables, segmentations and folders of nnU-Net's results, made by hand."""
 
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import SimpleITK
 
 from nnunet_cpr.evaluation.results import CASE_COLUMNS
+
+SPACING = (0.7, 0.8, 2.5)  # x, y, z
+
+
+def noise(seed: int, labels: int = 3, shape=(5, 6, 7)) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, labels + 1, shape).astype(np.uint8)
+
+
+def write_segmentation(path: Path, array: np.ndarray, spacing=SPACING, origin=(3.0, -4.0, 5.0), direction=None) -> Path:
+    """An array (z, y, x) as SimpleITK writes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = SimpleITK.GetImageFromArray(array)
+    image.SetSpacing(spacing[: array.ndim])
+    image.SetOrigin(origin[: array.ndim])
+    if direction is not None:
+        image.SetDirection(direction)
+    SimpleITK.WriteImage(image, str(path), True)
+    return path
 
 
 def frame(dataset="D", metric="Dice", fold="0", **trainers):

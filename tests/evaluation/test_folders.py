@@ -7,30 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK
+from evaluation_helpers import noise
+from evaluation_helpers import write_segmentation as write
 
 from nnunet_cpr.evaluation import folders as evaluation_folders
-from nnunet_cpr.evaluation.folders import in_parallel, list_cases, read_folders, read_segmentation, surface_tasks
+from nnunet_cpr.evaluation.folders import in_parallel, read_folders, surface_tasks
 from nnunet_cpr.evaluation.results import CASE_COLUMNS
 
 evaluation = pytest.importorskip("nnunetv2.evaluation.evaluate_predictions")
-
-SPACING = (0.7, 0.8, 2.5)
-
-
-def write(path: Path, array: np.ndarray, spacing=SPACING, origin=(3.0, -4.0, 5.0), direction=None) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = SimpleITK.GetImageFromArray(array)
-    image.SetSpacing(spacing[: array.ndim])
-    image.SetOrigin(origin[: array.ndim])
-    if direction is not None:
-        image.SetDirection(direction)
-    SimpleITK.WriteImage(image, str(path), True)
-    return path
-
-
-def noise(seed: int, labels: int = 3, shape=(5, 6, 7)) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, labels + 1, shape).astype(np.uint8)
 
 
 @pytest.fixture
@@ -172,12 +156,6 @@ def test_missing_and_empty_folders(folders, tmp_path):
         read((tmp_path / "empty", folders[1]))
 
 
-def test_two_files_of_one_case(folders):
-    write(folders[0] / "case1.nrrd", noise(1))
-    with pytest.raises(ValueError, match=r"case1\.nii\.gz and .*case1\.nrrd are of the same case"):
-        list_cases(folders[0])
-
-
 TURNED = (0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 
 
@@ -220,37 +198,9 @@ def test_a_damaged_file_is_named(folders):
         read(folders)
 
 
-@pytest.mark.parametrize(("value", "said"), [(0.5, "0.5"), (-1.0, "-1"), (np.nan, "nan"), (70000.0, "70000")])
-def test_a_file_of_something_else_than_labels_is_named(tmp_path, value, said):
-    image = np.zeros((3, 3, 3), np.float32)  # as .nrrd: SimpleITK reads NaN in a .nii.gz as 0
-    image[1, 1, 1] = value
-    with pytest.raises(ValueError, match=rf"x\.nrrd holds {said}; labels are whole numbers"):
-        read_segmentation(write(tmp_path / "x.nrrd", image))
-
-
-def test_a_coloured_image_is_no_segmentation(tmp_path):
-    SimpleITK.WriteImage(SimpleITK.Image([4, 5], SimpleITK.sitkVectorUInt8, 3), str(tmp_path / "x.png"))
-    with pytest.raises(ValueError, match=r"x\.png has 3 channels; a segmentation has one"):
-        read_segmentation(tmp_path / "x.png")
-
-
-def test_large_labels_are_read(tmp_path):
-    image = np.full((2, 2, 2), 65535, np.uint16)
-    assert (read_segmentation(write(tmp_path / "x.nii.gz", image))[0] == 65535).all()
-
-
-@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".nrrd", ".mha", ".gipl"])
-def test_formats_and_order_of_axes(tmp_path, ending):
-    array = noise(0)
-    found, spacing = read_segmentation(write(tmp_path / f"x{ending}", array))
-    assert np.array_equal(found, array)
-    assert spacing == pytest.approx(SPACING[::-1], rel=1e-6)
-
-
 def test_plane_images(tmp_path):
     for folder, seed in (("labels", 0), ("p", 1)):
         write(tmp_path / folder / "x.png", noise(seed, shape=(6, 7)))
-    assert read_segmentation(tmp_path / "p" / "x.png")[0].shape == (1, 6, 7)
     expected = 2 * ((noise(0, shape=(6, 7)) == 2) & (noise(1, shape=(6, 7)) == 2)).sum()
     expected /= (noise(0, shape=(6, 7)) == 2).sum() + (noise(1, shape=(6, 7)) == 2).sum()
     assert values(read((tmp_path / "labels", {"P": tmp_path / "p"})))["P", "x", "2"] == pytest.approx(expected)
