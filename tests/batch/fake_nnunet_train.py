@@ -1,7 +1,7 @@
 """Stands in for nnUNetv2_train: same arguments, files, exit codes and resuming, but an epoch is a short sleep.
 
-FAKE_NNUNET names a folder. events.jsonl there gets what every process did; `fail-TRAINER-FOLD` there makes a training fail
-after its first epoch; locks of its own there show whether two processes ever train one fold, or use one GPU.
+FAKE_NNUNET names a folder. events.jsonl there gets what every process did; `fail-TRAINER-FOLD` there makes a training
+fail after its first epoch; locks of its own there show whether two processes ever train one fold, or use one GPU.
 Standard library only: it starts in milliseconds.
 """
 
@@ -26,7 +26,7 @@ parser.add_argument("--c", action="store_true")
 args = parser.parse_args()
 control = Path(os.environ["FAKE_NNUNET"])
 gpu = os.environ.get("CUDA_VISIBLE_DEVICES")
-model = Path(os.environ["nnUNet_results"]) / args.dataset / f"{args.tr}__{args.p}__{args.configuration}"
+model = Path(os.environ["nnUNet_results"]) / args.dataset / f"{args.tr}__{args.p}__{args.configuration}"  # noqa: SIM112
 folder = model / f"fold_{args.fold}"
 latest, final = folder / "checkpoint_latest.pth", folder / "checkpoint_final.pth"
 
