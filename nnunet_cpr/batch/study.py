@@ -130,11 +130,12 @@ def _check_dataset(file: StudyFile, node: yaml.Node, dataset: str, plans: str, c
     preprocessed = Path(os.environ["nnUNet_preprocessed"]) / dataset  # noqa: SIM112 (nnU-Net's name)
     raw = Path(os.environ["nnUNet_raw"]) / dataset  # noqa: SIM112 (nnU-Net's name)
     plans_file = preprocessed / f"{plans}.json"
+    if not plans_file.is_file() and plans not in PLANNERS:
+        file.complain(file.nodes["plans"], f"{plans_file} is missing, and only {', '.join(PLANNERS)} can be made")
+        return
     if not plans_file.is_file() or (raw / "dataset.json").exists():  # a machine may have only the preprocessed data
         _check_raw(file, node, raw / "dataset.json")
     if not plans_file.is_file():
-        if plans not in PLANNERS:
-            file.complain(file.nodes["plans"], f"{plans_file} is missing, and only {', '.join(PLANNERS)} can be made")
         known = [*PLANNED, SMALL]
     else:
         try:
