@@ -115,7 +115,7 @@ def read_study_file(path: Path) -> StudyFile:
         line, problem = (mark.line if mark else 0) + 1, f"not YAML: {error.problem or error.context}"
     except RecursionError:
         problem = "nested too deeply"
-    if problem:
+    if problem or node is None:
         raise ValueError(f"{path}:{line}: {problem}")
     file = StudyFile(path)
     for key, value in node.value:

@@ -5,7 +5,6 @@ import venv
 from pathlib import Path
 
 import pytest
-from batch_helpers import World
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +25,9 @@ def shadow_python(tmp_path_factory) -> Path:
 @pytest.fixture
 def world(tmp_path, shadow_python):
     """nnU-Net's folders with a prepared dataset, in a place with an awkward name."""
-    pytest.importorskip("snakemake", reason="needs nnunet-cpr[batch]")
+    pytest.importorskip("snakemake", reason="needs nnunet-cpr[batch], which needs Python 3.11")
+    from batch_world import World
+
     folder = tmp_path / "it's a “wörld” $HOME"
     folder.mkdir()
     world = World(folder, shadow_python)

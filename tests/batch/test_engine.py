@@ -3,9 +3,10 @@
 import os
 import signal
 
-import psutil
 import pytest
 from batch_helpers import DATASET
+
+psutil = pytest.importorskip("psutil", reason="needs nnunet-cpr[batch], which needs Python 3.11")
 
 TWO = "[nnUNetTrainerSGD_3epochs, nnUNetTrainerCPR_ws100_3epochs]"
 
@@ -61,7 +62,7 @@ def test_a_signal_stops_everything_saved_and_unlocked(world, number):
     process = world.start("batch", study, "--jobs", 2, FAKE_EPOCH_SECONDS="1")
     world.wait_for_events("epoch", 2)
     process.send_signal(number)
-    out, err = process.communicate(timeout=100)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 130, err
     assert "Stopped. To go on: nnunet-cpr batch" in out.splitlines()[-1]
     assert "Traceback" not in err
@@ -78,7 +79,7 @@ def test_impatience_is_harmless(world):
     world.wait_for_events("epoch")
     for _ in range(3):
         process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=100) == 130
+    assert process.wait(timeout=300) == 130
     assert not world.processes()
 
 
@@ -91,7 +92,7 @@ def test_nohup_is_respected(world):
         signal.signal(signal.SIGHUP, before)
     world.wait_for_events("begin")
     process.send_signal(signal.SIGHUP)
-    assert process.wait(timeout=100) == 0
+    assert process.wait(timeout=300) == 0
 
 
 def kill_training(world, _):
@@ -128,7 +129,7 @@ def test_after_any_kill_a_second_call_finishes(world, kill, event):
     process = world.start("batch", study, "--jobs", 2, FAKE_EPOCH_SECONDS="0.5")
     world.wait_for_events(event, 2)
     kill(world, process)
-    _, err = process.communicate(timeout=100)
+    _, err = process.communicate(timeout=300)
     assert "Traceback" not in err
     if kill is kill_controller:  # Snakemake and its trainings go on, and nobody gets between
         refused = world.batch(study)
@@ -156,7 +157,7 @@ def test_two_studies_share_folds_and_gpus(world):
     studies = [world.study("device: cuda\n", name, folds="[0, 1, 2]") for name in ("one", "two")]
     processes = [world.start("batch", study, "--gpus", "0,1") for study in studies]
     for process in processes:
-        _, err = process.communicate(timeout=100)
+        _, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
     world.check_trained_once(folds=3)
 
@@ -184,7 +185,7 @@ def test_two_calls_at_once(world):
     assert second.returncode == 2
     assert f"another call is at work on this study (process group {world.snakemake().pid})" in second.stderr
     assert len(second.stderr.splitlines()) == 1
-    assert first.wait(timeout=100) == 0
+    assert first.wait(timeout=300) == 0
     world.check_trained_once(folds=2)
 
 
@@ -216,4 +217,4 @@ def test_status_while_it_runs(world):
     assert "running" in table
     assert "2 trainings: 1 running, 1 missing" in table
     process.terminate()
-    assert process.wait(timeout=100) == 130
+    assert process.wait(timeout=300) == 130
