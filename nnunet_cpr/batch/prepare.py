@@ -45,12 +45,13 @@ def prepare(study: Study, dataset: str) -> None:
 
 
 def _prepare(study: Study, preprocessed: Path, log: Path, lock: int) -> None:
-    # Numbers of processes are left to nnU-Net: it minds the memory, and so does the variable nnUNet_def_n_proc.
-    number = str(int(preprocessed.name[7:10]))
+    # nnU-Net's own numbers of processes, 4 and 8, mind the memory; few cores do better with fewer.
+    number, cores = str(int(preprocessed.name[7:10])), os.cpu_count() or 1
+    processes = ["-np", str(cores)] if cores < 4 else []
     plans_file = preprocessed / f"{study.plans}.json"
     if not plans_file.is_file():
         if not (preprocessed / "dataset_fingerprint.json").is_file():
-            _run(["nnUNetv2_extract_fingerprint", "-d", number, "--verify_dataset_integrity"], log, lock)
+            _run(["nnUNetv2_extract_fingerprint", "-d", number, *processes, "--verify_dataset_integrity"], log, lock)
         _run(["nnUNetv2_plan_experiment", "-d", number, "-pl", PLANNERS[study.plans]], log, lock)
     if not _is_planned(study, preprocessed):
         if study.configuration != SMALL:
@@ -59,7 +60,8 @@ def _prepare(study: Study, preprocessed: Path, log: Path, lock: int) -> None:
     if _lacking(study, preprocessed):
         # The small configuration takes the data of the one that it inherits from.
         planned = "3d_fullres" if study.configuration == SMALL else study.configuration
-        _run(["nnUNetv2_preprocess", "-d", number, "-plans_name", study.plans, "-c", planned], log, lock)
+        command = ["nnUNetv2_preprocess", "-d", number, "-plans_name", study.plans, "-c", planned]
+        _run([*command, *processes], log, lock)
     if lacking := _lacking(study, preprocessed):
         raise ValueError(f"{lacking[0]} and {len(lacking) - 1} more cases were not preprocessed; see {log}")
     _split_and_unpack(study, preprocessed)

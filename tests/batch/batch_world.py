@@ -73,6 +73,13 @@ class World:
         path.touch()
         return path
 
+    def hold(self, epoch: int) -> None:
+        """Let no training end this epoch until :meth:`release`."""
+        (self.folder / "control" / "hold").write_text(str(epoch))
+
+    def release(self) -> None:
+        (self.folder / "control" / "hold").unlink()
+
     def events(self, event: str | None = None) -> list[dict]:
         path = self.folder / "control" / "events.jsonl"
         lines = path.read_text().splitlines() if path.is_file() else []

@@ -1,8 +1,9 @@
 """Stands in for nnUNetv2_train: same arguments, files, exit codes and resuming, but an epoch is a short sleep.
 
 FAKE_NNUNET names a folder. events.jsonl there gets what every process did; `fail-TRAINER-FOLD` there makes a training
-fail after its first epoch; locks of its own there show whether two processes ever train one fold, or use one GPU.
-Standard library only: it starts in milliseconds.
+fail after its first epoch; while `hold` is there, the epoch whose number is in it does not end; locks of its own
+there show whether two processes ever train one fold, or use one GPU. Standard library only: it starts in
+milliseconds.
 """
 
 import argparse
@@ -37,6 +38,13 @@ def tell(event: str, **more: object) -> None:
         stream.write(json.dumps(content) + "\n")
 
 
+def held(epoch: int) -> bool:
+    try:
+        return not stop and epoch >= int((control / "hold").read_text())
+    except (FileNotFoundError, ValueError):
+        return False
+
+
 def alone(what: str) -> None:
     stream = (control / f"alone-{what}").open("w")
     try:
@@ -62,7 +70,9 @@ with (folder / f"training_log_{os.getpid()}.txt").open("a") as log:
     for epoch in range(first, epochs):
         begun = time.time()
         log.write(f"2026-01-01 00:00:00.0: Epoch {epoch}\n")
-        time.sleep(float(os.environ.get("FAKE_EPOCH_SECONDS", "0.2")))
+        time.sleep(0.05)
+        while held(epoch):
+            time.sleep(0.02)
         log.write(f"2026-01-01 00:00:01.0: Epoch time: {time.time() - begun:.2f} s\n")
         log.flush()
         if (control / f"fail-{args.tr}-{args.fold}").exists():
