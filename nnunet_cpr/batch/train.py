@@ -88,7 +88,8 @@ class _StopSignals:
             sys.exit(RESUMABLE)
         if len(self.received) == 1:  # a second one would make the training drop everything
             self.process.send_signal(signal.SIGTERM)
-            signal.alarm(STOP_SECONDS)
+            if number != signal.SIGUSR1:  # SLURM's warning: it kills by itself when the time is up
+                signal.alarm(STOP_SECONDS)
 
     def _kill(self, *_: object) -> None:
         if self.process is not None:
