@@ -68,7 +68,9 @@ class _StopSignals:
     """Collects stop signals while the block runs and hands the first of them to the training."""
 
     def __init__(self) -> None:
-        self.process: subprocess.Popen[bytes] | None = None
+        self.starting = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._asked = False
         self.received: list[int] = []
         self._before: dict[int, Any] = {}
 
@@ -84,16 +86,28 @@ class _StopSignals:
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         self.received.append(number)
-        if self.process is None:  # nothing runs yet: there is nothing to save
+        if self._process is not None:
+            self._ask()
+        elif not self.starting:  # nothing runs yet: there is nothing to save
             sys.exit(RESUMABLE)
-        if len(self.received) == 1:  # a second one would make the training drop everything
-            self.process.send_signal(signal.SIGTERM)
-            if number != signal.SIGUSR1:  # SLURM's warning: it kills by itself when the time is up
-                signal.alarm(STOP_SECONDS)
+
+    def hand_to(self, process: subprocess.Popen[bytes]) -> None:
+        """From now on tell this process; of a signal that came while it was started, too."""
+        self._process = process
+        if self.received:
+            self._ask()
+
+    def _ask(self) -> None:
+        if self._process is None or self._asked:  # a second signal would make the training drop everything
+            return
+        self._asked = True
+        self._process.send_signal(signal.SIGTERM)
+        if self.received[0] != signal.SIGUSR1:  # SLURM's warning: it kills by itself when the time is up
+            signal.alarm(STOP_SECONDS)
 
     def _kill(self, *_: object) -> None:
-        if self.process is not None:
-            self.process.kill()
+        if self._process is not None:
+            self._process.kill()
 
 
 def _run(command: list[str], log: Path, environment: dict[str, str], locks: list[int], signals: _StopSignals) -> int:
@@ -101,6 +115,7 @@ def _run(command: list[str], log: Path, environment: dict[str, str], locks: list
     with log.open("ab") as stream:
         stream.write(f"\n$ {shlex.join(command)}\n".encode())
         stream.flush()
+        signals.starting = True
         process = subprocess.Popen(
             [executable(command[0]), *command[1:]],
             stdin=subprocess.DEVNULL,
@@ -111,7 +126,7 @@ def _run(command: list[str], log: Path, environment: dict[str, str], locks: list
             start_new_session=True,
             preexec_fn=stop_with_parent,
         )
-        signals.process = process
+        signals.hand_to(process)
         code = process.wait()
     stop_group(process.pid)  # workers that a killed training has left
     return code if code >= 0 else 128 - code
