@@ -167,6 +167,8 @@ def test_after_any_kill_a_second_call_finishes(world, kill, epoch):
         world.release()
         assert again.wait(timeout=PATIENCE) == 0
     else:
+        if kill is kill_job:
+            world.wait_for_events("stopped")  # the training is not left alone
         if kill in (kill_training, kill_job):  # the other one goes on
             world.release()
         process.communicate(timeout=PATIENCE)
