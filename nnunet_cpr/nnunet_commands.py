@@ -1,5 +1,6 @@
 """Where nnU-Net's commands are, and the processes that they leave."""
 
+import ctypes
 import os
 import shutil
 import signal
@@ -8,6 +9,7 @@ import time
 from pathlib import Path
 
 PATIENCE_SECONDS = 10.0
+_PR_SET_PDEATHSIG = 1
 
 
 def executable(name: str) -> str:
@@ -34,3 +36,9 @@ def stop_group(group: int) -> None:
                 os.killpg(group, 0)
         except ProcessLookupError:
             return
+
+
+def stop_with_parent() -> None:
+    """Called in a new process, ask Linux to send it SIGTERM when its parent dies, however that dies."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

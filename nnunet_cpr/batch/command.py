@@ -97,7 +97,7 @@ def _place(args: argparse.Namespace, device: str) -> tuple[list[str], list[str],
     if device == "cuda":
         if args.jobs is not None:
             raise ValueError("--jobs is for studies without GPU (device: cpu); with GPUs, one training runs on each")
-        gpus = [gpu for gpu in args.gpus.split(",") if gpu] if args.gpus is not None else gpus_here()
+        gpus = [gpu.strip() for gpu in args.gpus.split(",") if gpu.strip()] if args.gpus is not None else gpus_here()
         if not gpus and not args.dry_run:
             raise ValueError("no GPU was found; name them with --gpus, or set device: cpu in the study")
         if len(set(gpus)) < len(gpus):
@@ -144,6 +144,9 @@ def _run(plan: Any, arguments: list[str], stop_signal: int) -> int:
         print(states_table(states_of(study)))
         print(f"{len(missing)} of {len(runs)} trainings are not done; logs: {study.output / 'logs'}, "
               f"Snakemake's: {study.output / 'snakemake.log'}", file=sys.stderr)  # fmt: skip
+    if len(study.trainers) < 2:
+        print(f"There is no report: with {study.baseline} alone there is nothing to compare")
+        return 1 if missing or code else 0
     try:
         print(write_study_report(study, shlex.join(["nnunet-cpr", *sys.argv[1:]])))
     except ValueError as error:

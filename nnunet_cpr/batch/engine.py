@@ -14,11 +14,10 @@ from nnunet_cpr.batch.plan import Plan
 from nnunet_cpr.batch.prepare import is_prepared
 from nnunet_cpr.batch.runs import runs_of
 from nnunet_cpr.batch.study import Study
+from nnunet_cpr.batch.train import STOP_SECONDS
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 POLL_SECONDS = 1.0
-STOP_SECONDS = 180.0
-"""How long trainings may take to save when asked to stop."""
 
 
 class Stopped(Exception):
@@ -36,24 +35,24 @@ def run_snakemake(plan: Plan, arguments: Sequence[str], stop_signal: int, watch:
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--configfile", str(plan.file),
                "--directory", str(study.output), "--keep-going", "--rerun-incomplete", "--rerun-triggers", "mtime",
                "--scheduler", "greedy", "--nolock", *arguments]  # fmt: skip
-    with _alone(study) as lock, (study.output / "snakemake.log").open("ab") as log, _stop_as_interrupt():
+    with _alone(study) as lock, (study.output / "snakemake.log").open("ab") as log, _stop_signals() as received:
         plan.write()
         match_markers(study)
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                                    start_new_session=True, pass_fds=[lock])  # fmt: skip
         os.pwrite(lock, f"{process.pid:<12}".encode(), 0)
         try:
-            while process.poll() is None:
+            while process.poll() is None and not received:
                 watch()
                 time.sleep(POLL_SECONDS)
-            watch()
-            return process.returncode
-        except KeyboardInterrupt:
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                signal.signal(number, signal.SIG_IGN)  # once is enough; some senders repeat themselves
-            print("\nStopping: trainings finish their step and save ...", flush=True)
-            _stop(process, stop_signal)
-            raise Stopped from None
+            if received:
+                print("\nStopping: trainings finish their step and save ...", flush=True)
+        finally:
+            _stop(process, stop_signal)  # if Snakemake was killed, its jobs are still there
+        watch()
+        if received:
+            raise Stopped
+        return process.returncode
 
 
 def match_markers(study: Study) -> None:
@@ -87,6 +86,7 @@ def _alone(study: Study) -> Iterator[int]:
             f"another call is at work on this study (process group {group}); look with nnunet-cpr status {study.path}, "
             f"stop it with Ctrl-C there, or with: kill -TERM -- -{group}"
         )
+    os.ftruncate(lock, 0)
     try:
         yield lock
     finally:
@@ -94,15 +94,16 @@ def _alone(study: Study) -> Iterator[int]:
 
 
 @contextmanager
-def _stop_as_interrupt() -> Iterator[None]:
-    """Treat SIGTERM and a closed terminal like Ctrl-C."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+def _stop_signals() -> Iterator[list[int]]:
+    """Collect Ctrl-C, SIGTERM and the hang-up of a closed terminal, unless it is ignored, as nohup does."""
+    received: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: received.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) != signal.SIG_IGN
+    }
     try:
-        yield
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -110,7 +111,7 @@ def _stop_as_interrupt() -> Iterator[None]:
 
 def _stop(process: subprocess.Popen[bytes], stop_signal: int) -> None:
     """Stop the whole group and wait until nothing of it runs."""
-    for how, patience in ((stop_signal, STOP_SECONDS), (signal.SIGKILL, 10.0)):
+    for how, patience in ((stop_signal, STOP_SECONDS + 20), (signal.SIGKILL, 10)):
         try:
             os.killpg(process.pid, how)
         except ProcessLookupError:

@@ -13,7 +13,7 @@ from nnunet_cpr.batch.study import PLANNERS, Study
 from nnunet_cpr.datasets.small_plans import CONFIGURATION as SMALL
 from nnunet_cpr.datasets.small_plans import add_small_configuration
 from nnunet_cpr.files import write_json
-from nnunet_cpr.nnunet_commands import executable
+from nnunet_cpr.nnunet_commands import executable, stop_with_parent
 
 
 def is_prepared(study: Study, dataset: str) -> bool:
@@ -37,25 +37,31 @@ def prepare(study: Study, dataset: str) -> None:
     preprocessed = _preprocessed(dataset)
     lock = take(preprocessed.with_name(f".{dataset}.lock"))  # other studies may prepare the same dataset
     try:
-        _prepare(study, preprocessed, log)
+        assert lock is not None
+        _prepare(study, preprocessed, log, lock)
     finally:
         if lock is not None:
             os.close(lock)
 
 
-def _prepare(study: Study, preprocessed: Path, log: Path) -> None:
-    number, processes = str(int(preprocessed.name[7:10])), str(os.cpu_count() or 1)
+def _prepare(study: Study, preprocessed: Path, log: Path, lock: int) -> None:
+    # nnU-Net's own numbers of processes, 4 and 8, mind the memory; few cores do better with fewer.
+    number, cores = str(int(preprocessed.name[7:10])), os.cpu_count() or 1
+    processes = ["-np", str(cores)] if cores < 4 else []
     plans_file = preprocessed / f"{study.plans}.json"
     if not plans_file.is_file():
         if not (preprocessed / "dataset_fingerprint.json").is_file():
-            _run(["nnUNetv2_extract_fingerprint", "-d", number, "-np", processes, "--verify_dataset_integrity"], log)
-        _run(["nnUNetv2_plan_experiment", "-d", number, "-pl", PLANNERS[study.plans]], log)
+            _run(["nnUNetv2_extract_fingerprint", "-d", number, *processes, "--verify_dataset_integrity"], log, lock)
+        _run(["nnUNetv2_plan_experiment", "-d", number, "-pl", PLANNERS[study.plans]], log, lock)
     if not _is_planned(study, preprocessed):
+        if study.configuration != SMALL:
+            raise ValueError(f"nnU-Net planned no configuration {study.configuration} for {preprocessed.name}")
         add_small_configuration(plans_file, json.loads(plans_file.read_text(encoding="utf-8")))
     if _lacking(study, preprocessed):
         # The small configuration takes the data of the one that it inherits from.
         planned = "3d_fullres" if study.configuration == SMALL else study.configuration
-        _run(["nnUNetv2_preprocess", "-d", number, "-plans_name", study.plans, "-c", planned, "-np", processes], log)
+        command = ["nnUNetv2_preprocess", "-d", number, "-plans_name", study.plans, "-c", planned]
+        _run([*command, *processes], log, lock)
     if lacking := _lacking(study, preprocessed):
         raise ValueError(f"{lacking[0]} and {len(lacking) - 1} more cases were not preprocessed; see {log}")
     _split_and_unpack(study, preprocessed)
@@ -80,7 +86,7 @@ def _data_folder(study: Study, preprocessed: Path) -> Path:
 
 
 def _lacking(study: Study, preprocessed: Path) -> list[str]:
-    """The training cases without preprocessed data. nnU-Net writes a case's .pkl last."""
+    """The training cases without preprocessed data. nnU-Net writes a case's .pkl last, and then copies all labels."""
     raw = Path(os.environ["nnUNet_raw"]) / preprocessed.name  # noqa: SIM112 (nnU-Net's name)
     folder = _data_folder(study, preprocessed)
     if not (raw / "dataset.json").is_file():  # only the preprocessed data was brought here
@@ -90,7 +96,10 @@ def _lacking(study: Study, preprocessed: Path) -> list[str]:
     ending = description["file_ending"]
     labels = [file.name.removesuffix(ending) for file in (raw / "labelsTr").glob(f"*{ending}")]
     cases = sorted(description.get("dataset", labels))
-    return [case for case in cases if not (folder / f"{case}.pkl").is_file()]
+    copies = preprocessed / "gt_segmentations"
+    return [
+        case for case in cases if not ((folder / f"{case}.pkl").is_file() and (copies / f"{case}{ending}").is_file())
+    ]
 
 
 def _split_and_unpack(study: Study, preprocessed: Path) -> None:
@@ -107,11 +116,14 @@ def _split_and_unpack(study: Study, preprocessed: Path) -> None:
         write_json(splits, generate_crossval_split(cases, seed=12345, n_splits=5))
 
 
-def _run(command: list[str], log: Path) -> None:
+def _run(command: list[str], log: Path, lock: int) -> None:
+    """Run the command; it keeps the lock and is told to stop if this process is killed."""
     with log.open("ab") as stream:
         stream.write(f"\n$ {' '.join(command)}\n".encode())
         stream.flush()
         full = [executable(command[0]), *command[1:]]
-        code = subprocess.run(full, stdout=stream, stderr=subprocess.STDOUT, check=False).returncode
+        code = subprocess.run(
+            full, stdout=stream, stderr=subprocess.STDOUT, check=False, pass_fds=[lock], preexec_fn=stop_with_parent
+        ).returncode
     if code:
         raise ValueError(f"{command[0]} failed with exit code {code}; see {log}")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -10,9 +11,8 @@ from typing import Any
 
 from nnunet_cpr.batch.locks import is_locked
 from nnunet_cpr.batch.study import Study
-from nnunet_cpr.evaluation.nnunet_logs import read_log
 from nnunet_cpr.evaluation.nnunet_results import Training
-from nnunet_cpr.training.settings import family_of, parse
+from nnunet_cpr.training.settings import parse
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
 NNUNET_EPOCHS = 1000
@@ -43,7 +43,7 @@ class Run(Training):
     @property
     def epochs(self) -> int:
         """The number of epochs that the trainer's name stands for."""
-        if family_of(self.run):
+        with suppress(ValueError):
             return parse(self.run).epochs
         named = re.search(r"_(\d+)epochs?(_|$)", self.run)
         return int(named[1]) if named else NNUNET_EPOCHS
@@ -92,6 +92,8 @@ def runs_of(study: Study) -> list[Run]:
 
 def states_of(study: Study) -> list[State]:
     """Look at every training of the study."""
+    from nnunet_cpr.evaluation.nnunet_logs import read_log
+
     runs = runs_of(study)
     seconds = {run.key: read_log(run.folder)["seconds"].tolist() for run in runs}
     return [_state(run, study, seconds[run.key], _time_per_epoch(run, runs, seconds)) for run in runs]

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def read_study(path: Path) -> Study:
     baseline = file.text("baseline", next(iter(trainers), ""))
     if trainers and baseline not in trainers:
         file.complain(file.nodes["baseline"], f"the baseline {baseline} is not among {', '.join(trainers)}")
-    datasets = file.listed("datasets", dataset_name)
+    datasets = file.listed("datasets", _dataset)
     folds = file.listed("folds", _fold)
     for dataset, node in datasets:
         _check_dataset(file, node, dataset, plans, configuration)
@@ -117,29 +118,32 @@ def _trainers(file: StudyFile) -> dict[str, list[str]]:
 
 
 def _check_trainer(name: str) -> None:
-    if family_of(name):
-        settings = parse(name)
-        settings.check_length(settings.total_steps)
-    elif not has_trainer(name):
+    if has_trainer(name):  # first, as somebody's own trainer may begin like one of ours
+        return
+    if not family_of(name):
         raise ValueError(f"there is no trainer {name}, neither in nnU-Net nor in nnUNet_extTrainer")
+    settings = parse(name)
+    settings.check_length(settings.total_steps)
 
 
 def _check_dataset(file: StudyFile, node: yaml.Node, dataset: str, plans: str, configuration: str) -> None:
     preprocessed = Path(os.environ["nnUNet_preprocessed"]) / dataset  # noqa: SIM112 (nnU-Net's name)
     raw = Path(os.environ["nnUNet_raw"]) / dataset  # noqa: SIM112 (nnU-Net's name)
     plans_file = preprocessed / f"{plans}.json"
+    if not plans_file.is_file() and plans not in PLANNERS:
+        file.complain(file.nodes["plans"], f"{plans_file} is missing, and only {', '.join(PLANNERS)} can be made")
+        return
+    if not plans_file.is_file() or (raw / "dataset.json").exists():  # a machine may have only the preprocessed data
+        _check_raw(file, node, raw / "dataset.json")
     if not plans_file.is_file():
-        if not (raw / "dataset.json").is_file():
-            file.complain(node, f"{dataset} is not there: {raw} has no dataset.json; see nnunet-cpr convert")
-        if plans not in PLANNERS:
-            file.complain(file.nodes["plans"], f"{plans_file} is missing, and only {', '.join(PLANNERS)} can be made")
         known = [*PLANNED, SMALL]
     else:
         try:
-            known = [*json.loads(plans_file.read_text(encoding="utf-8"))["configurations"], SMALL]
-        except (ValueError, KeyError, TypeError) as error:
+            known = list(json.loads(plans_file.read_text(encoding="utf-8"))["configurations"].keys())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             file.complain(node, f"{plans_file} cannot be read ({error!r}); plan {dataset} anew")
             return
+        known += [SMALL] if "3d_fullres" in known else []
     where = file.nodes.get("configuration", node)
     if configuration == "3d_cascade_fullres":
         file.complain(where, "3d_cascade_fullres builds on the predictions of another training; train it by hand")
@@ -148,18 +152,38 @@ def _check_dataset(file: StudyFile, node: yaml.Node, dataset: str, plans: str, c
         file.complain(where, f"{dataset} has no configuration {configuration}; there are {there}")
 
 
+def _check_raw(file: StudyFile, node: yaml.Node, description: Path) -> None:
+    try:
+        content = json.loads(description.read_text(encoding="utf-8"))
+        lacking = [key for key in ("channel_names", "labels", "file_ending") if key not in content]
+    except FileNotFoundError:
+        file.complain(node, f"there is no {description}; see nnunet-cpr convert")
+    except (OSError, ValueError, TypeError) as error:
+        file.complain(node, f"{description} cannot be read ({error!r})")
+    else:
+        if lacking:
+            file.complain(node, f"{description} lacks {', '.join(lacking)}")
+
+
 def _check_folds(file: StudyFile, dataset: str, folds: list[tuple[str, yaml.Node]]) -> None:
     splits_file = Path(os.environ["nnUNet_preprocessed"]) / dataset / "splits_final.json"  # noqa: SIM112
     number = 5  # what nnU-Net makes
     if splits_file.is_file():
         try:
             number = len(json.loads(splits_file.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            file.complain(None, f"{splits_file} cannot be read ({error!r})")
+        except (OSError, ValueError, TypeError) as error:
+            file.complain(file.nodes["datasets"], f"{splits_file} cannot be read ({error!r})")
             return
     for fold, node in folds:
         if fold != "all" and int(fold) >= number:
             file.complain(node, f"fold {fold} is out of range: {dataset} has {number} folds, 0 to {number - 1}")
+
+
+def _dataset(text: str) -> str:
+    name = dataset_name(text)
+    if not re.fullmatch(r"Dataset\d{3}_[^/]+", name):
+        raise ValueError(f"{text} is neither a number nor a name such as Dataset004_Hippocampus")
+    return name
 
 
 def _fold(text: str) -> str:
@@ -196,5 +220,5 @@ def _tolerance(file: StudyFile, surface: bool) -> float:
 def _output(file: StudyFile) -> Path:
     given = file.text("output", "")
     if given:
-        return (file.path.parent / given).resolve()
+        return (file.path.parent / Path(given).expanduser()).resolve()
     return Path(os.environ["nnUNet_results"]).resolve() / "studies" / file.path.stem  # noqa: SIM112

@@ -1,5 +1,6 @@
 """Reading a study's YAML file with the line of everything in it, so that every mistake can be shown where it is."""
 
+import codecs
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,21 +14,22 @@ class StudyFile:
     """The keys of a YAML file, each with its value and lines, and the mistakes found so far."""
 
     path: Path
-    nodes: dict[str, yaml.Node]
+    nodes: dict[str, yaml.Node] = field(default_factory=dict)
+    keys: dict[str, yaml.Node] = field(default_factory=dict)
     mistakes: list[tuple[int, str]] = field(default_factory=list)
 
     def complain(self, node: yaml.Node | None, text: str) -> None:
-        """Note a mistake at the line of `node`, or of the whole file."""
-        self.mistakes.append((node.start_mark.line + 1 if node else 1, text))
+        """Note a mistake, in one line, at the line of `node`, or of the whole file."""
+        self.mistakes.append((node.start_mark.line + 1 if node else 1, " ".join(text.split())))
 
     def raise_mistakes(self) -> None:
         """Raise ValueError with a line for each mistake, in the file's order, if there are any."""
         if self.mistakes:
-            raise ValueError("\n".join(f"{self.path}:{line}: {text}" for line, text in sorted(self.mistakes)))
+            raise ValueError("\n".join(f"{self.path}:{line}: {text}" for line, text in sorted(set(self.mistakes))))
 
     def check_keys(self, known: list[str]) -> None:
         """Note every key that is not known."""
-        for key, node in self.nodes.items():
+        for key, node in self.keys.items():
             if key not in known:
                 self.complain(node, f"unknown key {key}; there are {', '.join(known)}")
 
@@ -36,7 +38,7 @@ class StudyFile:
         node = self.nodes.get(key)
         if node is None:
             return default
-        if not isinstance(node, yaml.ScalarNode) or not node.value:
+        if not _is_value(node):
             self.complain(node, f"{key} must be one value")
             return default
         return str(node.value)
@@ -62,8 +64,8 @@ class StudyFile:
         found: dict[Any, yaml.Node] = {}
         for entry in entries:
             try:
-                if not isinstance(entry, yaml.ScalarNode):
-                    raise ValueError(f"{key} must be a list of single values")
+                if not _is_value(entry):
+                    raise ValueError(f"{key} must be a list of single values, or one value")
                 value = read(entry.value)
                 if value in found:
                     raise ValueError(f"{key} has {entry.value} twice")
@@ -76,18 +78,19 @@ class StudyFile:
 
     def named(self, key: str) -> dict[str, list[yaml.ScalarNode]]:
         """Return the entries of a mapping NAME: VALUE or NAME: [VALUE, ...], or of a list, VALUES being their names."""
-        node = self.nodes.get(key)
+        node = self.nodes[key]
         if isinstance(node, yaml.MappingNode):
             pairs = node.value
         elif isinstance(node, yaml.SequenceNode):
             pairs = [(entry, entry) for entry in node.value]
         else:
-            self.complain(node, f"{key} must be a list, or a mapping of names to values")
-            return {}
+            pairs = []
+        if not pairs:
+            self.complain(node, f"{key} must be a list, or a mapping of names to values, and not empty")
         found = {}
         for name, value in pairs:
             values = value.value if isinstance(value, yaml.SequenceNode) else [value]
-            if not all(isinstance(node, yaml.ScalarNode) and node.value for node in [name, *values]) or not values:
+            if not values or not all(map(_is_value, [name, *values])):
                 self.complain(name, f"{key}: every entry must be VALUE, NAME: VALUE or NAME: [VALUE, ...]")
             elif name.value in found:
                 self.complain(name, f"{key} has {name.value} twice")
@@ -98,19 +101,33 @@ class StudyFile:
 
 def read_study_file(path: Path) -> StudyFile:
     """Return the file's keys. Raises ValueError if it is not YAML, or no mapping of keys to values."""
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    line, node = 1, None
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        node = yaml.compose(content.decode("utf-8"), Loader=yaml.SafeLoader)
+        problem = "" if isinstance(node, yaml.MappingNode) else "there are no keys such as datasets and trainers"
+    except UnicodeDecodeError as error:
+        line, problem = content.count(b"\n", 0, error.start) + 1, "not UTF-8 text"
+    except yaml.reader.ReaderError as error:
+        line, problem = content.decode("utf-8").count("\n", 0, error.position) + 1, f"not YAML: {error.reason}"
     except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ValueError(f"{path}:{line}: not YAML: {error.problem}") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(node, yaml.MappingNode):
-        raise ValueError(f"{path} holds no keys such as datasets and trainers")
-    file = StudyFile(path, {})
+        mark = error.problem_mark or error.context_mark
+        line, problem = (mark.line if mark else 0) + 1, f"not YAML: {error.problem or error.context}"
+    except RecursionError:
+        problem = "nested too deeply"
+    if problem or node is None:
+        raise ValueError(f"{path}:{line}: {problem}")
+    file = StudyFile(path)
     for key, value in node.value:
-        name = str(key.value)
-        if name in file.nodes:
-            file.complain(key, f"the key {name} is there twice")
-        file.nodes[name] = value
+        if not _is_value(key):
+            file.complain(key, "a key must be one word")
+        elif key.value in file.nodes:
+            file.complain(key, f"the key {key.value} is there twice")
+        else:
+            file.nodes[key.value], file.keys[key.value] = value, key
     return file
+
+
+def _is_value(node: yaml.Node) -> bool:
+    """Whether it is a single value, and neither empty nor null."""
+    return isinstance(node, yaml.ScalarNode) and bool(node.value.strip()) and node.tag != "tag:yaml.org,2002:null"

@@ -1,6 +1,5 @@
 """The job that trains one fold: never two on one fold, never two on one GPU, and the stop signal handed on once."""
 
-import ctypes
 import os
 import shlex
 import signal
@@ -18,12 +17,13 @@ from nnunet_cpr.batch.plan import Plan
 from nnunet_cpr.batch.runs import Run
 from nnunet_cpr.batch.study import Study
 from nnunet_cpr.files import write_json
-from nnunet_cpr.nnunet_commands import executable, stop_group
+from nnunet_cpr.nnunet_commands import executable, stop_group, stop_with_parent
 
 RESUMABLE = 75
 """Exit code (EX_TEMPFAIL) of a training that was asked to stop and can go on."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-_PR_SET_PDEATHSIG = 1
+STOP_SECONDS = 180
+"""How long a training may take to save when asked to stop; then it is killed."""
 
 
 def train_command(study: Study, run: Run) -> list[str]:
@@ -68,24 +68,46 @@ class _StopSignals:
     """Collects stop signals while the block runs and hands the first of them to the training."""
 
     def __init__(self) -> None:
-        self.process: subprocess.Popen[bytes] | None = None
+        self.starting = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._asked = False
         self.received: list[int] = []
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "_StopSignals":
         self._before = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
+        self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._kill)
         return self
 
     def __exit__(self, *_: object) -> None:
+        signal.alarm(0)
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         self.received.append(number)
-        if self.process is None:  # nothing runs yet: there is nothing to save
+        if self._process is not None:
+            self._ask()
+        elif not self.starting:  # nothing runs yet: there is nothing to save
             sys.exit(RESUMABLE)
-        if len(self.received) == 1:  # a second one would make the training drop everything
-            self.process.send_signal(signal.SIGTERM)
+
+    def hand_to(self, process: subprocess.Popen[bytes]) -> None:
+        """From now on tell this process; of a signal that came while it was started, too."""
+        self._process = process
+        if self.received:
+            self._ask()
+
+    def _ask(self) -> None:
+        if self._process is None or self._asked:  # a second signal would make the training drop everything
+            return
+        self._asked = True
+        self._process.send_signal(signal.SIGTERM)
+        if self.received[0] != signal.SIGUSR1:  # SLURM's warning: it kills by itself when the time is up
+            signal.alarm(STOP_SECONDS)
+
+    def _kill(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.kill()
 
 
 def _run(command: list[str], log: Path, environment: dict[str, str], locks: list[int], signals: _StopSignals) -> int:
@@ -93,6 +115,7 @@ def _run(command: list[str], log: Path, environment: dict[str, str], locks: list
     with log.open("ab") as stream:
         stream.write(f"\n$ {shlex.join(command)}\n".encode())
         stream.flush()
+        signals.starting = True
         process = subprocess.Popen(
             [executable(command[0]), *command[1:]],
             stdin=subprocess.DEVNULL,
@@ -101,15 +124,9 @@ def _run(command: list[str], log: Path, environment: dict[str, str], locks: list
             env=environment,
             pass_fds=locks,
             start_new_session=True,
-            preexec_fn=_stop_with_parent if sys.platform == "linux" else None,
+            preexec_fn=stop_with_parent,
         )
-        signals.process = process
-        if signals.received:
-            process.send_signal(signal.SIGTERM)
+        signals.hand_to(process)
         code = process.wait()
     stop_group(process.pid)  # workers that a killed training has left
     return code if code >= 0 else 128 - code
-
-
-def _stop_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from nnunet_cpr.batch.locks import is_locked
@@ -39,6 +40,9 @@ def _outcome(run: Run, record: dict[str, object], study: Study) -> str:
         return f"failed with exit code {record['exit_code']}, see {run.log(study.output)}"
     if record["outcome"] == "stopped":
         return "stopped, can be resumed"
-    dice = json.loads((run.validation / "summary.json").read_text(encoding="utf-8"))["foreground_mean"]["Dice"]
     minutes = (float(str(record["ended"])) - float(str(record["begun"]))) / 60
-    return f"done after {minutes:.1f} min, foreground Dice {dice:.4f}"
+    text = f"done after {minutes:.1f} min"
+    with suppress(OSError, ValueError, KeyError, TypeError):  # whoever changes results now does not stop the study
+        summary = json.loads((run.validation / "summary.json").read_text(encoding="utf-8"))
+        text += f", foreground Dice {summary['foreground_mean']['Dice']:.4f}"
+    return text

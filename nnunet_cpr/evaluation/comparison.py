@@ -98,10 +98,17 @@ def _comparable(request: Request) -> tuple[list[Training], list[str]]:
         lacking = [f"{t.run} fold {t.fold}" for t in missing if t.dataset == dataset]
         if lacking:
             said.append(f"{dataset}: {len(lacking)} trainings are missing: {shortened(lacking)}.")
-        present = {t.trainer for t in trainings if t.dataset == dataset}
-        if request.baseline not in present or len(present) < 2:
+        present = [t for t in trainings if t.dataset == dataset]
+        trainers = {t.trainer for t in present}
+        folds = [{t.fold for t in present if t.run == run} for run in {t.run for t in present}]
+        reason = ""
+        if request.baseline not in trainers or len(trainers) < 2:
+            reason = "there is no finished training of the baseline and another trainer"
+        elif not set.intersection(*folds):
+            reason = "its finished trainings have no fold in common"
+        if reason:
             trainings = [t for t in trainings if t.dataset != dataset]
-            said.append(f"{dataset} is left out: there is no finished training of the baseline and another trainer.")
+            said.append(f"{dataset} is left out: {reason}.")
     if not trainings:
         raise ValueError(f"nothing can be compared yet with the baseline {request.baseline}: {' '.join(said)}")
     return trainings, said

@@ -1,0 +1,35 @@
+import site
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shadow_python(tmp_path_factory) -> Path:
+    """This environment's Python, but with a stand-in for nnUNetv2_train beside it."""
+    folder = tmp_path_factory.mktemp("shadow")
+    venv.create(folder, symlinks=True)
+    outside = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()}
+    inside = next(folder.glob("lib/python*/site-packages"))
+    (inside / "outside.pth").write_text("".join(f"import site; site.addsitedir({path!r})\n" for path in outside))
+    script = folder / "bin" / "nnUNetv2_train"
+    source = Path(__file__).with_name("fake_nnunet_train.py").read_text()
+    script.write_text(f"#!{Path(sys.executable).resolve()} -IS\n{source}")
+    script.chmod(0o755)
+    return folder / "bin" / "python"
+
+
+@pytest.fixture
+def world(tmp_path, shadow_python):
+    """nnU-Net's folders with a prepared dataset, in a place with an awkward name."""
+    pytest.importorskip("snakemake", reason="needs nnunet-cpr[batch], which needs Python 3.11")
+    from batch_world import World
+
+    folder = tmp_path / "it's a “wörld” $HOME"
+    folder.mkdir()
+    world = World(folder, shadow_python)
+    yield world
+    world.close()

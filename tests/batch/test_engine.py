@@ -1,0 +1,238 @@
+"""Whole studies with a stand-in for nnUNetv2_train: what is done, what is not done twice, and what survives."""
+
+import os
+import shlex
+import signal
+import time
+
+import pytest
+from batch_helpers import DATASET
+
+psutil = pytest.importorskip("psutil", reason="needs nnunet-cpr[batch], which needs Python 3.11")
+PATIENCE = 300  # seconds
+
+TWO = "[nnUNetTrainerSGD_3epochs, nnUNetTrainerCPR_ws100_3epochs]"
+
+
+def test_a_study_runs_ends_with_its_report_and_is_not_done_again(world):
+    study = world.study(trainers=TWO)
+    first = world.batch(study)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.splitlines()[-1] == f"Report: {world.output() / 'report' / 'report.html'}"
+    assert (world.output() / "report" / "report.html").is_file()
+    assert first.stdout.count("done after") == 4
+    world.check_trained_once(folds=4)
+    world.check_nothing_left()
+    begun = world.events()
+    assert all(entry["arguments"][:3] == [DATASET, "3d_fullres", entry["fold"][-1]] for entry in world.events("begin"))
+
+    second = world.batch(study)
+    assert second.returncode == 0, second.stderr
+    assert "4 trainings, 4 done before" in second.stdout
+    assert world.events() == begun
+
+
+def test_a_failing_fold_does_not_stop_the_rest(world):
+    study = world.study(trainers=TWO)
+    obstacle = world.fail("nnUNetTrainerCPR_ws100_3epochs", 0)
+    first = world.batch(study)
+    assert first.returncode == 1
+    assert "fold 0: failed with exit code 1, see " in first.stdout
+    assert "1 of 4 trainings are not done" in first.stderr
+    assert "1 trainings are missing: nnUNetTrainerCPR_ws100_3epochs fold 0" in first.stdout
+    assert len(world.events("done")) == 3
+
+    obstacle.unlink()
+    before = len(world.events("begin"))
+    assert world.batch(study).returncode == 0
+    assert [entry["fold"] for entry in world.events("begin")[before:]] == [
+        "nnUNetTrainerCPR_ws100_3epochs__nnUNetPlans__3d_fullres/0"
+    ]
+    world.check_trained_once(folds=4)
+
+
+def test_one_trainer_has_nothing_to_be_compared_with(world):
+    done = world.batch(world.study(folds="[0, 1, 2]"))
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    assert "nothing to compare" in done.stdout.splitlines()[-1]
+    world.check_trained_once(folds=3)
+    order = [entry["event"] for entry in world.events() if entry["event"] in ("begin", "done")]
+    assert order == ["begin", "done"] * 3  # one at a time
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_stops_everything_saved_and_unlocked(world, number):
+    study = world.study(folds="[0, 1, 2]")
+    world.hold(1)
+    process = world.start("batch", study, "--jobs", 2)
+    world.wait_for_events("epoch", 2)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130, err
+    assert out.splitlines()[-1] == f"Stopped. To go on: nnunet-cpr batch {shlex.quote(str(study))} --jobs 2"
+    assert "Traceback" not in err
+    assert not world.processes()
+    assert len(world.events("stopped")) == 2
+    assert len(world.events("begin")) == 2  # the third was not begun
+    if number == signal.SIGINT:
+        world.release()
+        second = world.batch(study, "--jobs", 2)
+        assert second.returncode == 0, second.stderr
+        world.check_trained_once(folds=3)
+
+
+def test_impatience_is_harmless(world):
+    world.hold(1)
+    process = world.start("batch", world.study())
+    world.wait_for_events("epoch")
+    for _ in range(3):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, err) == (130, "")
+    assert not world.processes()
+    assert len(world.events("stopped")) == 1
+
+
+def test_nohup_is_respected(world):
+    world.hold(1)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what nohup does; children inherit it
+    try:
+        process = world.start("batch", world.study(folds="[0]"))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    world.wait_for_events("epoch")
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    world.release()
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0
+    assert not world.events("stopped")
+
+
+def kill_training(world, _):
+    world.trainings()[0].kill()
+
+
+def kill_job(world, _):
+    world.trainings()[0].parent().kill()
+
+
+def kill_snakemake(world, _):
+    world.snakemake().kill()
+
+
+def kill_snakemakes_group(world, _):
+    os.killpg(world.snakemake().pid, signal.SIGKILL)
+
+
+def kill_controller(_, controller):
+    controller.kill()
+
+
+def kill_controller_and_snakemake(world, controller):
+    controller.kill()
+    world.snakemake().kill()
+
+
+def kill_all(world, controller):
+    for process in [psutil.Process(controller.pid), *world.processes()]:
+        process.kill()
+
+
+@pytest.mark.parametrize(
+    ("kill", "epoch"),
+    [
+        (kill_training, 1), (kill_job, 1), (kill_snakemake, 1), (kill_snakemakes_group, 0),
+        (kill_controller, 1), (kill_controller_and_snakemake, 1), (kill_all, 1), (kill_all, 0),
+    ],
+)  # fmt: skip
+def test_after_any_kill_a_second_call_finishes(world, kill, epoch):
+    study = world.study()
+    world.hold(epoch)
+    process = world.start("batch", study, "--jobs", 2)
+    world.wait_for_events("epoch" if epoch else "begin", 2)
+    kill(world, process)
+    if kill is kill_controller:  # Snakemake and its trainings go on, and nobody gets between
+        refused = world.batch(study)
+        assert refused.returncode == 2
+        assert f"is at work on this study (process group {world.snakemake().pid})" in refused.stderr
+        world.release()
+        world.check_nothing_left()
+    elif kill is kill_controller_and_snakemake:  # only the trainings go on, and are waited for
+        again = world.start("batch", study, "--jobs", 2)
+        log = world.output() / "snakemake.log"
+        world.wait_for(lambda: log.read_text().count("waiting for it") == 2)
+        world.release()
+        assert again.wait(timeout=PATIENCE) == 0
+    else:
+        if kill is kill_job:
+            world.wait_for_events("stopped")  # the training is not left alone
+        if kill in (kill_training, kill_job):  # the other one goes on
+            world.release()
+        process.communicate(timeout=PATIENCE)
+        if kill is not kill_all:  # the controller is alive and leaves nothing behind
+            assert process.returncode == 1
+            world.check_nothing_left()
+        (world.folder / "control" / "hold").unlink(missing_ok=True)
+    again = world.batch(study, "--jobs", 2)
+    assert again.returncode == 0, again.stderr
+    world.check_trained_once(folds=2)
+    world.check_nothing_left()
+
+
+def test_one_training_on_a_gpu_and_all_gpus_used(world):
+    study = world.study("device: cuda\n", folds="[0, 1, 2, 3, 4]")
+    world.hold(1)
+    process = world.start("batch", study, "--gpus", "0,1")
+    world.wait_for_events("epoch", 2)
+    assert {entry["gpu"] for entry in world.events("epoch")} == {"0", "1"}
+    world.release()
+    assert process.wait(timeout=PATIENCE) == 0
+    world.check_trained_once(folds=5)
+
+
+def test_two_studies_share_folds_and_gpus(world):
+    studies = [world.study("device: cuda\n", name, folds="[0, 1, 2]") for name in ("one", "two")]
+    world.hold(1)
+    processes = [world.start("batch", study, "--gpus", "0,1") for study in studies]
+    world.wait_for_events("epoch", 2)
+    world.wait_for(lambda: all((world.output(name) / "snakemake.log").is_file() for name in ("one", "two")))
+    world.release()
+    for process in processes:
+        _, err = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, err
+    world.check_trained_once(folds=3)
+
+
+def test_a_second_call_is_refused_and_status_looks_on(world):
+    study = world.study()
+    world.hold(1)
+    first = world.start("batch", study)
+    world.wait_for_events("epoch")
+    assert "2 trainings: 1 running, 1 missing" in world.run("status", study).stdout
+    second = world.batch(study)
+    assert second.returncode == 2
+    assert f"another call is at work on this study (process group {world.snakemake().pid})" in second.stderr
+    assert len(second.stderr.splitlines()) == 1
+    world.release()
+    assert first.wait(timeout=PATIENCE) == 0
+    world.check_trained_once(folds=2)
+
+
+def test_results_removed_by_hand_are_made_again(world):
+    study = world.study(folds="[0]")
+    assert world.batch(study).returncode == 0
+    next(world.results.glob("*/fold_0/validation/summary.json")).unlink()
+    assert world.batch(study).returncode == 0
+    assert len(world.events("done")) == 2  # validated again, not trained again
+    world.check_trained_once(folds=1)
+
+
+def test_output_that_cannot_be_written(world):
+    (world.folder / "file").touch()
+    done = world.batch(world.study("output: file/inside\n"))
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "Not a directory" in done.stderr
