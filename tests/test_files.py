@@ -1,8 +1,11 @@
 import errno
+import os
+import subprocess
+import sys
 
 import pytest
 
-from nnunet_cpr.files import write_json, write_text, write_whole
+from nnunet_cpr.files import remove_leftovers, write_json, write_text, write_whole
 
 
 def test_text_and_json_arrive_and_leave_no_temporary_file(tmp_path):
@@ -29,3 +32,14 @@ def test_the_temporary_name_keeps_the_ending(tmp_path):
         assert temporary.name.endswith(".nii.gz")
         assert temporary.parent == tmp_path
         temporary.touch()
+
+
+def test_leftovers_of_dead_processes_are_removed(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    dead, own = f".{process.pid}-a.pth", f".{os.getpid()}-a.pth"  # in a new container numbers begin anew
+    kept = {f".{os.getppid()}-a.pth", ".1-a.pth", "a.pth", ".hidden", f"{process.pid}-a.pth", f".{process.pid}-folder"}
+    for name in (dead, own, *kept):
+        (tmp_path / name).mkdir() if name.endswith("folder") else (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == kept

@@ -12,6 +12,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from nnunet_cpr.optim import SGDCPR, AdamCPR, Constraint
 from nnunet_cpr.schedules import warmup_poly_lr
+from nnunet_cpr.training.interruptible import InterruptibleTrainer
 from nnunet_cpr.training.precision import in_bfloat16
 from nnunet_cpr.training.seeding import seed_everything, without_benchmarks
 from nnunet_cpr.training.settings import TrainerSettings, family_of, parse
@@ -56,7 +57,7 @@ def _check_results_folder() -> None:
         raise ValueError(f"nnUNet_results is {folder}, which is not writable")
 
 
-class NamedTrainer(nnUNetTrainer):
+class NamedTrainer(InterruptibleTrainer):
     """What all our trainers share; `trainer_class` makes one class of it per name."""
 
     settings: TrainerSettings

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.logging.nnunet_logger import MetaLogger
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from training_helpers import make_trainer, same, weights
+from training_helpers import ddp_trainer, make_trainer, same, weights
 
 from nnunet_cpr.optim import SGDCPR, AdamCPR
 from nnunet_cpr.training.trace import read_trace
@@ -462,24 +462,13 @@ def test_cascade(nnunet):
 
 
 def _ddp_rank(rank, world_size, nnunet, folder):
-    """One rank of a training as nnU-Net's `run_ddp` does it, with gloo on CPU instead of nccl on CUDA."""
-    from functools import partial
-
-    import nnunetv2.training.nnUNetTrainer.nnUNetTrainer as module
-    import torch.distributed as dist
-
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
-    module.DDP = lambda network, device_ids: torch.nn.parallel.DistributedDataParallel(network)
-    trainer = make_trainer(nnunet, "nnUNetTrainerCPR_ki0.999_2epochs_3iters")
-    trainer.device, trainer.grad_scaler = torch.device("cpu"), None  # nnU-Net takes CUDA for granted here
-    trainer.plot_network_architecture = partial(print, "")
+    trainer = ddp_trainer(nnunet, "nnUNetTrainerCPR_ki0.999_2epochs_3iters", rank, world_size, folder)
     torch.manual_seed(rank)  # different networks, until DDP makes them one
     trainer.run_training()
     constraints = [c._asdict() for c in trainer.optimizer.constraints()]
     with open(f"{folder}/rank{rank}.json", "w") as file:
         json.dump({"constraints": constraints, "trace": trainer._trace is not None, "out": trainer.output_folder}, file)
-    dist.destroy_process_group()
+    torch.distributed.destroy_process_group()
 
 
 def test_two_processes_have_the_same_bounds(nnunet, tmp_path):

@@ -4,9 +4,13 @@ import os
 import subprocess
 import sys
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
+import nnunetv2.training.nnUNetTrainer.nnUNetTrainer as nnunet_module
 import torch
+import torch.distributed as dist
+from nnunetv2.run.run_training import maybe_load_checkpoint
 
 from nnunet_cpr.training.trainer import NamedTrainer, trainer_class
 
@@ -35,11 +39,29 @@ def run_command(*command: str, timeout: float = 300, check: bool = True, **envir
     return result
 
 
-def make_trainer(nnunet, name: str, configuration: str = "tiny", **changes) -> NamedTrainer:
+def make_trainer(nnunet, name: str, configuration: str = "tiny", resume: bool = False, **changes) -> NamedTrainer:
     """The trainer of that name on CPU, made as `nnUNetv2_train` makes it; `changes` are to plans or dataset_json."""
-    plans = deepcopy(changes.get("plans", nnunet.plans)) | {"continue_training": False}
+    plans = deepcopy(changes.get("plans", nnunet.plans)) | {"continue_training": resume}
     dataset_json = deepcopy(changes.get("dataset_json", nnunet.dataset_json))
     return trainer_class(name)(plans, configuration, 0, dataset_json, device=torch.device("cpu"))
+
+
+def resumed(nnunet, name: str) -> NamedTrainer:
+    """The trainer of that name as `nnUNetv2_train --c` makes it, its checkpoint loaded."""
+    trainer = make_trainer(nnunet, name, resume=True)
+    maybe_load_checkpoint(trainer, continue_training=True, validation_only=False)
+    return trainer
+
+
+def ddp_trainer(nnunet, name: str, rank: int, world_size: int, folder: str) -> NamedTrainer:
+    """One rank's trainer as nnU-Net's `run_ddp` makes it, with gloo on CPU instead of nccl on CUDA."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
+    nnunet_module.DDP = lambda network, device_ids: torch.nn.parallel.DistributedDataParallel(network)
+    trainer = make_trainer(nnunet, name)
+    trainer.device, trainer.grad_scaler = torch.device("cpu"), None  # nnU-Net takes CUDA for granted here
+    trainer.plot_network_architecture = partial(print, "")
+    return trainer
 
 
 def weights(trainer: NamedTrainer) -> dict[str, torch.Tensor]:

@@ -1,0 +1,200 @@
+"""An nnU-Net trainer that may be stopped or killed at any moment and then goes on as if nothing had happened."""
+
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_cpr.files import remove_leftovers
+from nnunet_cpr.training import checkpoints
+from nnunet_cpr.training.checkpoints import BEST, LATEST, PREVIOUS, RESUME_ORDER
+from nnunet_cpr.training.stopping import RESUME_ME, Stopped, StopSignals
+
+
+class InterruptibleTrainer(nnUNetTrainer):
+    """nnU-Net's trainer with whole checkpoints, a recent one at any time, and an orderly end on a stop signal.
+
+    Only the end of an epoch is a state to resume from: nnU-Net's schedule, logs and our seeds count in epochs. A stop
+    signal therefore saves nothing; `checkpoint_latest.pth` is recent already, and the epoch in progress is repeated.
+    """
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
+    ):
+        """Take nnU-Net's arguments."""
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self._signals = StopSignals()
+        self._pace = checkpoints.Pace()
+
+    # saving
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Save whole or not at all. A training goes on without its latest or best checkpoint, not without its last."""
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)
+            return
+        path = Path(filename)
+        try:
+            with checkpoints.open_whole(path) as file:
+                super().save_checkpoint(file)  # type: ignore[arg-type]  # torch.save takes both
+        except OSError as error:
+            if path.name not in (LATEST, BEST):
+                raise
+            self.print_to_log_file(f"WARNING: {path.name} could not be written, the one before stays: {error}")
+
+    def on_epoch_end(self) -> None:
+        """Save `checkpoint_latest.pth` after every epoch, unless saving is slow; see `checkpoints.Pace`."""
+        if self.current_epoch == 0 and self.local_rank == 0 and not self.disable_checkpointing:
+            self._set_aside_earlier_training()
+        save_every, self.save_every = self.save_every, self.num_epochs + 1  # nnU-Net's would miss this epoch's best
+        super().on_epoch_end()
+        self.save_every = save_every
+        if self.current_epoch < self.num_epochs and (self.current_epoch % save_every == 0 or self._pace.due()):
+            self.current_epoch -= 1  # save_checkpoint adds one
+            with self._pace.saving():
+                self.save_checkpoint(os.path.join(self.output_folder, LATEST))
+            self.current_epoch += 1
+
+    def _set_aside_earlier_training(self) -> None:
+        """Without --c a new training began, which must not be resumed from an earlier one's checkpoints."""
+        for path in (Path(self.output_folder, name) for name in RESUME_ORDER):
+            if path.exists():
+                kept = checkpoints.set_aside(path, "old")
+                self.print_to_log_file(f"{path.name} is of an earlier training and was renamed to {kept.name}.")
+
+    # resuming
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        """Load a checkpoint. To resume (--c), that is the newest intact one, whichever is named; else the named one.
+
+        Raises ValueError if the file is broken. Resuming with nothing but broken files begins a new training.
+        """
+        if isinstance(filename_or_checkpoint, dict):
+            super().load_checkpoint(filename_or_checkpoint)
+            return
+        path: Path | None = Path(filename_or_checkpoint)
+        if self.logger.resume and not self.was_initialized:
+            path = self._newest_intact()
+        elif reason := checkpoints.damage(path):
+            raise ValueError(
+                f"{path} is broken ({reason}). nnUNetv2_train with --c goes on from the newest checkpoint that is not."
+            )
+        if path is None:
+            self.initialize()
+            return
+        super().load_checkpoint(str(path))
+
+    def _newest_intact(self) -> Path | None:
+        """Choose on one rank, for all."""
+        chosen: list[Path | None] = [None]
+        if self.local_rank == 0:
+            chosen[0], warnings = checkpoints.newest_intact(Path(self.output_folder))
+            if chosen[0] is None:
+                warnings.append(
+                    "NO CHECKPOINT IS INTACT, SO THE TRAINING BEGINS ANEW WITH EPOCH 0. The broken files stay; to go "
+                    "on from one of them, stop this training, repair the file and give it its old name again."
+                )
+            for warning in warnings:
+                self.print_to_log_file(f"WARNING: {warning}")
+        if self.is_ddp:
+            dist.broadcast_object_list(chosen)
+        return chosen[0]
+
+    # stopping
+
+    def run_training(self) -> None:
+        """Train. A stop signal ends it after the step in progress with `Stopped`, which is exit code 75.
+
+        With checkpoints disabled nothing could be resumed, so signals then act as always.
+        """
+        if self.local_rank == 0:
+            remove_leftovers(Path(self.output_folder))
+        if self.disable_checkpointing:
+            super().run_training()
+            return
+        with self._signals:
+            try:
+                super().run_training()
+                self._stop_if_asked()
+            except Exception as error:
+                if self._signals.received is None:
+                    raise
+                self.print_to_log_file(f"{type(error).__name__} while stopping: {error}")
+                self._say_stopped()
+                raise Stopped from None
+            finally:
+                self._finish_workers()
+
+    def on_train_end(self) -> None:
+        """Remove what the final checkpoint replaces."""
+        super().on_train_end()
+        if self.local_rank == 0 and not self.disable_checkpointing:
+            Path(self.output_folder, PREVIOUS).unlink(missing_ok=True)
+
+    def on_epoch_start(self) -> None:
+        """Stop here if asked to."""
+        self._stop_if_asked()
+        super().on_epoch_start()
+
+    def train_step(self, batch: dict) -> dict:
+        """nnU-Net's step, after which the training may stop."""
+        result = super().train_step(batch)
+        self._stop_if_asked()
+        return result
+
+    def validation_step(self, batch: dict) -> dict:
+        """nnU-Net's step, after which the training may stop."""
+        result = super().validation_step(batch)
+        self._stop_if_asked()
+        return result
+
+    def _stop_if_asked(self) -> None:
+        """Raise Stopped on all ranks at the same step if any of them was asked to stop."""
+        if not self._asked_to_stop():
+            return
+        self._finish_workers()
+        self._say_stopped()
+        if self.is_ddp:
+            dist.barrier()  # the first one to exit has the others killed, so all must have cleaned up
+            dist.destroy_process_group()
+        raise Stopped
+
+    def _asked_to_stop(self) -> bool:
+        asked = self._signals.received is not None
+        if self.is_ddp:
+            any_rank = torch.tensor(float(asked), device=self.device)
+            dist.all_reduce(any_rank, dist.ReduceOp.MAX)
+            asked = bool(any_rank.item())
+        return asked
+
+    def _say_stopped(self) -> None:
+        by = self._signals.received or "a signal to another process"
+        self.print_to_log_file(f"Stopped by {by} in epoch {self.current_epoch}; --c goes on (exit code {RESUME_ME}).")
+
+    def _finish_workers(self) -> None:
+        """End the augmentation workers, which outlive a training that just raises."""
+        for loader in (self.dataloader_train, self.dataloader_val):
+            if hasattr(loader, "_finish"):
+                loader._finish()
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """nnU-Net's validation. A stop signal ends it at once with exit code 75; --c then repeats it."""
+        with StopSignals(at_once=self._leave_validation):
+            super().perform_actual_validation(save_probabilities)
+
+    def _leave_validation(self, name: str) -> None:
+        self.print_to_log_file(f"Stopped by {name} in the validation. --c repeats it (exit code {RESUME_ME}).")
+        for child in multiprocessing.active_children():
+            child.kill()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(RESUME_ME)  # leaving multiprocessing's pool properly can hang when the signal ended its workers too
