@@ -86,6 +86,10 @@ class Run:
         """Whether the backward pass inside averages the gradients over processes: only a step's last one needs to."""
         return nullcontext() if wanted else self.accelerator.no_sync(model)
 
+    def plain(self, model: nn.Module) -> nn.Module:
+        """The model without the wrapper for several processes, to evaluate it in each process by itself."""
+        return self.accelerator.unwrap_model(model, keep_fp32_wrapper=True)
+
     def mean(self, value: Tensor) -> Tensor:
         """The mean of a value over all processes."""
         return self.accelerator.reduce(value.detach(), "mean")
