@@ -1,14 +1,16 @@
 """Train a one-layer transformer on addition modulo 113, where validation accuracy rises long after the training's.
 
-The task, model and full-batch training of Nanda et al., "Progress measures for grokking via mechanistic
-interpretability" (2023), which the CPR paper takes up with Adam, AdamW (weight decay 0.1) and AdamCPR
-(Kappa-kI0, k = 0.8):
+The task and model of Nanda et al., "Progress measures for grokking via mechanistic interpretability" (2023), which
+the CPR paper takes up with Adam, AdamW (weight decay 0.1) and AdamCPR (Kappa-kI0, k = 0.8). What the paper leaves open
+is set as in its authors' published script: batches of 512 from shuffled epochs, 4000 of them (32,000 steps), no warmup,
+weights of standard deviation 1 / sqrt(width), embeddings regularised too, AdaCPR (--adaptive-bounds).
 
     python scripts/train_grokking.py --optimizer adamcpr --kappa-init-method dependent --kappa-init-param 0.8
     python scripts/train_grokking.py --optimizer adamw --weight-decay 0.1
     python scripts/train_grokking.py --optimizer adam
 """
 
+import math
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -32,13 +34,13 @@ class GrokkingSettings(Settings):
 
     defaults: ClassVar[dict[str, Any]] = {
         "lr": 1e-3, "betas": (0.9, 0.98), "weight_decay": 0.1, "kappa_init_method": "dependent",
-        "kappa_init_param": 0.8, "reg_embedding": True, "max_steps": 5000, "warmup_steps": 10, "log_every": 50,
-        "eval_every": 50, "checkpoint_every": 1000,
+        "kappa_init_param": 0.8, "adaptive_bounds": True, "reg_embedding": True, "max_steps": 4000, "warmup_steps": 0,
+        "log_every": 40, "eval_every": 40, "checkpoint_every": 1000,
     }  # fmt: skip
 
     modulus: int = setting(113, "of the addition", least=2)
     train_share: float = setting(0.3, "of all pairs that is trained on", least=0)
-    batch_size: int | None = setting(None, "pairs in a step (default: all, full-batch training)", kind=int, least=1)
+    batch_size: int = setting(512, "pairs in a step, on all processes together", least=1)
     width: int = setting(128, "of the residual stream", least=1)
     heads: int = setting(4, "attention heads", least=1)
     hidden: int = setting(512, "units of the MLP", least=1)
@@ -66,10 +68,17 @@ def split_pairs(count: int, train_share: float, seed: int) -> tuple[np.ndarray, 
     return order[:train], order[train:]
 
 
+def step_batch(train_pairs: np.ndarray, batch_size: int, seed: int, step: int) -> np.ndarray:
+    """Return a step's training pairs: each epoch has an order of its own, and its last batch is what is left over."""
+    epoch, part = divmod(step, math.ceil(len(train_pairs) / batch_size))
+    order = np.random.default_rng((seed, epoch)).permutation(train_pairs)
+    return order[part * batch_size : (part + 1) * batch_size]
+
+
 def build_model(settings: GrokkingSettings) -> "nn.Module":
     """Return the transformer: learned positions, no normalisation, ReLU, its output at the last position only.
 
-    Weights start normal with standard deviation 1 / sqrt(width), those of the output with 1 / sqrt(modulus).
+    Weights start normal with standard deviation 1 / sqrt(width), biases zero.
     """
     import torch
     from torch import nn
@@ -86,15 +95,12 @@ def build_model(settings: GrokkingSettings) -> "nn.Module":
             self.query, self.attention_output = nn.Linear(width, width, bias=False), nn.Linear(width, width, bias=False)
             self.key, self.value = nn.Linear(width, width, bias=False), nn.Linear(width, width, bias=False)
             self.mlp_in, self.mlp_out = nn.Linear(width, settings.hidden), nn.Linear(settings.hidden, width)
-            self.output = nn.Linear(width, modulus, bias=False)
-            for name, param in self.named_parameters():
-                if name.endswith("bias"):
-                    nn.init.zeros_(param)
-                else:
-                    nn.init.normal_(param, std=(modulus if name == "output.weight" else width) ** -0.5)
+            self.output = nn.Linear(width, modulus + 1, bias=False)
+            for param in self.parameters():
+                nn.init.normal_(param, std=width**-0.5 if param.ndim > 1 else 0)
 
         def forward(self, inputs: "Tensor") -> "Tensor":
-            """Map (batch, 3) to logits (batch, modulus). The last position sees all, so that no mask is needed."""
+            """Map (batch, 3) to logits (batch, modulus + 1). The last position sees all, so that no mask is needed."""
             x = self.tokens(inputs) + self.positions.weight
             split = (len(inputs), -1, heads, width // heads)
             query, key, value = (
@@ -112,9 +118,6 @@ def train(settings: GrokkingSettings) -> None:
     """Train, evaluate on all other pairs, write the folder of the run, and say when the task was understood."""
     inputs, sums = addition_pairs(settings.modulus)
     train_pairs, val_pairs = split_pairs(len(sums), settings.train_share, settings.seed)
-    batch_size = settings.batch_size or len(train_pairs)
-    if batch_size > len(train_pairs):
-        raise ValueError(f"batch_size {batch_size} is more than the {len(train_pairs)} training pairs")
 
     import torch
     from common.optimizers import build_optimizer, set_lr
@@ -123,7 +126,7 @@ def train(settings: GrokkingSettings) -> None:
 
     about = {"pairs": len(sums), "training pairs": len(train_pairs)}
     metrics = ("val_loss", "val_accuracy", "train_accuracy")
-    run = Run("train_grokking", settings, metrics, ("pairs", batch_size), about)
+    run = Run("train_grokking", settings, metrics, ("pairs", settings.batch_size), about)
     model = build_model(settings).to(run.device)
     model, optimizer = run.prepare(model, build_optimizer(model, settings))
     all_inputs, all_sums = (torch.from_numpy(array).to(run.device) for array in (inputs, sums))
@@ -141,9 +144,7 @@ def train(settings: GrokkingSettings) -> None:
     for step in run.steps():
         lr = warmup_cosine_lr(step, settings.lr, settings.warmup_steps, settings.max_steps, final_share=1.0)  # constant
         set_lr(optimizer, lr)
-        generator = np.random.default_rng((settings.seed, step))
-        whole = batch_size == len(train_pairs)
-        batch = run.share(train_pairs if whole else generator.choice(train_pairs, batch_size, replace=False))
+        batch = run.share(step_batch(train_pairs, settings.batch_size, settings.seed, step))
         loss = cross_entropy(model(all_inputs[batch]), all_sums[batch])
         run.accelerator.backward(loss)
         optimizer.step()
