@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from benchmark_optimizers import BOUNDS, LR
 from common.optimizers import build_optimizer
-from common.settings import make
+from common.parsing import make
 from train_gpt2 import SIZES, GPT2Settings, build_model, sequence_loss
 
 from nnunet_cpr.optim import AdamCPR, param_groups
@@ -28,7 +28,9 @@ VOCAB_SIZE = 50257
 def contestants(model: torch.nn.Module) -> dict[str, torch.optim.Optimizer]:
     """Return the optimizers by name; AdamW decays what AdamCPR bounds. The learning rate hardly moves the weights."""
     adamw = build_optimizer(model, make(GPT2Settings, {"optimizer": "adamw", "lr": LR}))
-    cpr = {f"AdamCPR {name}": AdamCPR(param_groups(model), lr=LR, fused=True, **bound) for name, bound in BOUNDS.items()}
+    cpr = {
+        f"AdamCPR {name}": AdamCPR(param_groups(model), lr=LR, fused=True, **bound) for name, bound in BOUNDS.items()
+    }
     return {"AdamW": adamw, **cpr}
 
 
@@ -84,7 +86,9 @@ def main() -> None:
     shown = {"size", "batch", "context", "rounds", "threads", "precision"}
     result = {"device": where, "torch": torch.__version__, **{k: v for k, v in vars(args).items() if k in shown}}
     print(", ".join(f"{key} {value}" for key, value in result.items()))
-    print(f"forward and backward: median {1e3 * median(passes):.0f} ms, {1e3 * min(passes):.0f} to {1e3 * max(passes):.0f}")
+    print(
+        f"forward and backward: median {1e3 * median(passes):.0f} ms, {1e3 * min(passes):.0f} to {1e3 * max(passes):.0f}"
+    )
     print(f"{'':18}{'optimizer ms':>13}{'min':>8}{'max':>8}{'whole ms':>10}{'over AdamW':>12}{'of wholes':>11}")
     for row in rows:
         print(

@@ -33,9 +33,13 @@ def main(argv: list[str] | None = None) -> int:
     """Prepare, and return the exit code; a user's mistake leaves as one line on stderr with exit code 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("openwebtext"), help="folder to write (default: openwebtext)")
-    parser.add_argument("--dataset", default="Skylion007/openwebtext", help="name on the Hub, or a saved dataset's folder")
+    parser.add_argument(
+        "--dataset", default="Skylion007/openwebtext", help="name on the Hub, or a saved dataset's folder"
+    )
     parser.add_argument("--tokenizer", default="gpt2", help="name on the Hub, or a tokenizer.json")
-    parser.add_argument("--val-share", type=float, default=0.0005, help="of the documents, for validation (paper: 0.0005)")
+    parser.add_argument(
+        "--val-share", type=float, default=0.0005, help="of the documents, for validation (paper: 0.0005)"
+    )
     parser.add_argument("--seed", type=int, default=1234, help="of the choice of the validation documents")
     parser.add_argument("--batch", type=int, default=2000, help="documents between two states to resume from")
     args = parser.parse_args(argv)
@@ -180,7 +184,8 @@ def check(path: Path, count: int, vocab_size: int) -> str:
 
 def describe(meta: dict[str, Any]) -> str:
     """One line about finished files."""
-    return f"{meta['tokens']['train']:,} training and {meta['tokens']['val']:,} validation tokens, vocabulary {meta['vocab_size']}"
+    train, val = (meta["tokens"][split] for split in SPLITS)
+    return f"{train:,} training and {val:,} validation tokens, vocabulary {meta['vocab_size']}"
 
 
 if __name__ == "__main__":

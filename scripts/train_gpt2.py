@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from common.settings import Settings, run_script, setting
+from common.parsing import run_script
+from common.settings import Settings, setting
 from common.tokens import Tokens, load_tokens
 
 from nnunet_cpr.schedules import warmup_cosine_lr
@@ -125,7 +126,7 @@ def train(settings: GPT2Settings) -> None:
 
     @torch.no_grad()
     def evaluate() -> dict[str, float]:
-        """Loss over the validation sequences, divided among the processes; a few may lack a partner and are left out."""
+        """Loss over the validation sequences, divided among the processes; those that cannot be shared are left out."""
         starts = validation_starts(tokens.val, settings)
         starts = run.share(starts[: max(processes, len(starts) // processes * processes)])
         at_once = max(1, settings.batch_size // (processes * settings.accumulate))

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from common.parsing import run_script
 from common.records import METRICS_FILE, read_table
-from common.settings import Settings, run_script, setting
+from common.settings import Settings, setting
 
 from nnunet_cpr.schedules import warmup_cosine_lr
 

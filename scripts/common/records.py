@@ -86,7 +86,7 @@ def draw_curves(folder: Path, title: str) -> None:
                 ax.plot(*zip(*series[name], strict=True), label=name, marker=marker, markersize=3, linewidth=1)
         ax.set(ylabel=label)
         ax.grid(alpha=0.3)
-        if len(names) > 1:
+        if len(ax.lines) > 1:
             ax.legend(frameon=False)
     axes[0].set_title(title, loc="left", fontsize=10)
     axes[-1].set_xlabel("step")

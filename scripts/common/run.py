@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from common.parsing import CONFIG_FILE
 from common.records import METRICS_FILE, TRACE_FILE, Table, draw_curves, environment, write_start
-from common.settings import CONFIG_FILE, Settings
+from common.settings import Settings
 from nnunet_cpr.files import write_whole
 
 CHECKPOINT_FILE = "checkpoint.pt"
@@ -192,14 +193,16 @@ class Run:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             script, settings, step = state["script"], state["settings"], state["step"]
-        except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        except (RuntimeError, OSError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
             raise ValueError(f"{path} cannot be read as a checkpoint of this program: {error!r:.200}") from error
         if script != self.script:
             raise ValueError(f"{path} is a checkpoint of {script}, not of {self.script}")
         mine = self.settings.to_json()
         if differing := [name for name in mine if settings.get(name) != mine[name]]:
             name = differing[0]
-            raise ValueError(f"{path} is of another run: its {name} is {settings.get(name)}, this run's is {mine[name]}")
+            raise ValueError(
+                f"{path} is of another run: its {name} is {settings.get(name)}, this run's is {mine[name]}"
+            )
         try:
             self._model.load_state_dict(state["model"])
             self._optimizer.load_state_dict(state["optimizer"])

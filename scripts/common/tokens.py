@@ -29,7 +29,7 @@ class Tokens:
 def load_tokens(path: str | None, val_share: float) -> Tokens:
     """Return the tokens in a folder of prepare_openwebtext.py, or the bytes of a text file or a folder of text files.
 
-    Without a path, the text is the source of Python's standard library. Of text, the last `val_share` is for validation.
+    Without a path, the text is the source of Python's standard library. The last `val_share` of text is for validation.
 
     Raises:
         ValueError: the path is missing, holds no text, or a token file does not fit its meta.json.

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from common.optimizers import build_optimizer
-from common.settings import make
+from common.parsing import make
 from train_gpt2 import GPT2Settings, build_model, sequence_loss
 
 

@@ -199,7 +199,9 @@ def test_what_does_not_fit_is_one_line_and_leaves_no_folder(text, tmp_path, flag
 def test_the_command_line_shows_one_line_and_exit_code_2(tmp_path):
     done = run_python(str(GPT2), "--data", str(tmp_path / "absent.txt"))
     assert done.returncode == 2
-    assert done.stderr.splitlines() == [f"train_gpt2.py: error: --data {tmp_path}/absent.txt: there is no such file or folder"]
+    assert done.stderr.splitlines() == [
+        f"train_gpt2.py: error: --data {tmp_path}/absent.txt: there is no such file or folder"
+    ]
 
 
 @pytest.mark.parametrize("script", ["train_gpt2", "train_grokking"])

@@ -3,12 +3,11 @@
 import json
 import os
 
-import numpy as np
+import datasets
 import pytest
+import tokenizers
 from common.tokens import load_tokens
 from prepare_openwebtext import main, prepare, validation_documents
-
-tokenizers = pytest.importorskip("tokenizers")
 
 DOCUMENTS = [f"document {i}: " + "the quick brown fox " * (i % 7) for i in range(103)]
 ABOUT = {"dataset": "here", "tokenizer": "own", "val_share": 0.1, "seed": 5}
@@ -125,7 +124,7 @@ def test_the_check_reads_the_files_back(tokenizer, tmp_path):
         get_vocab_size = staticmethod(lambda: 50)
         token_to_id, encode_batch = tokenizer.token_to_id, tokenizer.encode_batch
 
-    with pytest.raises(ValueError, match="holds the token .* but the vocabulary ends at 49"):
+    with pytest.raises(ValueError, match=r"holds the token .* but the vocabulary ends at 49"):
         prepare(DOCUMENTS, Wrong(), tmp_path, ABOUT, batch=10)
     assert not (tmp_path / "meta.json").exists()
 
@@ -136,7 +135,9 @@ def test_a_truncated_or_missing_token_file_is_noticed_before_the_training(tokeni
     file = tmp_path / f"{split}.bin"
     size = file.stat().st_size
     os.truncate(file, size - 3)
-    with pytest.raises(ValueError, match=rf"{split}.bin has {size - 3} bytes, but {size // 2} tokens have {size}: it is"):
+    with pytest.raises(
+        ValueError, match=rf"{split}.bin has {size - 3} bytes, but {size // 2} tokens have {size}: it is"
+    ):
         load_tokens(str(tmp_path), 0.1)
     file.unlink()
     with pytest.raises(ValueError, match=rf"{split}.bin is missing"):
@@ -170,7 +171,6 @@ def test_the_embedded_text_is_the_standard_librarys_source():
 
 
 def test_the_command_with_a_saved_dataset_and_a_tokenizer_file(tokenizer, tmp_path, capsys):
-    datasets = pytest.importorskip("datasets")
     datasets.Dataset.from_dict({"text": DOCUMENTS}).save_to_disk(tmp_path / "data")
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     flags = ["--dataset", str(tmp_path / "data"), "--tokenizer", str(tmp_path / "tokenizer.json"), "--val-share", "0.1"]
@@ -181,7 +181,6 @@ def test_the_command_with_a_saved_dataset_and_a_tokenizer_file(tokenizer, tmp_pa
 
 
 def test_sources_that_cannot_be_loaded_are_one_line(tmp_path, capsys):
-    pytest.importorskip("datasets")
     (tmp_path / "data").mkdir()
     assert main(["--dataset", str(tmp_path / "data"), "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
