@@ -54,6 +54,7 @@ class Run:
         if self.main and not settings.resume and (self.folder / CONFIG_FILE).exists():
             raise ValueError(f"{self.folder} holds a run already; continue it with --resume, or name another --out")
         self.first_step = 0
+        self._trace: Table | None = None
         self._columns = ["train_loss", "lr", *metrics, f"{items[0]}_per_second", "memory_mb"]
         self._items, self._data = items, data
         self._first_bad = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -126,7 +127,7 @@ class Run:
             if due(s.eval_every):
                 row |= evaluate()
             self._log(row, evaluated=due(s.eval_every))
-        if due(s.trace_every) and self.main and hasattr(self._optimizer, "constraints"):
+        if self._trace and due(s.trace_every):
             self._trace.add(
                 {"step": done, "tensor": c.name, "reg": c.reg, "kappa": c.kappa, "lagmul": c.lagmul}
                 for c in self._optimizer.constraints()
@@ -141,7 +142,8 @@ class Run:
         """Close the files and say where they are."""
         if self.main:
             draw_curves(self.folder, f"{self.script}, {self.settings.optimizer}, seed {self.settings.seed}")
-            self._metrics.close()
+            for table in filter(None, (self._metrics, self._trace)):
+                table.close()
             print(f"{self.settings.max_steps} steps done; metrics, figure and checkpoint are in {self.folder}")
         self.accelerator.end_training()
 
