@@ -93,7 +93,7 @@ def test_two_processes_and_accumulation_do_what_one_does(text, tmp_path):
     train_gpt2_here(gpt2_flags(text, tmp_path / "one", *plain))
     train_gpt2_here(gpt2_flags(text, tmp_path / "accumulated", *plain, "--accumulate", "2"))
     done = run_python(
-        "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517",
+        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
         str(GPT2), *gpt2_flags(text, tmp_path / "two", *plain),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
