@@ -3,9 +3,9 @@
 import pytest
 import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
-from torch.optim.lr_scheduler import LinearLR, PolynomialLR, SequentialLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, PolynomialLR, SequentialLR
 
-from nnunet_cpr.schedules import warmup_poly_lr
+from nnunet_cpr.schedules import warmup_cosine_lr, warmup_poly_lr
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,34 @@ def test_after_the_warmup_it_is_nnunets_own():
     for step in range(30):
         schedule.step(step)
         assert warmup_poly_lr(step + 5, 0.01, 5, 35) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("step", "lr"),
+    [
+        (0, 0.0002),  # 1 / 5000
+        (2499, 0.5),
+        (4999, 1.0),
+        (5000, 1.0),
+        (70_000, 0.775),  # a third of the 195,000 steps after the warmup: the cosine of 60 degrees is a half
+        (102_500, 0.55),  # half of them: the middle of 1 and 0.1
+        (135_000, 0.325),
+        (199_999, 0.1),
+    ],
+)
+def test_the_papers_gpt2_schedule_by_hand(step, lr):
+    assert warmup_cosine_lr(step, 1.0, 5000, 200_000) == pytest.approx(lr, abs=1e-9)
+
+
+@pytest.mark.parametrize("final_share", [0.0, 0.1, 1.0])
+def test_the_cosine_against_torch(final_share):
+    warmup, total = 7, 40
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.3)
+    linear = LinearLR(optimizer, start_factor=1 / warmup, total_iters=warmup - 1)
+    cosine = CosineAnnealingLR(optimizer, T_max=total - warmup, eta_min=final_share * 0.3)
+    schedule = SequentialLR(optimizer, [linear, cosine], milestones=[warmup])
+    for step in range(total):
+        expected = optimizer.param_groups[0]["lr"]
+        assert warmup_cosine_lr(step, 0.3, warmup, total, final_share) == pytest.approx(expected, rel=1e-9)
+        optimizer.step()
+        schedule.step()

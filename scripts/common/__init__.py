@@ -1,0 +1,1 @@
+"""What the benchmark scripts share: settings, optimizers, the folder of a run."""

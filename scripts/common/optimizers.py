@@ -1,0 +1,34 @@
+"""The optimizer that the settings name, over a model's parameters."""
+
+import torch
+from torch import nn
+
+from common.settings import Settings
+from nnunet_cpr.optim import SGDCPR, AdamCPR, param_groups
+
+CLASSES = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "adamcpr": AdamCPR,
+    "sgd": torch.optim.SGD,
+    "sgdcpr": SGDCPR,
+}
+
+
+def build_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    """Return the optimizer, fused. Weight decay acts on exactly the tensors that CPR regularises.
+
+    These are all but biases, normalisation weights, vectors and, unless `reg_embedding`, embeddings.
+    """
+    groups = param_groups(model, reg_embedding=settings.reg_embedding)
+    options = settings.optimizer_options()
+    weight_decay = options.pop("weight_decay", 0.0)
+    if settings.optimizer in ("adam", "adamw", "sgd"):
+        groups = [{"params": g["params"], "weight_decay": weight_decay if g["regularize"] else 0.0} for g in groups]
+    return CLASSES[settings.optimizer](groups, lr=settings.lr, fused=True, **options)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Use this learning rate in all groups from the next step on."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr

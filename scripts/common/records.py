@@ -1,0 +1,107 @@
+"""The files of a run: tables appended as the training goes, the record of its settings, the figure of its curves."""
+
+import csv
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from nnunet_cpr.files import write_json, write_whole
+
+METRICS_FILE, TRACE_FILE, FIGURE_FILE = "metrics.csv", "cpr_trace.csv", "curves.png"
+PACKAGES = ("torch", "nnunet-cpr", "accelerate", "transformers", "timm", "torchvision", "numpy")
+
+
+class Table:
+    """A CSV file with a column `step`, appended and flushed row by row."""
+
+    def __init__(self, path: Path, columns: Iterable[str], last_step: int) -> None:
+        """Keep the rows up to `last_step`; what comes after is about to be done again, or was cut off while written."""
+        self.columns = ["step", *columns]
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+        kept = [line for line in lines[1:] if line.endswith("\n") and int(line.split(",", 1)[0]) <= last_step]
+        with write_whole(path) as temporary:
+            temporary.write_text("".join([",".join(self.columns) + "\n", *kept]), encoding="utf-8")
+        self._file = path.open("a", newline="", encoding="utf-8")
+        self._writer = csv.DictWriter(self._file, self.columns, lineterminator="\n")
+
+    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append rows; numbers have 9 digits, which are a float32 exactly."""
+        for row in rows:
+            self._writer.writerow({k: f"{v:.9g}" if isinstance(v, float) else v for k, v in row.items()})
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def environment() -> dict[str, Any]:
+    """What a result depends on besides its settings: versions, git state, machine, command."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {"command": sys.argv, "versions": versions, "git": _git_state(), "machine": platform.platform()}
+
+
+def write_start(path: Path, script: str, settings: dict[str, Any], start: dict[str, Any]) -> None:
+    """Write the configuration of a run, or add to it that the run was continued."""
+    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    starts = [*content.get("starts", []), start]
+    write_json(path, {"script": script, "settings": settings, "starts": starts})
+
+
+def read_table(path: Path) -> dict[str, list[tuple[int, float]]]:
+    """The (step, value) pairs of each column of a metrics.csv, where there is a value."""
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        series: dict[str, list[tuple[int, float]]] = {name: [] for name in reader.fieldnames or [] if name != "step"}
+        for row in reader:
+            for name, values in series.items():
+                if row[name]:
+                    values.append((int(row["step"]), float(row[name])))
+    return series
+
+
+def draw_curves(folder: Path, title: str) -> None:
+    """Draw losses in one panel and every other metric in a panel of its own over the steps, from metrics.csv."""
+    from matplotlib.figure import Figure
+
+    series = read_table(folder / METRICS_FILE)
+    panels = {"loss": [name for name in series if name.endswith("loss")]}
+    panels |= {name: [name] for name in series if not name.endswith(("loss", "_per_second", "memory_mb"))}
+    figure = Figure(figsize=(7, 2.2 * len(panels) + 0.6), layout="constrained")
+    axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
+    for ax, (label, names) in zip(axes, panels.items(), strict=True):
+        for name in names:
+            if series[name]:
+                marker = "o" if len(series[name]) < 30 else ""
+                ax.plot(*zip(*series[name], strict=True), label=name, marker=marker, markersize=3, linewidth=1)
+        ax.set(ylabel=label)
+        ax.grid(alpha=0.3)
+        if len(ax.lines) > 1:
+            ax.legend(frameon=False)
+    axes[0].set_title(title, loc="left", fontsize=10)
+    axes[-1].set_xlabel("step")
+    with write_whole(folder / FIGURE_FILE) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+def _git_state() -> dict[str, Any] | None:
+    """The commit of the scripts and whether files differ from it; None outside a repository."""
+
+    def git(*command: str) -> str:
+        folder = Path(__file__).parent
+        return subprocess.run(["git", *command], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "modified": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None

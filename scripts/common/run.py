@@ -1,0 +1,221 @@
+"""One training: its folder, devices, randomness, metrics, checkpoints, exact resume. Works under torchrun."""
+
+import pickle
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from tqdm import tqdm
+
+from common.parsing import CONFIG_FILE
+from common.records import METRICS_FILE, TRACE_FILE, Table, draw_curves, environment, write_start
+from common.settings import Settings
+from nnunet_cpr.files import write_whole
+
+CHECKPOINT_FILE = "checkpoint.pt"
+PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+class Run:
+    """A training in a folder.
+
+    Everything random in a step (dropout, augmentation) is seeded with (seed, process, step), so a resumed run needs no
+    generator's state: on the same machine and number of processes it gives the same losses bit for bit, where the
+    kernels themselves are deterministic (on a GPU some are not).
+
+    Args:
+        script: its name, without `.py`.
+        settings: the checked settings.
+        metrics: the columns that `evaluate` fills.
+        items: what a step consumes, for instance "tokens", and how many of them in all processes.
+        data: what the record of the run says of the data.
+
+    Raises:
+        ValueError: the folder holds a run already (or, to resume, none that fits); the device does not exist.
+    """
+
+    def __init__(
+        self, script: str, settings: Settings, metrics: tuple[str, ...], items: tuple[str, int], data: dict[str, Any]
+    ) -> None:
+        _check_device(settings.device)
+        self.settings, self.script = settings, script
+        self.folder = Path(settings.out or f"runs/{script}/{settings.optimizer}-seed{settings.seed}")
+        self.accelerator = Accelerator(cpu=settings.device == "cpu", mixed_precision=PRECISIONS[settings.precision])
+        self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
+        if self.main and not settings.resume and (self.folder / CONFIG_FILE).exists():
+            raise ValueError(f"{self.folder} holds a run already; continue it with --resume, or name another --out")
+        self.first_step = 0
+        self._trace: Table | None = None
+        self._columns = ["train_loss", "lr", *metrics, f"{items[0]}_per_second", "memory_mb"]
+        self._items, self._data = items, data
+        self._first_bad = torch.zeros((), dtype=torch.int64, device=self.device)
+        set_seed(settings.seed)
+
+    def prepare(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
+        """Move to the device, wrap for several processes, load the checkpoint if the run is resumed, open the files."""
+        self._model, self._optimizer = model, optimizer
+        wrapped = self.accelerator.prepare(model, optimizer)
+        if self.settings.resume:
+            self._load(self.folder / CHECKPOINT_FILE)
+        if self.main:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            start = {"step": self.first_step, "processes": self.accelerator.num_processes, "device": str(self.device)}
+            start |= {"data": self._data, **environment()}
+            write_start(self.folder / CONFIG_FILE, self.script, self.settings.to_json(), start)
+            self._metrics = Table(self.folder / METRICS_FILE, self._columns, self.first_step)
+            if hasattr(optimizer, "constraints"):
+                self._trace = Table(self.folder / TRACE_FILE, ("tensor", "reg", "kappa", "lagmul"), self.first_step)
+        return wrapped
+
+    def share(self, batch: Any) -> Any:
+        """Return this process's equal part of something with the whole batch in its first dimension."""
+        count, rank = self.accelerator.num_processes, self.accelerator.process_index
+        if len(batch) % count:
+            raise ValueError(f"a batch of {len(batch)} cannot be shared equally among {count} processes")
+        part = len(batch) // count
+        return batch[rank * part : (rank + 1) * part]
+
+    def synchronise(self, model: nn.Module, wanted: bool) -> AbstractContextManager[None]:
+        """Whether the backward pass inside averages the gradients over processes: only a step's last one needs to."""
+        return nullcontext() if wanted else self.accelerator.no_sync(model)
+
+    def plain(self, model: nn.Module) -> nn.Module:
+        """The model without the wrapper for several processes, to evaluate it in each process by itself."""
+        return self.accelerator.unwrap_model(model, keep_fp32_wrapper=True)
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of a value over all processes."""
+        return self.accelerator.reduce(value.detach(), "mean")
+
+    def steps(self) -> Iterator[int]:
+        """The 0-based steps that are left, with a progress bar on a terminal."""
+        total = self.settings.max_steps
+        self._clock, self._clock_step = time.perf_counter(), self.first_step
+        # disable=None: silent when not on a terminal
+        with tqdm(total=total, initial=self.first_step, disable=None if self.main else True) as self._bar:
+            for step in range(self.first_step, total):
+                seeds = np.random.SeedSequence((self.settings.seed, self.accelerator.process_index, step))
+                set_seed(int(seeds.generate_state(1)[0]))
+                yield step
+                self._bar.update()
+
+    def end_step(self, step: int, loss: Tensor, lr: float, evaluate: Callable[[], dict[str, float]]) -> None:
+        """Note the loss of a step's batch; evaluate, write and save where due. `step` is 0-based, the files' is not.
+
+        Raises:
+            ValueError: the loss or a weight is not finite any more; the last good checkpoint stays.
+        """
+        done, s = step + 1, self.settings
+        self._first_bad = torch.where((self._first_bad == 0) & ~loss.detach().isfinite(), done, self._first_bad)
+
+        def due(every: int) -> bool:
+            return done % every == 0 or done == s.max_steps
+
+        if due(s.log_every) or due(s.eval_every):
+            row = {"step": done, "train_loss": float(self.mean(loss)), "lr": lr}
+            self._check_losses()
+            row |= self._cost(done)
+            if due(s.eval_every):
+                row |= evaluate()
+            self._log(row, evaluated=due(s.eval_every))
+        if self._trace and due(s.trace_every):
+            self._trace.add(
+                {"step": done, "tensor": c.name, "reg": c.reg, "kappa": c.kappa, "lagmul": c.lagmul}
+                for c in self._optimizer.constraints()
+            )
+        if due(s.checkpoint_every):
+            self._check_losses()
+            self._save(done)
+        if due(s.log_every) or due(s.eval_every) or due(s.checkpoint_every):
+            self._clock, self._clock_step = time.perf_counter(), done
+
+    def finish(self) -> None:
+        """Close the files and say where they are."""
+        if self.main:
+            draw_curves(self.folder, f"{self.script}, {self.settings.optimizer}, seed {self.settings.seed}")
+            for table in filter(None, (self._metrics, self._trace)):
+                table.close()
+            print(f"{self.settings.max_steps} steps done; metrics, figure and checkpoint are in {self.folder}")
+        self.accelerator.end_training()
+
+    def _cost(self, done: int) -> dict[str, float]:
+        seconds = time.perf_counter() - self._clock
+        on_gpu = self.device.type == "cuda"
+        memory = torch.cuda.max_memory_allocated(self.device) if on_gpu else psutil.Process().memory_info().rss
+        rate = self._items[1] * (done - self._clock_step) / seconds
+        return {f"{self._items[0]}_per_second": round(rate), "memory_mb": round(memory / 2**20)}
+
+    def _log(self, row: dict[str, Any], evaluated: bool) -> None:
+        if not self.main:
+            return
+        self._metrics.add([row])
+        shown = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items() if k != "step"}
+        self._bar.set_postfix(shown, refresh=False)
+        if evaluated:
+            values = ", ".join(f"{name} {value}" for name, value in shown.items())
+            self._bar.write(f"step {row['step']}/{self.settings.max_steps}: {values}")
+
+    def _check_losses(self) -> None:
+        steps = [step for step in self.accelerator.gather(self._first_bad.reshape(1)).tolist() if step]
+        if steps:
+            self._stop(f"the loss was not finite in step {min(steps)}")
+
+    def _stop(self, reason: str) -> None:
+        path = self.folder / CHECKPOINT_FILE
+        kept = f"the last good checkpoint is {path}" if path.is_file() else "no checkpoint was due before"
+        raise ValueError(f"stopped: {reason}; {kept}. Try a lower learning rate, more warmup, or another precision")
+
+    def _save(self, done: int) -> None:
+        if not all(bool(p.isfinite().all()) for p in self._model.parameters()):
+            self._stop(f"a weight was not finite after step {done}")
+        if not self.main:
+            return
+        scaler = self.accelerator.scaler
+        state = {
+            "script": self.script, "settings": self.settings.to_json(), "step": done,
+            "model": self._model.state_dict(), "optimizer": self._optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler else None,
+        }  # fmt: skip
+        with write_whole(self.folder / CHECKPOINT_FILE) as temporary:
+            torch.save(state, temporary)
+        draw_curves(self.folder, f"{self.script}, {self.settings.optimizer}, seed {self.settings.seed}")
+
+    def _load(self, path: Path) -> None:
+        if not path.exists():  # stopped before the first checkpoint was due: start again
+            return
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            script, settings, step = state["script"], state["settings"], state["step"]
+        except (RuntimeError, OSError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+            raise ValueError(f"{path} cannot be read as a checkpoint of this program: {error!r:.200}") from error
+        if script != self.script:
+            raise ValueError(f"{path} is a checkpoint of {script}, not of {self.script}")
+        mine = self.settings.to_json()
+        if differing := [name for name in mine if settings.get(name) != mine[name]]:
+            name = differing[0]
+            raise ValueError(
+                f"{path} is of another run: its {name} is {settings.get(name)}, this run's is {mine[name]}"
+            )
+        try:
+            self._model.load_state_dict(state["model"])
+            self._optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"{path} does not fit this model: {str(error)[:200]}") from error
+        if self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.first_step = step
+
+
+def _check_device(device: str) -> None:
+    available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if device in available and not available[device]():
+        raise ValueError(f"--device {device}: this PyTorch sees no {device} device")

@@ -1,0 +1,117 @@
+"""The settings that the benchmark scripts have in common, and what must hold between them. Imports no torch."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
+
+ADAM = ("betas", "eps")
+SGD = ("momentum", "nesterov")
+CPR = ("kappa_init_method", "kappa_init_param", "reg_function", "kappa_update", "reg_step_size", "reg_ema_decay",
+       "step_form", "adaptive_bounds")  # fmt: skip
+OPTIMIZERS = {
+    "adam": ADAM,
+    "adamw": (*ADAM, "weight_decay"),
+    "adamcpr": (*ADAM, *CPR),
+    "sgd": (*SGD, "weight_decay"),
+    "sgdcpr": (*SGD, *CPR),
+}
+"""The settings that belong to some optimizers only, by optimizer."""
+FREE_ON_RESUME = ("config", "resume", "out", "device")
+
+
+def setting(default: Any, help: str, *, kind: type | None = None, choices: Any = (), least: float | None = None) -> Any:
+    """A field of the settings: a flag and a key of the YAML file. `kind` is needed where the default is None."""
+    first = default[0] if isinstance(default, tuple) else default
+    count = len(default) if isinstance(default, tuple) else None
+    metadata = {"help": help, "kind": kind or type(first), "choices": tuple(choices), "least": least, "count": count}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class Settings:
+    """What all scripts have in common; a script's own class adds fields and replaces defaults."""
+
+    defaults: ClassVar[dict[str, Any]] = {}
+    """Defaults of this script where they differ from the fields' own."""
+
+    optimizer: str = setting("adamcpr", "the optimizer", choices=OPTIMIZERS)
+    lr: float = setting(1e-3, "peak learning rate", least=0)
+    weight_decay: float = setting(0.1, "of adamw and sgd", least=0)
+    betas: tuple[float, float] = setting((0.9, 0.999), "of the adams")
+    eps: float = setting(1e-8, "of the adams", least=0)
+    momentum: float = setting(0.9, "of the sgds", least=0)
+    nesterov: bool = setting(False, "of the sgds")
+    kappa_init_method: str = setting(
+        "inflection_point",
+        "CPR: how the bound is set",
+        choices=("inflection_point", "warm_start", "dependent", "uniform"),
+    )
+    kappa_init_param: float | None = setting(
+        None, "CPR: steps of the warm start (default: 2 x warmup), factor, or bound", kind=float, least=0
+    )
+    reg_function: str = setting("l2", "CPR: the regulariser", choices=("l2", "l1", "std", "huber"))
+    kappa_update: float = setting(1.0, "CPR: mu", least=0)
+    reg_step_size: int | None = setting(
+        None, "CPR: steps between samples for the inflection point (default: a tenth of the warmup)", kind=int, least=1
+    )
+    reg_ema_decay: float = setting(0.99, "CPR: smoothing for the inflection point", least=0)
+    step_form: str = setting("explicit", "CPR: form of the constraint step", choices=("explicit", "proximal"))
+    adaptive_bounds: bool = setting(False, "CPR: AdaCPR")
+    reg_embedding: bool = setting(False, "regularise or decay embeddings, too")
+
+    max_steps: int = setting(1000, "optimizer steps", least=1)
+    warmup_steps: int = setting(100, "steps of linear learning rate warmup", least=0)
+    seed: int = setting(1234, "of weights, data order and dropout", least=0)
+    device: str = setting("auto", "where to train", choices=("auto", "cpu", "cuda", "mps"))
+    precision: str = setting("fp32", "of the forward pass (autocast)", choices=("fp32", "bf16", "fp16"))
+    log_every: int = setting(10, "steps between rows of metrics.csv", least=1)
+    eval_every: int = setting(100, "steps between evaluations", least=1)
+    trace_every: int = setting(100, "steps between entries of cpr_trace.csv", least=1)
+    checkpoint_every: int = setting(100, "steps between checkpoints", least=1)
+    out: str | None = setting(None, "folder of the run (default: runs/SCRIPT/OPTIMIZER-seedSEED)", kind=str)
+    resume: bool = setting(False, "continue the run in --out")
+    config: str | None = setting(None, "YAML file with any of these settings; flags override it", kind=str)
+
+    def check(self) -> None:
+        """Fill in defaults that depend on other settings. Raises ValueError for settings that do not fit together."""
+        if self.warmup_steps >= self.max_steps:
+            raise ValueError(f"warmup_steps is {self.warmup_steps}, but the training has only {self.max_steps} steps")
+        for name in applicable_only(OPTIMIZERS[self.optimizer]):
+            setattr(self, name, None)
+        rule = self.kappa_init_method
+        if rule != "inflection_point":
+            self.reg_step_size = self.reg_ema_decay = None
+        if rule == "warm_start":
+            if self.kappa_init_param is None:
+                self.kappa_init_param = 2 * self.warmup_steps
+            if not float(self.kappa_init_param).is_integer():
+                raise ValueError(f"kappa_init_param is {self.kappa_init_param}, but a warm start has whole steps")
+            self.kappa_init_param = int(self.kappa_init_param)
+            if self.kappa_init_param >= self.max_steps:
+                raise ValueError(
+                    f"the warm start of {self.kappa_init_param} steps (kappa_init_param) is not over within "
+                    f"max_steps = {self.max_steps}, so no bound would ever be set"
+                )
+        elif rule == "inflection_point":
+            self.kappa_init_param = None
+            self.reg_step_size = self.reg_step_size or max(1, self.warmup_steps // 10)
+            if 2 * self.reg_step_size >= self.max_steps:
+                raise ValueError(
+                    f"an inflection point takes three samples, reg_step_size = {self.reg_step_size} steps apart, "
+                    f"but the training has only {self.max_steps} steps"
+                )
+
+    def optimizer_options(self) -> dict[str, Any]:
+        """The settings of the optimizer's own that are set."""
+        options = {name: getattr(self, name) for name in OPTIMIZERS[self.optimizer]}
+        return {name: value for name, value in options.items() if value is not None}
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings that make a run what it is, as JSON has them."""
+        return json.loads(json.dumps({k: v for k, v in asdict(self).items() if k not in FREE_ON_RESUME}))
+
+
+def applicable_only(names: tuple[str, ...]) -> list[str]:
+    """The settings of other optimizers than the one with these settings."""
+    every = dict.fromkeys(name for own in OPTIMIZERS.values() for name in own)
+    return [name for name in every if name not in names]
