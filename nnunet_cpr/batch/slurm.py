@@ -6,6 +6,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from nnunet_cpr.batch.train import STOP_SECONDS
+
 RESOURCES = {
     "partition": "slurm_partition",
     "account": "slurm_account",
@@ -21,7 +23,6 @@ CPUS = "8"
 """A job's share by default: nnU-Net augments on the CPU."""
 WARNING_SECONDS = 120
 """Before the time limit, trainings are told to save and end."""
-STOP_SECONDS = 180.0
 RETRIES = 3
 """Further attempts after a job failed or hit its time limit; they resume."""
 

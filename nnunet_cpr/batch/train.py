@@ -18,9 +18,8 @@ from nnunet_cpr.batch.runs import Run
 from nnunet_cpr.batch.study import Study
 from nnunet_cpr.files import write_json
 from nnunet_cpr.nnunet_commands import executable, stop_group, stop_with_parent
+from nnunet_cpr.training.stopping import RESUME_ME
 
-RESUMABLE = 75
-"""Exit code (EX_TEMPFAIL) of a training that was asked to stop and can go on."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 STOP_SECONDS = 180
 """How long a training may take to save when asked to stop; then it is killed."""
@@ -56,7 +55,7 @@ def train(plan: Plan, run: Run) -> int:
         code = _run(train_command(study, run), log, environment, locks, signals)
         if code == 0 and not run.is_done():
             code = 1  # nnU-Net ended well, but left no result
-        outcome = "done" if code == 0 else "stopped" if code == RESUMABLE or signals.received else "failed"
+        outcome = "done" if code == 0 else "stopped" if code == RESUME_ME or signals.received else "failed"
         record = run.record(study.output)
         record.parent.mkdir(parents=True, exist_ok=True)
         write_json(record, {"outcome": outcome, "exit_code": code, "host": socket.gethostname(),
@@ -89,7 +88,7 @@ class _StopSignals:
         if self._process is not None:
             self._ask()
         elif not self.starting:  # nothing runs yet: there is nothing to save
-            sys.exit(RESUMABLE)
+            sys.exit(RESUME_ME)
 
     def hand_to(self, process: subprocess.Popen[bytes]) -> None:
         """From now on tell this process; of a signal that came while it was started, too."""
