@@ -18,7 +18,7 @@ from nnunet_cpr.training import command as trainers
 def main(argv: list[str] | None = None) -> int:
     """Run `nnunet-cpr` with the given arguments (default: the command line) and return its exit code.
 
-    A user's mistake arrives as ValueError or OSError and leaves as one line on stderr with exit code 2.
+    A user's mistake arrives as ValueError or OSError and leaves as one line on stderr with exit code 2; Ctrl-C as 130.
     """
     description = "nnU-Net with Constrained Parameter Regularization."
     parser = argparse.ArgumentParser(prog="nnunet-cpr", description=description)
@@ -35,6 +35,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"nnunet-cpr: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nnnunet-cpr: interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":
