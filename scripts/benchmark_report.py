@@ -1,23 +1,28 @@
 """What a comparison report costs: time and memory of `nnunet-cpr compare` on results of the size of a large study.
 
-Writes summary.json files as nnU-Net does, with random Dice, into a temporary folder.
+Writes what nnU-Net leaves into a temporary folder, with random numbers: summary.json, logs and the trace of CPR of 1000
+epochs and 60 tensors, and volumes of the size of an abdominal CT. All cases are links to the same volumes.
 
-    python scripts/benchmark_report.py [--cases 400] [--labels 15] [--folds 5]
+    python scripts/benchmark_report.py [--cases 400] [--labels 15] [--folds 5] [--size 512 512 130]
 """
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
+
 DATASET = "Dataset999_Benchmark"
-TRAINERS = ["nnUNetTrainer", "nnUNetTrainerCPR"]
+BASELINE, CPR = TRAINERS = ["nnUNetTrainer", "nnUNetTrainerCPR"]
+EPOCHS, TENSORS, STEPS = 1000, 60, 250
 COUNTS = {"FN": 411, "FP": 179, "IoU": 0.7462365591397849, "TN": 68883, "TP": 1735, "n_pred": 1914, "n_ref": 2146}
 
 
@@ -26,7 +31,7 @@ def write_results(root: Path, folds: int, cases: int, labels: int) -> None:
     rng = random.Random(0)
     names = {"background": 0, **{f"organ {label}": label for label in range(1, labels + 1)}}
     for trainer in TRAINERS:
-        model = root / DATASET / f"{trainer}__nnUNetPlans__3d_fullres"
+        model = root / "results" / DATASET / f"{trainer}__nnUNetPlans__3d_fullres"
         for fold in range(folds):
             validation = model / f"fold_{fold}" / "validation"
             validation.mkdir(parents=True)
@@ -35,34 +40,119 @@ def write_results(root: Path, folds: int, cases: int, labels: int) -> None:
                     "metrics": {
                         str(label): {"Dice": rng.betavariate(8, 2), **COUNTS} for label in range(1, labels + 1)
                     },
-                    "prediction_file": f"{validation}/case_{fold}_{case:04}.nii.gz",
-                    "reference_file": f"/gt_segmentations/case_{fold}_{case:04}.nii.gz",
+                    "prediction_file": f"{validation}/{case}.nii.gz",
+                    "reference_file": f"/gt_segmentations/{case}.nii.gz",
                 }
-                for case in range(cases)
+                for case in cases_of(fold, cases)
             ]
             (validation / "summary.json").write_text(json.dumps({"metric_per_case": per_case}, indent=4))
+            write_log(validation.parent, labels, rng)
+            if trainer == CPR:
+                write_trace(validation.parent, rng)
         (model / "dataset.json").write_text(json.dumps({"labels": names, "file_ending": ".nii.gz"}))
 
 
+def cases_of(fold: int, cases: int) -> list[str]:
+    """Return the names of a fold's cases."""
+    return [f"case_{fold}_{case:04}" for case in range(cases)]
+
+
+def write_log(folder: Path, labels: int, rng: random.Random) -> None:
+    """Write the log of a training as nnU-Net does."""
+    lines = []
+    for epoch in range(EPOCHS):
+        dice = 0.9 * (1 - 0.99**epoch)
+        values = [f"np.float32({dice + rng.gauss(0, 0.02):.4f})" for _ in range(labels)]
+        lines += [
+            "",
+            f"Epoch {epoch}",
+            "Current learning rate: 0.01",
+            f"train_loss {0.3 - dice + rng.gauss(0, 0.02):.4f}",
+            f"val_loss {0.32 - dice + rng.gauss(0, 0.03):.4f}",
+            f"Pseudo dice [{', '.join(values)}]",
+            f"Epoch time: {70 + rng.random():.2f} s",
+        ]
+    text = "".join(f"2026-11-23 10:52:41.161192: {line} \n" for line in lines)
+    (folder / "training_log_2026_11_23_10_52_41.txt").write_text(text)
+
+
+def write_trace(folder: Path, rng: random.Random) -> None:
+    """Write a CPR trace: R grows until the warm start ends, then it is held."""
+    lines = ["epoch,step,tensor,reg,kappa,lagmul"]
+    sizes = [10 ** rng.uniform(0, 3) for _ in range(TENSORS)]
+    for epoch in range(EPOCHS):
+        bounded = epoch >= 4
+        for tensor, size in enumerate(sizes):
+            reg = size * (1.05 if bounded else 1 + epoch / 80) * (1 - 0.01 * rng.random())
+            lagmul = max(0.0, rng.gauss(0, 1e-4)) if bounded else 0
+            bound = f"{size * 1.05:.9g}" if bounded else "inf"
+            name = f"encoder.stages.{tensor}.convs.conv.weight"
+            lines.append(f"{epoch},{STEPS * (epoch + 1)},{name},{reg:.9g},{bound},{lagmul:.9g}")
+    (folder / "cpr_trace.csv").write_text("\n".join(lines) + "\n")
+
+
+def write_volumes(root: Path, folds: int, cases: int, labels: int, size: tuple[int, int, int]) -> None:
+    """Write an image, a reference and two segmentations, and link every case to them."""
+    rng = np.random.default_rng(0)
+    affine = np.diag([0.8, 0.8, 3.0, 1.0])
+    x, y, z = np.ogrid[tuple(slice(0, length) for length in size)]
+    image = rng.normal(40, 20, size).astype(np.int16)
+    volumes = {name: np.zeros(size, dtype=np.uint8) for name in ("reference", *TRAINERS)}
+    for label in range(1, labels + 1):
+        centre, radius = rng.uniform(0.2, 0.8, 3) * size, rng.uniform(0.04, 0.1) * size[0]
+        for shift, volume in enumerate(volumes.values()):
+            distance = (x - centre[0] - 3 * shift) ** 2 + (y - centre[1]) ** 2 + (3.75 * (z - centre[2])) ** 2
+            volume[distance < (radius + shift) ** 2] = label
+            image[volumes["reference"] == label] += 5
+    for name, volume in {**volumes, "image": image}.items():
+        nib.save(nib.Nifti1Image(volume, affine), root / f"{name}.nii.gz")
+    truth, images = root / "preprocessed" / DATASET / "gt_segmentations", root / "raw" / DATASET / "imagesTr"
+    places = {"reference": truth, "image": images}
+    for place in places.values():
+        place.mkdir(parents=True)
+    for fold in range(folds):
+        model = {t: root / "results" / DATASET / f"{t}__nnUNetPlans__3d_fullres" for t in TRAINERS}
+        predicted = {t: folder / f"fold_{fold}" / "validation" for t, folder in model.items()}
+        for case in cases_of(fold, cases):
+            for name, place in {**places, **predicted}.items():
+                suffix = "_0000" if name == "image" else ""
+                (place / f"{case}{suffix}.nii.gz").symlink_to(root / f"{name}.nii.gz")
+
+
 def main() -> None:
-    """Run the command once and print its time and peak memory."""
+    """Run the command once and print its time, peak memory and the size of the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--cases", type=int, default=400, help="of a fold")
     parser.add_argument("--labels", type=int, default=15)
+    parser.add_argument("--size", type=int, nargs=3, default=(512, 512, 130), help="of a volume, in voxels")
+    parser.add_argument("--keep", type=Path, help="copy the report here")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        write_results(root / "results", args.folds, args.cases, args.labels)
+        write_results(root, args.folds, args.cases, args.labels)
+        # In a process of its own: Linux counts what this one ever needed as the peak of the command that it starts.
+        writer = multiprocessing.get_context("spawn").Process(
+            target=write_volumes, args=(root, args.folds, args.cases, args.labels, tuple(args.size))
+        )
+        writer.start()
+        writer.join()
+        report = args.keep or root / "report"
         command = [sys.executable, "-m", "nnunet_cpr.cli", "compare", "-d", DATASET, "-tr", *TRAINERS]
-        command += ["-f", *map(str, range(args.folds)), "-o", str(root / "report")]
+        command += ["-f", *map(str, range(args.folds)), "-o", str(report)]
+        folders = {f"nnUNet_{name}": str(root / name) for name in ("results", "raw", "preprocessed")}
         start = time.perf_counter()
-        subprocess.run(command, check=True, env=os.environ | {"nnUNet_results": str(root / "results")})
+        process = subprocess.Popen(command, env=os.environ | folders)
+        _, status, used = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+        if status:
+            sys.exit("the command failed")
+        page = (report / "report.html").stat().st_size
     print(
-        f"{len(TRAINERS)} trainers x {args.folds} folds x {args.cases} cases x {args.labels} labels: "
-        f"{seconds:.1f} s, {peak:.2f} GiB at most"
+        f"{len(TRAINERS)} trainers x {args.folds} folds x {args.cases} cases x {args.labels} labels, "
+        f"{EPOCHS} epochs, {TENSORS} tensors, volumes of {' x '.join(map(str, args.size))}: "
+        f"{seconds:.1f} s ({used.ru_utime + used.ru_stime:.1f} s of processor time), "
+        f"{used.ru_maxrss / 2**20:.2f} GiB at most, report.html {page / 2**20:.1f} MiB"
     )
 
 

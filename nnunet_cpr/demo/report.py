@@ -18,9 +18,12 @@ from nnunet_cpr.demo.pipeline import fold_folder, train_stage
 from nnunet_cpr.demo.settings import CPR, WEIGHT_DECAY, Settings
 from nnunet_cpr.demo.workspace import Workspace
 from nnunet_cpr.evaluation import statistics
-from nnunet_cpr.evaluation.figures import Prediction, read_curves, save_figure, slice_picture, training_curves
+from nnunet_cpr.evaluation.figures import COLOURS, MARKERS, save_figure
+from nnunet_cpr.evaluation.nnunet_logs import read_log
 from nnunet_cpr.evaluation.nnunet_results import foreground_labels, read_cases
 from nnunet_cpr.evaluation.results import FOREGROUND
+from nnunet_cpr.evaluation.slice_figures import Prediction, slice_picture
+from nnunet_cpr.evaluation.training_figures import Curve, training_curves
 from nnunet_cpr.files import write_text, write_whole
 
 PAGE = """\
@@ -151,8 +154,12 @@ def state_result(comparison: pd.DataFrame) -> str:
 
 def _draw_curves(folders: dict[str, Path], settings: Settings, path: Path) -> None:
     per_epoch = settings.steps // settings.epochs
-    runs = [read_curves(folder / "checkpoint_final.pth", method, per_epoch) for method, folder in folders.items()]
-    save_figure(training_curves(runs, settings.warm_start), path)
+    curves = []
+    for (method, folder), colour, marker in zip(folders.items(), COLOURS, MARKERS, strict=False):
+        log = read_log(folder)
+        epochs = log.assign(step=(log["epoch"] + 1) * per_epoch, run=method, fold=settings.fold)
+        curves.append(Curve(epochs, colour, marker, method))
+    save_figure(training_curves(curves, settings.warm_start), path)
 
 
 def _draw_slice(

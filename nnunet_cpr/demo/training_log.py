@@ -3,11 +3,13 @@
 import re
 from pathlib import Path
 
+from nnunet_cpr.evaluation.nnunet_logs import EPOCH, read_pseudo_dice
+
 
 def epochs_done(fold_folder: Path) -> int:
     """Return the number of finished epochs according to the newest training log, 0 without one."""
     text = _newest_log(fold_folder)
-    epochs = list(re.finditer(r": Epoch (\d+)", text))
+    epochs = list(EPOCH.finditer(text))
     if not epochs:
         return 0
     finished = "Epoch time" in text[epochs[-1].end() :]
@@ -18,11 +20,11 @@ def latest_values(fold_folder: Path) -> str:
     """Return the last loss and pseudo Dice of the newest training log as a short text, empty before the first epoch."""
     text = _newest_log(fold_folder)
     losses = re.findall(r"train_loss (\S+)", text)
-    dice = re.findall(r"Pseudo dice \[(.*?)\] *\n", text)
+    dice = re.findall(r"Pseudo dice (\[.*?\]) *\n", text)
     if not losses or not dice:
         return ""
-    per_class = re.findall(r"float\d*\(([^)]*)\)", dice[-1]) or dice[-1].split(",")
-    return f"loss {float(losses[-1]):.2f}, pseudo Dice {' / '.join(f'{float(value):.2f}' for value in per_class)}"
+    per_label = " / ".join(f"{value:.2f}" for value in read_pseudo_dice(dice[-1]))
+    return f"loss {float(losses[-1]):.2f}, pseudo Dice {per_label}"
 
 
 def _newest_log(fold_folder: Path) -> str:

@@ -8,10 +8,14 @@ from pathlib import Path
 import pandas as pd
 
 from nnunet_cpr.evaluation import statistics
-from nnunet_cpr.evaluation.nnunet_results import Label, Training, find_trainings, read_cases, read_cost, shortened
+from nnunet_cpr.evaluation.case_files import Locate, in_folders, in_trainings
+from nnunet_cpr.evaluation.case_slices import read_slices
+from nnunet_cpr.evaluation.cpr_traces import read_traces
+from nnunet_cpr.evaluation.nnunet_logs import read_cost, read_logs
+from nnunet_cpr.evaluation.nnunet_results import Label, Training, find_trainings, read_cases, shortened
 from nnunet_cpr.evaluation.paper import published
 from nnunet_cpr.evaluation.request import Request
-from nnunet_cpr.evaluation.results import FOREGROUND, Results
+from nnunet_cpr.evaluation.results import CONSTRAINTS, FOREGROUND, SLICES, TRAINING, Results
 
 SMALL = 50
 """Below this number of cases the report warns."""
@@ -41,7 +45,7 @@ def compare_trainings(request: Request, command: str) -> Results:
     cautions = [*said, *cautions]
     if request.surface:
         cases = pd.concat([cases, _surface(request, trainings, labels, cases)], ignore_index=True)
-        if any(t.has_ignore_label for t in trainings):
+        if any(t.ignore_label is not None for t in trainings):
             cautions.append("Surface metrics count voxels with the ignore label as background; Dice leaves them out.")
     cases, touched = apply_policy(cases, request.empty)
     cases = statistics.add_foreground(cases)
@@ -66,6 +70,10 @@ def compare_trainings(request: Request, command: str) -> Results:
         [f"{p} {version(p)}" for p in ("nnunet-cpr", "nnunetv2", "scipy", "statsmodels", "pandas")]
         + [f"Python {platform.python_version()}"]
     )
+    extremes = statistics.extremes(cases, request.baseline)
+    epochs, without_logs = read_logs(trainings)
+    traces, without_traces = read_traces(trainings)
+    slices, unseen = read_slices(cases, extremes, request.baseline, _files(request, trainings, cases))
     return Results(
         title=title,
         baseline=request.baseline,
@@ -74,12 +82,16 @@ def compare_trainings(request: Request, command: str) -> Results:
         summary=summary,
         trainings=statistics.per_training(cases),
         comparisons=comparisons,
-        extremes=statistics.extremes(cases, request.baseline),
+        extremes=extremes,
         ranks=statistics.rank(cases, request.seed),
-        cost=read_cost(trainings),
+        cost=read_cost(epochs),
         paper=published(list(cases["dataset"].unique()) if request.configuration == "3d_fullres" else []),
         facts=facts,
         cautions=[*cautions, *_cautions(cases, summary, request)],
+        epochs=epochs,
+        traces=traces,
+        slices=slices,
+        left_out={TRAINING: without_logs, CONSTRAINTS: without_traces, SLICES: unseen},
     )
 
 
@@ -209,6 +221,12 @@ def _one_sided(cases: pd.DataFrame, baseline: str) -> list[str]:
                         + ("; see also --empty." if metric in ("Dice", "NSD") else ": failures may hide there.")
                     )
     return said
+
+
+def _files(request: Request, trainings: list[Training], cases: pd.DataFrame) -> Locate:
+    if request.reference is None:
+        return in_trainings(trainings)
+    return in_folders(request.reference, request.predictions, cases[cases["label"] != FOREGROUND])
 
 
 def _surface(

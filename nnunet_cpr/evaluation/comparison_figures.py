@@ -4,39 +4,21 @@ Legible in greyscale and for colour-blind readers: trainers differ in colour (Ok
 """
 
 import math
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from nnunet_cpr.evaluation import report_numbers as numbers
-from nnunet_cpr.evaluation.figures import COLOURS, MARKERS, save_figure
+from nnunet_cpr.evaluation.figures import Drawing, file_names, legend, present, short, slug, style
 from nnunet_cpr.evaluation.report_lookup import datasets, labels, metrics, others, rows_by_key
 from nnunet_cpr.evaluation.results import FOREGROUND, Results
-from nnunet_cpr.files import write_whole
 
-ALL_COLOURS = ("0.35", *COLOURS, "#E69F00", "#56B4E9")  # the baseline is grey
-ALL_MARKERS = ("d", *MARKERS, "v", "P")
 FEW_CASES = 60  # so few are drawn one by one over their box
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure with the name of its files, its metric, and what it shows in words."""
-
-    name: str
-    metric: str
-    title: str
-    text: str
-    figure: Figure
 
 
 def draw_comparison(results: Results) -> Iterator[Drawing]:
@@ -52,7 +34,7 @@ def draw_comparison(results: Results) -> Iterator[Drawing]:
         ]
         if rows:
             yield Drawing(
-                f"differences-{_slug(metric)}",
+                f"differences-{slug(metric)}",
                 metric,
                 f"Foreground mean {metric}: difference to {results.baseline}",
                 "Forest plot: one row a dataset and trainer; mean paired difference with its 95 % interval, which the "
@@ -68,7 +50,7 @@ def draw_comparison(results: Results) -> Iterator[Drawing]:
             ]
             if len({label for label, _, _ in rows}) > 1:
                 yield Drawing(
-                    f"labels-{_slug(metric)}-{name}",
+                    f"labels-{slug(metric)}-{name}",
                     metric,
                     f"{dataset}: difference in {metric} per label",
                     "Forest plot: one row a label and trainer; mean paired difference to the baseline with its 95 % "
@@ -79,7 +61,7 @@ def draw_comparison(results: Results) -> Iterator[Drawing]:
             pairs = _per_case(cases[cases["label"] == FOREGROUND])
             if results.baseline in pairs and any(trainer in pairs for trainer in others(results)):
                 yield Drawing(
-                    f"cases-{_slug(metric)}-{name}",
+                    f"cases-{slug(metric)}-{name}",
                     metric,
                     f"{dataset}: foreground mean {metric} case by case",
                     "Above, each case's value with the trainer over its value with the baseline; on the line both are "
@@ -88,7 +70,7 @@ def draw_comparison(results: Results) -> Iterator[Drawing]:
                 )
             if cases["value"].notna().any():
                 yield Drawing(
-                    f"distribution-{_slug(metric)}-{name}",
+                    f"distribution-{slug(metric)}-{name}",
                     metric,
                     f"{dataset}: {metric} of the cases per label and trainer",
                     "Box plots over cases: box from the lower to the upper quartile, line at the median, whiskers to "
@@ -100,7 +82,7 @@ def draw_comparison(results: Results) -> Iterator[Drawing]:
 
 def forest(results: Results, rows: Sequence[tuple[str, str, Any]], metric: str) -> Figure:
     """Draw differences with intervals: rows of group (dataset or label), trainer and comparison."""
-    trainers = _present(results, {trainer for _, trainer, _ in rows})
+    trainers = present(results, {trainer for _, trainer, _ in rows})
     groups = list(dict.fromkeys(group for group, _, _ in rows))
     figure = Figure(
         figsize=(8.5, 1.3 + 0.24 * len(rows) + 0.12 * len(groups) + 0.2 * len(trainers)), layout="constrained"
@@ -110,7 +92,7 @@ def forest(results: Results, rows: Sequence[tuple[str, str, Any]], metric: str) 
     for number, group in enumerate(groups):
         top = y
         for _, trainer, row in (one for one in rows if one[0] == group):
-            colour, marker = _style(results, trainer)
+            colour, marker = style(results, trainer)
             if not math.isnan(row.difference):
                 ax.plot([row.ci_low, row.ci_high], [y, y], color=colour, linewidth=1.8, solid_capstyle="butt")
                 ax.plot(row.difference, y, marker, color=colour, markersize=6, markeredgecolor="white", mew=0.6)
@@ -129,20 +111,20 @@ def forest(results: Results, rows: Sequence[tuple[str, str, Any]], metric: str) 
         y += 0.5
     ax.axvline(0, color="black", linewidth=1)
     ax.xaxis.set_major_locator(MaxNLocator(5))
-    ax.set_yticks(ticks, [_short(group) for group in groups])
+    ax.set_yticks(ticks, [short(group) for group in groups])
     ax.set(ylim=(y - 0.75, -0.75))
     unit, better = (" (mm)", "left") if numbers.lower_is_better(metric) else ("", "right")
     ax.set_xlabel(f"difference in {metric}{unit}, trainer minus baseline; {better} of 0: better than the baseline")
     ax.grid(axis="x", alpha=0.3)
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.tick_params(axis="y", length=0)
-    _legend(figure, results, trainers)
+    legend(figure, results, trainers)
     return figure
 
 
 def paired_cases(results: Results, pairs: pd.DataFrame, metric: str) -> Figure:
     """Draw each trainer's cases against the baseline's, and the sorted differences."""
-    trainers = _present(results, set(pairs.columns) - {results.baseline})
+    trainers = present(results, set(pairs.columns) - {results.baseline})
     figure = Figure(figsize=(max(5.0, 3.4 * len(trainers)), 6.4), layout="constrained")
     axes = figure.subplots(2, len(trainers), squeeze=False, height_ratios=[3, 2])
     unit = " (mm)" if numbers.lower_is_better(metric) else ""
@@ -150,12 +132,12 @@ def paired_cases(results: Results, pairs: pd.DataFrame, metric: str) -> Figure:
     low, high = (np.nanmin(known), np.nanmax(known)) if np.isfinite(known).any() else (0.0, 1.0)
     pad = 0.03 * (high - low) or 0.01
     for (above, below), trainer in zip(axes.T, trainers, strict=True):
-        colour, marker = _style(results, trainer)
+        colour, marker = style(results, trainer)
         both = pairs[[results.baseline, trainer]].dropna()
         above.plot([low - pad, high + pad], [low - pad, high + pad], color="black", linewidth=0.8)
         above.plot(both[results.baseline], both[trainer], marker, color=colour, alpha=0.6, markersize=4, mew=0)
         above.set(xlim=(low - pad, high + pad), ylim=(low - pad, high + pad), aspect="equal")
-        above.set_title(_short(trainer), fontsize=10)
+        above.set_title(short(trainer), fontsize=10)
         above.set_xlabel(f"{metric}{unit}, baseline")
         above.set_ylabel(f"{metric}{unit}, trainer")
         side = ("lower", "right") if numbers.lower_is_better(metric) else ("upper", "left")
@@ -185,7 +167,7 @@ def paired_cases(results: Results, pairs: pd.DataFrame, metric: str) -> Figure:
 
 def distribution(results: Results, dataset: str, cases: pd.DataFrame, metric: str) -> Figure:
     """Draw box plots of the metric over cases, per label and trainer."""
-    trainers = _present(results, set(cases["trainer"]))
+    trainers = present(results, set(cases["trainer"]))
     shown = [label for label in labels(results, dataset) if label in set(cases["label"])]
     figure = Figure(
         figsize=(8.5, 1.2 + 0.2 * len(shown) * (len(trainers) + 0.6) + 0.2 * len(trainers)), layout="constrained"
@@ -200,7 +182,7 @@ def distribution(results: Results, dataset: str, cases: pd.DataFrame, metric: st
         for offset, trainer in enumerate(trainers):
             y = number * slot + offset
             known = values[trainer].dropna().to_numpy() if trainer in values else np.array([])
-            colour, marker = _style(results, trainer)
+            colour, marker = style(results, trainer)
             few = len(known) <= FEW_CASES
             if few:
                 ax.plot(
@@ -237,75 +219,17 @@ def distribution(results: Results, dataset: str, cases: pd.DataFrame, metric: st
                     },
                 )
     ax.set_yticks(
-        [number * slot + (len(trainers) - 1) / 2 for number in range(len(shown))], [_short(label) for label in shown]
+        [number * slot + (len(trainers) - 1) / 2 for number in range(len(shown))], [short(label) for label in shown]
     )
     ax.set(ylim=(len(shown) * slot - 0.8, -0.8))
     ax.set_xlabel(numbers.metric_name(metric))
     ax.grid(axis="x", alpha=0.3)
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.tick_params(axis="y", length=0)
-    _legend(figure, results, trainers)
+    legend(figure, results, trainers)
     return figure
-
-
-def save_both(drawing: Drawing, folder: Path) -> str:
-    """Write the figure as SVG and PNG and return the SVG."""
-    path = folder / f"{drawing.name}.svg"
-    # Text stays text (searchable, small); ids and metadata do not change from one run to the next.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": drawing.name}), write_whole(path) as temporary:
-        drawing.figure.savefig(temporary, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    save_figure(drawing.figure, path.with_suffix(".png"))
-    return path.read_text(encoding="utf-8")
-
-
-def file_names(names: Sequence[str]) -> dict[str, str]:
-    """Return a name for files for each name, all different."""
-    slugs = [_slug(name) for name in names]
-    lowered = [slug.lower() for slug in slugs]  # some file systems do not tell case
-    return {
-        name: slug if lowered.count(slug.lower()) == 1 else f"{slug}-{number}"
-        for number, (name, slug) in enumerate(zip(names, slugs, strict=True), 1)
-    }
 
 
 def _per_case(cases: pd.DataFrame) -> pd.DataFrame:
     """A row a case and a column a trainer; repeats (runs) of a trainer are averaged."""
     return cases.pivot_table(index="case", columns="trainer", values="value", aggfunc="mean", observed=True)
-
-
-def _present(results: Results, trainers: set[str]) -> list[str]:
-    return [trainer for trainer in results.trainers if trainer in trainers]
-
-
-def _style(results: Results, trainer: str) -> tuple[str, str]:
-    order = [results.baseline, *others(results)].index(trainer)
-    return ALL_COLOURS[order % len(ALL_COLOURS)], ALL_MARKERS[order % len(ALL_MARKERS)]
-
-
-def _legend(figure: Figure, results: Results, trainers: Sequence[str]) -> None:
-    handles = []
-    for trainer in trainers:
-        colour, marker = _style(results, trainer)
-        handles.append(Line2D([], [], color=colour, marker=marker, linewidth=1.8, markeredgecolor="white", mew=0.6))
-    legend = figure.legend(
-        handles, ["x"] * len(handles), loc="outside lower center", ncols=1, frameon=False, fontsize=9
-    )
-    for text, trainer in zip(legend.get_texts(), trainers, strict=True):
-        text.set_text(_short(trainer, 90))  # not as a label: matplotlib hides those that begin with an underscore
-
-
-def _short(name: str, width: int = 30) -> str:
-    """The name on two lines at most, broken after spaces and underscores; dollars are no formulas."""
-    lines = [""]
-    for part in re.findall(r"[^_ ]*[_ ]|[^_ ]+", numbers.name(name)):
-        if lines[-1] and len(lines[-1]) + len(part) > width:
-            lines.append("")
-        lines[-1] += part
-    lines = [line if len(line) <= width + 10 else f"{line[:width]}…" for line in lines]
-    if len(lines) > 2:
-        lines = [lines[0], f"…{lines[-1]}"]
-    return "\n".join(line.strip() for line in lines).replace("$", r"\$")
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:80] or "unnamed"

@@ -1,119 +1,74 @@
-"""Figures of a comparison: training curves, and one slice with reference and predictions.
+"""What the figures share: how they are named, styled and written.
 
-Legible in greyscale and for colour-blind readers: methods differ in colour (Okabe and Ito's) and in marker, labels in
-lightness.
+Legible in greyscale and for colour-blind readers: trainers differ in colour (Okabe and Ito's), in marker and in order.
 """
 
+import base64
+import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
-from matplotlib.artist import Artist
+import matplotlib
+import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
+from matplotlib.ticker import EngFormatter, MaxNLocator
+from PIL import Image
 
-from nnunet_cpr.files import write_whole
+from nnunet_cpr.evaluation import report_numbers as numbers
+from nnunet_cpr.evaluation.report_lookup import others
+from nnunet_cpr.evaluation.results import Results
+from nnunet_cpr.files import write_text, write_whole
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 MARKERS = ("o", "s", "^", "D")
-LABEL_COLOURS = ("#0072B2", "#F0E442", "#CC79A7", "#009E73", "#E69F00", "#56B4E9", "#D55E00")
+ALL_COLOURS = ("0.35", *COLOURS, "#E69F00", "#56B4E9")  # the baseline is grey
+ALL_MARKERS = ("d", *MARKERS, "v", "P")
+POINTS = 200
+"""Of a curve."""
 
 
 @dataclass(frozen=True)
-class Curves:
-    """One training's values per epoch, and the optimizer steps of an epoch."""
+class Drawing:
+    """A figure with the name of its files, what it shows in words, and its topic: a metric, or one of results.py."""
 
     name: str
-    steps_per_epoch: int
-    train_loss: Sequence[float]
-    validation_loss: Sequence[float]
-    pseudo_dice: Sequence[float]
+    topic: str
+    title: str
+    text: str
+    figure: Figure
 
 
-def read_curves(checkpoint: Path, name: str, steps_per_epoch: int) -> Curves:
-    """Read the values that nnU-Net logged into its checkpoint. Imports torch."""
-    import torch
-
-    logged = torch.load(checkpoint, map_location="cpu", weights_only=False)["logging"]
-    return Curves(name, steps_per_epoch, logged["train_losses"], logged["val_losses"], logged["mean_fg_dice"])
-
-
-def training_curves(runs: Sequence[Curves], warm_start: int | None = None) -> Figure:
-    """Draw loss and pseudo Dice over steps; a vertical line marks the end of CPR's warm start."""
-    figure = _figure((10, 3.8))
-    loss, dice = figure.subplots(1, 2)
-    for run, colour, marker in zip(runs, COLOURS, MARKERS, strict=False):
-        steps = run.steps_per_epoch * np.arange(1, len(run.train_loss) + 1)
-        style = {"color": colour, "marker": marker, "markersize": 4, "markevery": max(1, len(steps) // 20)}
-        loss.plot(steps, run.train_loss, label=f"{run.name}, training", **style)
-        loss.plot(steps, run.validation_loss, label=f"{run.name}, validation", **style, linestyle=":", mfc="white")
-        dice.plot(steps, run.pseudo_dice, label=run.name, **style)
-    loss.set(ylabel="loss (Dice + cross-entropy)")
-    dice.set(ylabel="mean foreground pseudo Dice", ylim=(0, 1))
-    for ax, corner in ((loss, "upper right"), (dice, "lower right")):
-        ax.set(xlabel="optimizer steps", xlim=(0, None))
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(alpha=0.25)
-        if warm_start is not None:
-            ax.axvline(warm_start, color="0.35", linewidth=1, linestyle="--", label="CPR's bounds are set")
-        ax.legend(loc=corner, fontsize=8, frameon=False)
-    return figure
+def save_both(drawing: Drawing, folder: Path) -> str:
+    """Write the figure as SVG and PNG and return the SVG."""
+    text = io.StringIO()
+    # Text stays text (searchable, small); ids and metadata do not change from one run to the next.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": drawing.name}):
+        metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
+        drawing.figure.savefig(text, format="svg", metadata=metadata)
+    svg = _compact(text.getvalue())
+    write_text(folder / f"{drawing.name}.svg", svg)
+    save_figure(drawing.figure, folder / f"{drawing.name}.png")
+    return svg
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """A method's segmentation of the case, and its Dice per label in the order of the labels."""
-
-    name: str
-    path: Path
-    dice: Sequence[float]
+def _compact(svg: str) -> str:
+    """Halve an SVG of matplotlib's: two of six decimals of a point, and grey images with one channel of four."""
+    svg = re.sub(r' (?:d|x|y)="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), svg)
+    return re.sub(r"(?<=data:image/png;base64,)[^\"]+", lambda found: _in_grey(found[0]), svg)
 
 
-def slice_picture(
-    case: str, image: Path, reference: Path, predictions: Sequence[Prediction], labels: dict[str, int]
-) -> Figure:
-    """Draw the slice with most foreground, away from the border: image, reference, then each prediction.
-
-    Labels are filled; over every prediction the reference's outline is drawn in black on white.
-    """
-    truth = _canonical(reference)
-    axis, index = _fullest_slice(truth.get_fdata() > 0)
-    background = _slice(_canonical(image).get_fdata(), axis, index)
-    reference_slice = _slice(truth.get_fdata(), axis, index)
-    aspect = _aspect(truth, axis)
-    foreground = {name: value for name, value in labels.items() if value}
-
-    height = 3.1 * aspect * background.shape[0] / background.shape[1]
-    panels = 2 + len(predictions)
-    figure = _figure((3.1 * panels, height + 0.9 + 0.17 * len(foreground)))
-    axes = figure.subplots(1, panels)
-    low, high = np.percentile(background, [0.5, 99.5])
-    for ax in axes:
-        ax.imshow(background, cmap="gray", vmin=low, vmax=high, origin="lower", aspect=aspect)
-        ax.set(xticks=[], yticks=[])
-    axes[0].set_title("image", fontsize=10)
-    axes[1].set_title("reference", fontsize=10)
-    _fill(axes[1], reference_slice, foreground, aspect)
-    _outline(axes[1], reference_slice, foreground)
-    for ax, prediction in zip(axes[2:], predictions, strict=True):
-        _fill(ax, _slice(_canonical(prediction.path).get_fdata(), axis, index), foreground, aspect)
-        _outline(ax, reference_slice, foreground)
-        scores = "\n".join(f"Dice {value:.3f} {name}" for name, value in zip(foreground, prediction.dice, strict=True))
-        ax.set_title(f"{prediction.name}\n{scores}", fontsize=10)
-    handles: list[Artist] = [
-        Patch(facecolor=_label_colour(i), edgecolor="black", label=name) for i, name in enumerate(foreground)
-    ]
-    handles.append(Line2D([], [], color="black", linewidth=1.5, label="outline of the reference"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)), frameon=False, fontsize=9)
-    plane = ("sagittal", "coronal", "axial")[axis]
-    figure.suptitle(f"{case}: {plane} slice {index} (Dice of the whole case)", fontsize=11)
-    return figure
+def _in_grey(png: str) -> str:
+    image = Image.open(io.BytesIO(base64.b64decode(png)))
+    red, green, blue, opacity = image.convert("RGBA").split()
+    if red != green or green != blue or opacity.getextrema() != (255, 255):
+        return png
+    small = io.BytesIO()
+    red.save(small, format="PNG", optimize=True)
+    return base64.b64encode(small.getvalue()).decode()
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -122,52 +77,76 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(temporary, dpi=150)
 
 
-def _figure(size: tuple[float, float]) -> Figure:
-    return Figure(figsize=size, layout=ConstrainedLayoutEngine(wspace=0.05))
+def file_names(names: Sequence[str]) -> dict[str, str]:
+    """Return a name for files for each name, all different."""
+    slugs = [slug(name) for name in names]
+    lowered = [slug.lower() for slug in slugs]  # some file systems do not tell case
+    return {
+        name: slug if lowered.count(slug.lower()) == 1 else f"{slug}-{number}"
+        for number, (name, slug) in enumerate(zip(names, slugs, strict=True), 1)
+    }
 
 
-def _canonical(path: Path) -> nib.Nifti1Image:
-    image: nib.Nifti1Image = nib.as_closest_canonical(nib.load(path))
-    return image
+def slug(name: str) -> str:
+    """Return the name as a part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:80] or "unnamed"
 
 
-def _fullest_slice(foreground: np.ndarray) -> tuple[int, int]:
-    """The axis and index of the slice with most foreground voxels, not counting the outer quarters of each axis."""
-    best = (-1, 0, 0)
-    for axis, size in enumerate(foreground.shape):
-        counts = np.moveaxis(foreground, axis, 0).reshape(size, -1).sum(axis=1)
-        inner = counts[size // 4 : size - size // 4]
-        best = max(best, (int(inner.max()), axis, size // 4 + int(inner.argmax())), key=lambda found: found[0])
-    return best[1], best[2]
+def present(results: Results, trainers: set[str]) -> list[str]:
+    """Return the trainers in the order of the report."""
+    return [trainer for trainer in results.trainers if trainer in trainers]
 
 
-def _slice(volume: np.ndarray, axis: int, index: int) -> np.ndarray:
-    """The slice with the patient's up, or front, at the top of an image drawn from its lower edge."""
-    plane: np.ndarray = np.take(volume, index, axis=axis).T
-    return plane
+def epochs_per_point(epochs: pd.Series) -> int:
+    """Return over how many epochs a point of a curve is averaged, so that there are POINTS at most."""
+    return -(-(int(epochs.max()) + 1) // POINTS)
 
 
-def _aspect(image: nib.Nifti1Image, axis: int) -> float:
-    across, up = np.delete(image.header.get_zooms()[:3], axis)
-    return float(up / across)
+def averaged(width: int) -> str:
+    """Say over how many epochs points are averaged, if over several."""
+    return f" Each point is the mean over {width} epochs." if width > 1 else ""
 
 
-def _label_colour(position: int) -> str:
-    return LABEL_COLOURS[position % len(LABEL_COLOURS)]
+def draw_steps(ax: Axes) -> None:
+    """Prepare an axis of optimizer steps, which go up to hundreds of thousands."""
+    ax.set(xlabel="optimizer steps", xlim=(0, None))
+    ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
-def _fill(ax: Axes, segmentation: np.ndarray, labels: dict[str, int], aspect: float) -> None:
-    overlay = np.zeros((*segmentation.shape, 4))
-    for position, value in enumerate(labels.values()):
-        overlay[segmentation == value] = (*to_rgb(_label_colour(position)), 0.55)
-    ax.imshow(overlay, origin="lower", interpolation="nearest", aspect=aspect)
+def count_trainings(rows: pd.DataFrame, trainers: Sequence[str]) -> str:
+    """Say how many trainings (folds and repeats) of each trainer have rows in a table of one dataset."""
+    found = rows[["trainer", "run", "fold"]].drop_duplicates()["trainer"]
+    return f"Trainings: {', '.join(f'{trainer} {(found == trainer).sum()}' for trainer in trainers)}."
 
 
-def _outline(ax: Axes, segmentation: np.ndarray, labels: dict[str, int]) -> None:
-    for value in labels.values():
-        mask = np.pad(segmentation == value, 1, mode="edge").astype(float)  # no line along the image's border
-        if mask.any() and not mask.all():
-            rows, columns = (np.arange(-1, size + 1) for size in segmentation.shape)
-            ax.contour(columns, rows, mask, levels=[0.5], colors="white", linewidths=2.2)
-            ax.contour(columns, rows, mask, levels=[0.5], colors="black", linewidths=1.0)
-    ax.set(xlim=(-0.5, segmentation.shape[1] - 0.5), ylim=(-0.5, segmentation.shape[0] - 0.5))
+def style(results: Results, trainer: str) -> tuple[str, str]:
+    """Return colour and marker of a trainer, the same in every figure."""
+    order = [results.baseline, *others(results)].index(trainer)
+    return ALL_COLOURS[order % len(ALL_COLOURS)], ALL_MARKERS[order % len(ALL_MARKERS)]
+
+
+def legend(figure: Figure, results: Results, trainers: Sequence[str]) -> None:
+    """Name the trainers below the figure."""
+    handles = []
+    for trainer in trainers:
+        colour, marker = style(results, trainer)
+        handles.append(Line2D([], [], color=colour, marker=marker, linewidth=1.8, markeredgecolor="white", mew=0.6))
+    legend = figure.legend(
+        handles, ["x"] * len(handles), loc="outside lower center", ncols=1, frameon=False, fontsize=9
+    )
+    for text, trainer in zip(legend.get_texts(), trainers, strict=True):
+        text.set_text(short(trainer, 90))  # not as a label: matplotlib hides those that begin with an underscore
+
+
+def short(name: str, width: int = 30) -> str:
+    """Return the name on two lines at most, broken after spaces and underscores; dollars are no formulas."""
+    lines = [""]
+    for part in re.findall(r"[^_ ]*[_ ]|[^_ ]+", numbers.name(name)):
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append("")
+        lines[-1] += part
+    lines = [line if len(line) <= width + 10 else f"{line[:width]}…" for line in lines]
+    if len(lines) > 2:
+        lines = [lines[0], f"…{lines[-1]}"]
+    return "\n".join(line.strip() for line in lines).replace("$", r"\$")

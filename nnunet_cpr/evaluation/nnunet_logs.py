@@ -12,29 +12,36 @@ from pathlib import Path
 
 import pandas as pd
 
-from nnunet_cpr.evaluation.nnunet_results import Training
+from nnunet_cpr.evaluation.nnunet_results import Training, name_trainings
+from nnunet_cpr.evaluation.results import EPOCH_COLUMNS
 from nnunet_cpr.training.settings import TrainerSettings, parse
 
 VALUES = ["train_loss", "validation_loss", "pseudo_dice", "seconds"]
-COLUMNS = ["dataset", "trainer", "run", "fold", "epoch", "step", *VALUES]
 EPOCH = re.compile(r": Epoch (\d+)")
 _VALUE = re.compile(r": (?:train_loss (?P<train>\S+)|val_loss (?P<val>\S+)|Pseudo dice (?P<dice>\[.*\]))")
 _TIME = re.compile(r": Epoch time: ([\d.]+) s")
 
 
-def read_logs(trainings: Sequence[Training]) -> pd.DataFrame:
-    """Return COLUMNS, a row an epoch; `step` counts the optimizer steps done by its end.
+def read_logs(trainings: Sequence[Training]) -> tuple[pd.DataFrame, list[str]]:
+    """Return EPOCH_COLUMNS, a row an epoch, and sentences on trainings whose logs are missing or incomplete.
 
-    `pseudo_dice` is the mean over labels. A training without logs has no rows, a value that the log lacks is NaN.
+    `step` counts the optimizer steps done by the end of the epoch, `pseudo_dice` is the mean over labels. A value
+    that a log lacks is NaN.
     """
-    frames = []
+    frames, without, incomplete = [], [], []
     for training in trainings:
         log = read_log(training.folder)
+        if log.empty:
+            without.append(training)
+            continue
+        if log["epoch"].max() + 1 > len(log):
+            incomplete.append(training)
         step = (log["epoch"] + 1) * steps_per_epoch(training.run, training.folder)
         named = {"dataset": training.dataset, "trainer": training.trainer, "run": training.run, "fold": training.fold}
-        frames.append(log.assign(step=step, **named))
-    known = [frame for frame in frames if not frame.empty]
-    return pd.concat(known, ignore_index=True)[COLUMNS] if known else pd.DataFrame(columns=COLUMNS)
+        frames.append(log.assign(step=step, **named)[EPOCH_COLUMNS])
+    left_out = [f"Left out, for there is no log: {name_trainings(without)}."] if without else []
+    left_out += [f"The logs lack epochs: {name_trainings(incomplete)}."] if incomplete else []
+    return (pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=EPOCH_COLUMNS)), left_out
 
 
 def read_log(folder: Path) -> pd.DataFrame:
@@ -42,7 +49,7 @@ def read_log(folder: Path) -> pd.DataFrame:
     epochs: dict[int, dict[str, float]] = {}
     # A resumed training has several logs; an epoch that was done again counts once, as it was last.
     for path in sorted(folder.glob("training_log_*.txt"), key=_written):
-        epoch, values = None, {}
+        epoch, values = None, dict[str, float]()
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             if found := EPOCH.search(line):
                 epoch, values = int(found[1]), {}

@@ -1,9 +1,10 @@
-"""Finished nnU-Net trainings: Dice per case from their summary.json, their labels, files and cost."""
+"""Finished nnU-Net trainings: Dice per case from their summary.json, their labels and files."""
 
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +15,6 @@ import pandas as pd
 from nnunet_cpr.evaluation.results import CASE_COLUMNS
 
 Label = int | tuple[int, ...]
-_EPOCH = re.compile(r": Epoch (\d+)")
-_EPOCH_TIME = re.compile(r"Epoch time: ([\d.]+) s")
 
 
 @dataclass(frozen=True)
@@ -51,9 +50,24 @@ class Training:
         return foreground_labels(self._description)
 
     @property
-    def has_ignore_label(self) -> bool:
-        """Whether some voxels of the references count for nothing."""
-        return "ignore" in self._description["labels"]
+    def ignore_label(self) -> int | None:
+        """The value that marks voxels of the references that count for nothing, None without."""
+        value = self._description["labels"].get("ignore")
+        return None if value is None else int(value)
+
+    @property
+    def reader(self) -> str | None:
+        """The reader that nnU-Net chose for the dataset's images and segmentations, None where it is not known."""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            return str(
+                json.loads((self.folder.parent / "plans.json").read_text(encoding="utf-8"))["image_reader_writer"]
+            )
+        return None
+
+    def image(self, case: str) -> Path | None:
+        """Return where the first channel of a case's image is in nnU-Net's raw data, None if that is not set."""
+        raw = os.environ.get("nnUNet_raw")  # noqa: SIM112 (nnU-Net's name)
+        return Path(raw) / self.dataset / "imagesTr" / f"{case}_0000{self._description['file_ending']}" if raw else None
 
     def files(self) -> list[tuple[str, Path, Path]]:
         """Return case, reference and prediction file of every validation case.
@@ -61,23 +75,30 @@ class Training:
         Raises:
             ValueError: a file is missing.
         """
+        found = self.locate()
+        for reference, prediction in found.values():
+            for path in (reference, prediction):
+                if not path.is_file():
+                    raise ValueError(
+                        f"{path} is missing; surface metrics need the segmentations, not only summary.json"
+                    )
+        return [(case, *paths) for case, paths in found.items()]
+
+    def locate(self) -> dict[str, tuple[Path, Path]]:
+        """Return where reference and prediction of every validation case should be; they may be missing."""
         ending = self._description["file_ending"]
         places = [
             Path(os.environ[variable]) / self.dataset / part
             for variable, part in (("nnUNet_preprocessed", "gt_segmentations"), ("nnUNet_raw", "labelsTr"))
             if variable in os.environ
         ]
-        found = []
+        found = {}
         for case in json.loads((self.validation / "summary.json").read_text(encoding="utf-8"))["metric_per_case"]:
             name = _case_name(case["prediction_file"])
-            prediction = self.validation / f"{name}{ending}"
             # Results may have been moved since: the paths in summary.json are the last resort.
             references = [*(place / f"{name}{ending}" for place in places), Path(case["reference_file"])]
-            reference = next((path for path in references if path.is_file()), None)
-            if reference is None or not prediction.is_file():
-                lacking = prediction if reference is not None else references[0]
-                raise ValueError(f"{lacking} is missing; surface metrics need the segmentations, not only summary.json")
-            found.append((name, reference, prediction))
+            reference = next((path for path in references if path.is_file()), references[0])
+            found[name] = reference, self.validation / f"{name}{ending}"
         return found
 
 
@@ -121,6 +142,14 @@ def find_trainings(
 def shortened(names: list[str], shown: int = 5) -> str:
     """Return the first names and how many more there are."""
     return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+
+
+def name_trainings(trainings: Sequence[Training]) -> str:
+    """Name trainings in few words, with their folds."""
+    folds: dict[tuple[str, str], list[str]] = {}
+    for training in trainings:
+        folds.setdefault((training.dataset, training.run), []).append(training.fold)
+    return "; ".join(f"{dataset}, {run}, fold {', '.join(those)}" for (dataset, run), those in folds.items())
 
 
 def dataset_name(name_or_id: str) -> str:
@@ -185,34 +214,6 @@ def read_cases(
         for label, key in keys.items()
     ]
     return pd.DataFrame(rows, columns=CASE_COLUMNS)
-
-
-def read_cost(trainings: list[Training]) -> pd.DataFrame:
-    """Return epochs, median seconds per epoch and total training hours of each training, from nnU-Net's logs."""
-    rows = []
-    for training in trainings:
-        seconds: dict[int, float] = {}
-        # A resumed training has several logs; an epoch that was done again counts once, as it was last.
-        for path in sorted(training.folder.glob("training_log_*.txt"), key=_written):
-            epoch = None
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                if found := _EPOCH.search(line):
-                    epoch = int(found[1])
-                elif epoch is not None and (found := _EPOCH_TIME.search(line)):
-                    seconds[epoch] = float(found[1])
-        if seconds:
-            times = pd.Series(seconds)
-            rows.append(
-                (training.dataset, training.trainer, training.run, training.fold, len(times), times.median(),
-                 times.sum() / 3600)
-            )  # fmt: skip
-    columns = ["dataset", "trainer", "run", "fold", "epochs", "seconds_per_epoch", "total_hours"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _written(log: Path) -> list[int]:
-    """Return the time in a log's name, whose numbers nnU-Net does not pad."""
-    return [int(number) for number in re.findall(r"\d+", log.name)]
 
 
 def _case_name(prediction_file: str) -> str:

@@ -4,13 +4,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from nnunet_cpr.evaluation.comparison_figures import draw_comparison, save_both
+from nnunet_cpr.evaluation.comparison_figures import draw_comparison
+from nnunet_cpr.evaluation.constraint_figures import draw_constraints
+from nnunet_cpr.evaluation.contour_figures import draw_slices
+from nnunet_cpr.evaluation.figures import save_both
 from nnunet_cpr.evaluation.report_html import html_page
 from nnunet_cpr.evaluation.report_latex import latex_table
+from nnunet_cpr.evaluation.report_manifest import settle
 from nnunet_cpr.evaluation.report_markdown import markdown_page
 from nnunet_cpr.evaluation.report_sections import make_sections
 from nnunet_cpr.evaluation.report_terminal import terminal_table
 from nnunet_cpr.evaluation.results import CASE_COLUMNS, Results
+from nnunet_cpr.evaluation.training_figures import draw_training
 from nnunet_cpr.files import write_text
 
 __all__ = ["terminal_table", "write_report"]
@@ -21,13 +26,14 @@ SUMMARY_COLUMNS += ["mean_over_folds", "runs_std"]
 TRAINING_COLUMNS = ["dataset", "trainer", "run", "fold", *_KEYS, "mean"]
 COMPARISON_COLUMNS = ["dataset", "trainer", "baseline", *_KEYS, "difference", "ci_low", "ci_high", "p", "p_holm"]
 COMPARISON_COLUMNS += ["wins", "ties", "losses", "baseline_mean", "trainer_mean", "difference_std", "effect_size"]
+COST_COLUMNS = ["dataset", "trainer", "run", "fold", "epochs", "seconds_per_epoch", "total_hours"]
 
 
 def write_report(results: Results, folder: Path) -> None:
-    """Write report.html, report.md, cases.csv, summary.csv, trainings.csv,
-    comparisons.csv, table.tex and figures/ into the folder.
+    """Write report.html, report.md, the tables as CSV, table.tex, figures/ and manifest.json into the folder.
 
-    Every file is written whole or not at all, the page last: it is self-contained, the others stand beside it.
+    Every file is written whole or not at all, the page last: it is self-contained, the others stand beside it. What an
+    earlier report has left there and this one does not have is removed.
     """
     figures = folder / "figures"
     figures.mkdir(parents=True, exist_ok=True)
@@ -36,12 +42,17 @@ def write_report(results: Results, folder: Path) -> None:
         ("summary.csv", results.summary, SUMMARY_COLUMNS),
         ("trainings.csv", results.trainings, TRAINING_COLUMNS),
         ("comparisons.csv", results.comparisons, COMPARISON_COLUMNS),
+        *([] if results.cost.empty else [("costs.csv", results.cost, COST_COLUMNS)]),
     ]
-    for name, frame, columns in tables:
-        write_text(folder / name, frame[columns].to_csv(index=False))
-    write_text(folder / "table.tex", latex_table(results))
-    drawings = list(draw_comparison(results))
+    texts = {name: frame[columns].to_csv(index=False) for name, frame, columns in tables}
+    texts["table.tex"] = latex_table(results)
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    drawings = [*draw_comparison(results), *draw_slices(results), *draw_training(results), *draw_constraints(results)]
     svgs = {drawing.name: save_both(drawing, figures) for drawing in drawings}
     sections = make_sections(results, drawings)
-    write_text(folder / "report.md", markdown_page(results, sections))
-    write_text(folder / "report.html", html_page(results, sections, svgs))
+    pages = {"report.md": markdown_page(results, sections), "report.html": html_page(results, sections, svgs)}
+    for name, text in pages.items():
+        write_text(folder / name, text)
+    pictures = [figures / f"{name}.{ending}" for name in svgs for ending in ("svg", "png")]
+    settle(folder, [*(folder / name for name in (*texts, *pages)), *pictures])

@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from nnunet_cpr.evaluation.comparison_figures import Drawing
+from nnunet_cpr.evaluation.figures import Drawing
 from nnunet_cpr.evaluation.report_numbers import UNDEFINED
 from nnunet_cpr.evaluation.report_sections import Section
 from nnunet_cpr.evaluation.report_tables import Cell

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nnunet_cpr.evaluation import report_tables
-from nnunet_cpr.evaluation.comparison_figures import Drawing
+from nnunet_cpr.evaluation.figures import Drawing
 from nnunet_cpr.evaluation.report_lookup import metrics
 from nnunet_cpr.evaluation.report_numbers import lower_is_better
-from nnunet_cpr.evaluation.results import Results
+from nnunet_cpr.evaluation.results import CONSTRAINTS, SLICES, TRAINING, Results
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Section:
 def make_sections(results: Results, drawings: Sequence[Drawing]) -> list[Section]:
     """Return the sections; those whose tables or figures are empty are left out."""
     first, *rest = metrics(results)
-    of_first = [drawing for drawing in drawings if drawing.metric == first]
-    of_rest = [drawing for drawing in drawings if drawing.metric != first]
+    of_first = [drawing for drawing in drawings if drawing.topic == first]
+    of_rest = [drawing for drawing in drawings if drawing.topic in rest]
     sections = [
         Section("comparison", "Comparison", _comparison_notes(results), report_tables.main_tables(results)),
         Section("figures", f"Figures: {first}", drawings=of_first),
@@ -36,6 +36,7 @@ def make_sections(results: Results, drawings: Sequence[Drawing]) -> list[Section
     if not results.extremes.empty:
         extremes = report_tables.extremes_tables(results)
         sections.append(Section("cases", "Cases that gained and lost most", tables=extremes))
+    sections.append(_of_topic(results, drawings, SLICES, "cases-as-slices", "Cases as slices"))
     if results.ranks is not None:
         sections.append(Section("ranks", "Ranks", tables=report_tables.ranks_tables(results, results.ranks)))
     paper_note = (
@@ -45,11 +46,19 @@ def make_sections(results: Results, drawings: Sequence[Drawing]) -> list[Section
     )
     if not results.paper.empty:
         sections.append(Section("paper", "The paper's figures", [paper_note], [report_tables.paper_table(results)]))
+    sections.append(_of_topic(results, drawings, TRAINING, "training", "Training curves"))
+    sections.append(_of_topic(results, drawings, CONSTRAINTS, "constraints", "CPR's constraints"))
     if not results.cost.empty:
         sections.append(Section("cost", "Training time", tables=[report_tables.cost_table(results)]))
     spread = report_tables.summary_tables(results)
     sections.append(Section("distribution", "Mean, spread and range", tables=spread, folded=True))
-    return [section for section in sections if section.drawings or any(table.rows for table in section.tables)]
+    return [one for one in sections if one.notes or one.drawings or any(table.rows for table in one.tables)]
+
+
+def _of_topic(results: Results, drawings: Sequence[Drawing], topic: str, anchor: str, heading: str) -> Section:
+    """The figures of a topic; what they lack is said, also where there is none."""
+    of_topic = [drawing for drawing in drawings if drawing.topic == topic]
+    return Section(anchor, heading, results.left_out.get(topic, []), drawings=of_topic)
 
 
 def _comparison_notes(results: Results) -> list[str]:

@@ -1,14 +1,59 @@
-"""What a comparison consists of: the tables that the statistics make and that the report's writers print."""
+"""What a comparison consists of: the tables and slices that the report's writers print and draw."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 FOREGROUND = "foreground mean"
 
+# Topics of figures that are not about a metric.
+TRAINING, CONSTRAINTS, SLICES = "training", "constraints", "slices"
+
 # One row a case, label and metric. `trainer` is the name shown, shared by the repeats of a setting; `run` tells them
 # apart (with nnU-Net: the trainer's full name, the seed included).
 CASE_COLUMNS = ["dataset", "trainer", "fold", "case", "label", "metric", "value", "run"]
+
+
+EPOCH_COLUMNS = ["dataset", "trainer", "run", "fold", "epoch", "step"]
+EPOCH_COLUMNS += ["train_loss", "validation_loss", "pseudo_dice", "seconds"]
+TRACE_COLUMNS = ["dataset", "trainer", "run", "fold", "tensor", "epoch", "step", "reg", "kappa", "lagmul"]
+
+Plane = npt.NDArray[Any]
+"""Of shape (rows from the lower edge upwards, columns)."""
+
+
+@dataclass(frozen=True)
+class SlicedSegmentation:
+    """A trainer's segmentation in the slice that is shown, and the Dice of the whole case (foreground mean)."""
+
+    trainer: str
+    run: str | None
+    """Which one this is, of a trainer with several runs."""
+    dice: float
+    plane: npt.NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class CaseSlice:
+    """One slice of a case: image, reference and segmentations, cropped to the structures."""
+
+    dataset: str
+    case: str
+    reasons: list[str]
+    """Why this case is shown."""
+    position: str
+    """Which slice this is, and why this one."""
+    changes: str
+    """The labels whose Dice differ most between the two segmentations."""
+    image: Plane | None
+    reference: npt.NDArray[np.integer]
+    segmentations: list[SlicedSegmentation]
+    labels: dict[str, int | tuple[int, ...]]
+    aspect: float
+    """Height of a pixel over its width."""
 
 
 @dataclass
@@ -43,3 +88,10 @@ class Results:
     """How it was computed: command, versions, bootstrap samples and seed, policy for empty masks, tolerance..."""
     cautions: list[str] = field(default_factory=list)
     """One sentence each: small n, one seed, undefined cases, cases left out. To be shown prominently."""
+    epochs: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=EPOCH_COLUMNS))
+    """A row an epoch of a training; `step` counts the optimizer steps done by its end."""
+    traces: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=TRACE_COLUMNS))
+    """R, kappa and lambda of CPR's tensors: a row a tensor and epoch of a training."""
+    slices: list[CaseSlice] = field(default_factory=list)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    """By topic: sentences on trainings or cases that its figures lack."""

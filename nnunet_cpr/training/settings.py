@@ -62,7 +62,7 @@ class TrainerSettings:
                 f"{self.name}: the warmup takes {self.warmup_steps} steps, but the training has only {total_steps}; "
                 "shorten the warmup or train longer."
             )
-        if self.cpr and self.cpr.kappa_init_method == "warm_start" and self.cpr.kappa_init_param >= total_steps:
+        if self.cpr and self.cpr.kappa_init_method == "warm_start" and (self.cpr.kappa_init_param or 0) >= total_steps:
             raise ValueError(
                 f"{self.name}: the warm start takes {self.cpr.kappa_init_param} steps, but the training has only "
                 f"{total_steps}, so nothing would ever be regularised; name a shorter one (ws<steps>) or train longer."

@@ -4,7 +4,7 @@ import csv
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -13,10 +13,25 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from nnunet_cpr.files import write_whole
-from nnunet_cpr.optim import Constraint
+
+if TYPE_CHECKING:  # reading a trace needs no torch
+    from nnunet_cpr.optim import Constraint
 
 TRACE_FILE = "cpr_trace.csv"
 FIGURE_FILE = "cpr_progress.png"
+
+
+class Panel(NamedTuple):
+    """How a quantity of the trace is drawn."""
+
+    label: str
+    title: str
+    scale: str
+
+
+MULTIPLIER = Panel(r"$\lambda$", "Multiplier: 0 while the bound holds by itself", "linear")
+RATIO = Panel(r"$R\;/\;\kappa$", "Regulariser over its bound: above 1 it is violated", "linear")
+REGULARISER = Panel(r"$R(\theta)$", "Regulariser", "log")
 
 
 class Row(NamedTuple):
@@ -38,7 +53,7 @@ class Trace:
         self.folder = Path(folder)
         self.rows = [row for row in read_trace(self.folder / TRACE_FILE) if row.epoch < first_epoch]
 
-    def add(self, epoch: int, step: int, constraints: Iterable[Constraint]) -> None:
+    def add(self, epoch: int, step: int, constraints: "Iterable[Constraint]") -> None:
         """Note the state at the end of an epoch."""
         self.rows += [Row(epoch, step, c.name, c.reg, c.kappa, c.lagmul) for c in constraints]
 
@@ -91,19 +106,15 @@ def draw(rows: list[Row]) -> Figure:
         axes = figure.subplots(3, sharex=True)
         colours = matplotlib.colormaps["viridis"]
         depth = Normalize(0, max(1, len(tensors) - 1))
-        panels = [
-            (lagmul, r"$\lambda$", "Multiplier: 0 while the bound holds by itself", "linear"),
-            (reg / kappa, r"$R\;/\;\kappa$", "Regulariser over its bound: above 1 it is violated", "linear"),
-            (np.where(reg > 0, reg, math.nan), r"$R(\theta)$", "Regulariser", "log"),
-        ]  # fmt: skip
-        for ax, (values, label, title, scale) in zip(axes, panels, strict=True):
+        panels = [(lagmul, MULTIPLIER), (reg / kappa, RATIO), (np.where(reg > 0, reg, math.nan), REGULARISER)]
+        for ax, (values, panel) in zip(axes, panels, strict=True):
             for i, series in enumerate(values):
                 ax.plot(epochs, series, color=colours(depth(i)), linewidth=0.8, marker=_marker(epochs), markersize=2)
             ax.plot(epochs, _median(values), color="crimson", linewidth=2.2, label="median", marker=_marker(epochs))
-            ax.set(ylabel=label, yscale=scale)
-            ax.set_title(title, loc="left", fontsize=10)
+            ax.set(ylabel=panel.label, yscale=panel.scale)
+            ax.set_title(panel.title, loc="left", fontsize=10)
             ax.grid(alpha=0.3)
-        _scale_multipliers(axes[0], lagmul)
+        scale_multipliers(axes[0], lagmul)
         axes[1].axhline(1, color="black", linewidth=0.8, linestyle="--")
         axes[0].legend(loc="upper left", frameon=False)
         axes[2].set_xlabel("epoch")
@@ -124,11 +135,11 @@ def _median(values: np.ndarray) -> np.ndarray:
     return median
 
 
-def _scale_multipliers(ax: Axes, lagmul: np.ndarray) -> None:
-    """Linear from 0 to a thousandth of the largest multiplier, logarithmic above."""
+def scale_multipliers(ax: Axes, lagmul: np.ndarray) -> None:
+    """Make the axis linear from 0 to about a thousandth of the largest multiplier, logarithmic above."""
     largest = np.nanmax(lagmul, initial=0.0)
     if largest > 0:
-        ax.set_yscale("symlog", linthresh=largest / 1000)
+        ax.set_yscale("symlog", linthresh=10 ** (math.floor(math.log10(largest)) - 3))  # a tick, so that 0 has room
         ax.set_ylim(bottom=0)
     else:
         ax.set_yscale("linear")

@@ -16,6 +16,17 @@ def queue() -> list[str]:
     return subprocess.run(["squeue", "-h", "-o", "%i"], capture_output=True, text=True, check=True).stdout.split()
 
 
+@pytest.fixture
+def world(tmp_path, shadow_python):
+    """The plugin writes paths between double quotes into the job's command, so this one is plain."""
+    pytest.importorskip("snakemake", reason="needs nnunet-cpr[batch], which needs Python 3.11")
+    from batch_world import World
+
+    world = World(tmp_path, shadow_python)
+    yield world
+    world.close()
+
+
 @pytest.fixture(autouse=True)
 def empty_queue(world):
     yield

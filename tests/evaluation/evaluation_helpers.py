@@ -57,3 +57,29 @@ def write_training(
     ]
     (validation / "summary.json").write_text(json.dumps({"metric_per_case": per_case}))
     return validation.parent
+
+
+def log_lines(epoch: int, train: float, validation: float, dice: list, seconds: float) -> str:
+    """What nnU-Net writes of an epoch into its log; its code, but for the values."""
+    lines = [
+        "",
+        f"Epoch {epoch}",
+        "Current learning rate: 0.01",
+        f"train_loss {np.round(train, decimals=4)}",
+        f"val_loss {np.round(validation, decimals=4)}",
+        f"Pseudo dice {[np.round(i, decimals=4) for i in dice]}",
+        f"Epoch time: {np.round(seconds, decimals=2)} s",
+    ]
+    return "".join(f"2026-11-23 13:40:44.339281: {line} \n" for line in lines)
+
+
+def write_log(fold: Path, epochs: dict, name="training_log_2026_11_23_13_39_25.txt") -> None:
+    """A log of epochs as {epoch: (training loss, validation loss, [pseudo Dice], seconds)}."""
+    (fold / name).write_text("".join(log_lines(epoch, *values) for epoch, values in epochs.items()))
+
+
+def write_trace(fold: Path, epochs: dict, steps=250) -> None:
+    """A CPR trace as {epoch: {tensor: (R, kappa, lambda)}}."""
+    rows = [(e, steps * (e + 1), t, *values) for e, tensors in epochs.items() for t, values in tensors.items()]
+    frame = pd.DataFrame(rows, columns=["epoch", "step", "tensor", "reg", "kappa", "lagmul"])
+    frame.to_csv(fold / "cpr_trace.csv", index=False)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nnunet_cpr.evaluation import comparison_figures, report, report_latex, report_markdown, report_numbers
+from nnunet_cpr.evaluation import comparison_figures, figures, report, report_latex, report_markdown, report_numbers
 from nnunet_cpr.evaluation.report_verdict import verdicts
 from nnunet_cpr.evaluation.results import CASE_COLUMNS, FOREGROUND, Results
 
@@ -367,7 +367,7 @@ def test_figures_show_the_numbers_under_safe_names(results, out):
     assert len(scatter.lines[1].get_xdata()) == 20
     svg = (out / "figures" / "differences-Dice.svg").read_text(encoding="utf-8")
     assert "&lt;b&gt;&amp;_x $y$</text>" in svg  # neither markup nor a formula
-    assert comparison_figures.file_names(["a b", "A-b", "c"]) == {"a b": "a-b-1", "A-b": "A-b-2", "c": "c"}
+    assert figures.file_names(["a b", "A-b", "c"]) == {"a b": "a-b-1", "A-b": "A-b-2", "c": "c"}
 
 
 def test_repeats_of_a_case_are_averaged(results):
@@ -383,7 +383,7 @@ def test_repeats_of_a_case_are_averaged(results):
 def test_writing_twice_gives_the_same_bytes(results, out, tmp_path):
     report.write_report(results, tmp_path)
     names = sorted(path.relative_to(out) for path in out.rglob("*") if path.is_file())
-    assert len(names) == 7 + 2 * 7
+    assert len(names) == 8 + 2 * 7
     for name in names:
         assert (out / name).read_bytes() == (tmp_path / name).read_bytes(), name
 

@@ -2,21 +2,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from nnunet_cpr.evaluation.figures import Curves, Prediction, save_figure, slice_picture, training_curves
+from nnunet_cpr.evaluation.figures import save_figure
+from nnunet_cpr.evaluation.slice_figures import Prediction, slice_picture
 
 LABELS = {"background": 0, "grey": 1, "white": 2}
-
-
-def test_curves_run_over_steps_and_mark_the_warm_start(tmp_path):
-    runs = [Curves(name, 25, [1.0, 0.5], [0.9, 0.6], [0.1, 0.4]) for name in ("weight decay", "CPR")]
-    figure = training_curves(runs, warm_start=12)
-    loss, dice = figure.axes
-    assert loss.lines[0].get_xdata().tolist() == [25, 50]
-    assert dice.lines[1].get_ydata().tolist() == [0.1, 0.4]
-    assert dice.lines[-1].get_xdata() == [12, 12]
-    assert {text.get_text() for text in dice.get_legend().get_texts()} >= {"weight decay", "CPR"}
-    save_figure(figure, tmp_path / "curves.png")
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from evaluation_helpers import write_training
 
 from nnunet_cpr.evaluation import statistics
-from nnunet_cpr.evaluation.nnunet_results import find_trainings, foreground_labels, read_cases, read_cost
+from nnunet_cpr.evaluation.nnunet_results import find_trainings, foreground_labels, read_cases
 from nnunet_cpr.evaluation.results import CASE_COLUMNS, FOREGROUND
 
 LABELS = {"left": 1, "right": 2}
@@ -109,15 +109,3 @@ def test_results_folder_not_set(monkeypatch):
     monkeypatch.delenv("nnUNet_results", raising=False)
     with pytest.raises(ValueError, match="nnUNet_results is not set"):
         find_trainings(["4"], "3d_fullres", {"A": ["A"]}, "nnUNetPlans", ["0"])
-
-
-def test_cost_counts_every_epoch_once(tmp_path, monkeypatch):
-    monkeypatch.setenv("nnUNet_results", str(tmp_path))
-    monkeypatch.setattr("nnunet_cpr.evaluation.nnunet_results.dataset_name", lambda _: "Dataset004_Tiny")
-    fold = write_training(tmp_path, "A", 0, {"a": {"1": 0.5}}, {"x": 1})
-    one = "2026-11-23 14:00:00.0: Epoch 0 \n2026: Epoch time: 10.0 s\n2026: Epoch 1 \n2026: Epoch time: 99.0 s\n"
-    two = "2026-11-23 15:00:00.0: Epoch 1 \n2026: Epoch time: 20.0 s\n2026: Epoch 2 \n"
-    (fold / "training_log_2026_11_9_23_00_00.txt").write_text(one)
-    (fold / "training_log_2026_11_10_01_00_00.txt").write_text(two)
-    row = read_cost(find_trainings(["4"], "3d_fullres", {"A": ["A"]}, "nnUNetPlans", ["0"])[0]).iloc[0]
-    assert (row.epochs, row.seconds_per_epoch, row.total_hours) == pytest.approx((2, 15.0, 30 / 3600))
