@@ -24,9 +24,8 @@ def trained(tmp_path, monkeypatch):
             folder = write_training(tmp_path, run, fold, {f"c{fold}": {"1": 0.5}}, {"x": 1})
             if epochs:
                 write_log(folder, epochs)
-        return find_trainings(["4"], "3d_fullres", {"shown": [run]}, "nnUNetPlans", [str(f) for f in range(len(logs))])[
-            0
-        ]
+        folds = [str(f) for f in range(len(logs))]
+        return find_trainings(["4"], "3d_fullres", {"shown": [run]}, "nnUNetPlans", folds)[0]
 
     return make
 
