@@ -178,7 +178,8 @@ class InterruptibleTrainer(nnUNetTrainer):
 
     def _say_stopped(self) -> None:
         by = self._signals.received or "a signal to another process"
-        self.print_to_log_file(f"Stopped by {by} in epoch {self.current_epoch}; --c goes on (exit code {RESUME_ME}).")
+        what = "--c goes on" if self.current_epoch else "nothing is saved yet"
+        self.print_to_log_file(f"Stopped by {by} in epoch {self.current_epoch}; {what} (exit code {RESUME_ME}).")
 
     def _finish_workers(self) -> None:
         """End the augmentation workers, which outlive a training that just raises."""
@@ -192,7 +193,7 @@ class InterruptibleTrainer(nnUNetTrainer):
             super().perform_actual_validation(save_probabilities)
 
     def _leave_validation(self, name: str) -> None:
-        self.print_to_log_file(f"Stopped by {name} in the validation. --c repeats it (exit code {RESUME_ME}).")
+        self.print_to_log_file(f"Stopped by {name} in the validation; --c repeats it (exit code {RESUME_ME}).")
         for child in multiprocessing.active_children():
             child.kill()
         sys.stdout.flush()

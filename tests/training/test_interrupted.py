@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -23,6 +24,8 @@ from nnunet_cpr.training.trace import read_trace
 
 NAMES = ["nnUNetTrainerCPR_ws4_warmup3_4epochs_5iters_seed5", "nnUNetTrainerAdamW_4epochs_5iters_seed5"]
 
+ENDS = {}
+
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
@@ -32,19 +35,24 @@ def quick(monkeypatch):
     monkeypatch.setattr(interruptible.checkpoints.Pace, "due", lambda _: True)
 
 
-@pytest.fixture(scope="module")
-def undisturbed(nnunet):
+@pytest.fixture(autouse=True)
+def empty_folders(nnunet):
+    """Each test has the trainings' folders to itself."""
+    for name in NAMES:
+        shutil.rmtree(nnunet.results / f"{name}__nnUNetPlans__tiny", ignore_errors=True)
+
+
+@pytest.fixture
+def undisturbed(nnunet, empty_folders):
     """What the trainings have at their end when nobody disturbs them."""
-    ends = {}
 
     def end_of(name):
-        if name not in ends:
+        if name not in ENDS:
             trainer = make_trainer(nnunet, name)
             trainer.run_training()
-            ends[name] = state(trainer)
-            for path in Path(trainer.output_folder).iterdir():
-                path.unlink()
-        return ends[name]
+            ENDS[name] = state(trainer)
+            shutil.rmtree(folder(trainer))
+        return ENDS[name]
 
     return end_of
 
@@ -119,7 +127,8 @@ def test_stopped_and_resumed_is_undisturbed(nnunet, undisturbed, name, method, e
     trainer = make_trainer(nnunet, name)
     signal_at(trainer, method, epoch, call)
     stop(trainer)
-    assert f"Stopped by SIGUSR1 in epoch {epoch}; --c goes on (exit code 75)" in log(trainer)
+    what = "--c goes on" if epoch else "nothing is saved yet"
+    assert f"Stopped by SIGUSR1 in epoch {epoch}; {what} (exit code 75)." in log(trainer)
     assert (LATEST in names(trainer)) == (epoch > 0)
     again = resumed(nnunet, name)
     assert again.current_epoch == epoch
@@ -217,13 +226,10 @@ def test_all_processes_stop_at_the_same_step(nnunet, tmp_path, signalled):
     assert first[0] == 3 if signalled is not None else first[0] >= 1
 
 
-def _failing(rank):
-    raise SystemExit(3)
-
-
 def test_other_ends_of_children_are_as_always():
+    failure = torch.multiprocessing.ProcessExitedException("exit code 3", error_index=0, error_pid=1, exit_code=3)
     with pytest.raises(torch.multiprocessing.ProcessExitedException, match="exit code 3"), children_stop_first():
-        torch.multiprocessing.spawn(_failing, nprocs=1)
+        raise failure
     with pytest.raises(KeyboardInterrupt), children_stop_first():  # no children
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -232,21 +238,21 @@ def test_other_ends_of_children_are_as_always():
 
 
 @pytest.fixture
-def stopped(nnunet):
-    """A training that was stopped in epoch 3: its name and folder."""
+def stopped(nnunet, undisturbed):
+    """A training that was stopped in epoch 3: its name, its folder, and what it would have at its end."""
+    expected = undisturbed(NAMES[0])
     trainer = make_trainer(nnunet, NAMES[0])
     signal_at(trainer, "train_step", 3, 1)
     stop(trainer)
     assert names(trainer) == {BEST, LATEST, PREVIOUS}
-    return NAMES[0], folder(trainer)
+    return NAMES[0], folder(trainer), expected
 
 
 @pytest.mark.parametrize(
     ("broken", "epoch", "used"), [([LATEST], 2, PREVIOUS), ([LATEST, PREVIOUS], None, BEST), ([PREVIOUS], 3, LATEST)]
 )
-def test_resuming_falls_back_to_the_last_good_one(nnunet, undisturbed, stopped, broken, epoch, used):
-    expected = undisturbed(stopped[0])
-    name, output = stopped
+def test_resuming_falls_back_to_the_last_good_one(nnunet, stopped, broken, epoch, used):
+    name, output, expected = stopped
     for each in broken:
         content = (output / each).read_bytes()
         (output / each).write_bytes(content[: len(content) // 2])
@@ -261,10 +267,9 @@ def test_resuming_falls_back_to_the_last_good_one(nnunet, undisturbed, stopped, 
     assert names(trainer) == {BEST, FINAL} | {f"{each}.broken" for each in passed_over}
 
 
-def test_a_final_one_that_broke_later(nnunet, undisturbed, stopped):
+def test_a_final_one_that_broke_later(nnunet, stopped):
     """--val refuses to take another for it; --c trains on from the best one."""
-    name, output = stopped
-    expected = undisturbed(name)
+    name, output, expected = stopped
     trainer = resumed(nnunet, name)
     trainer.run_training()
     content = bytearray((output / FINAL).read_bytes())
@@ -278,20 +283,20 @@ def test_a_final_one_that_broke_later(nnunet, undisturbed, stopped):
     assert_equal(state(trainer), expected)
 
 
-def test_nothing_intact_begins_anew_and_says_so(nnunet, undisturbed, stopped):
-    name, output = stopped
+def test_nothing_intact_begins_anew_and_says_so(nnunet, stopped):
+    name, output, expected = stopped
     for each in (BEST, LATEST, PREVIOUS):
         (output / each).write_bytes(b"")
     trainer = resumed(nnunet, name)
     assert "WARNING: NO CHECKPOINT IS INTACT, SO THE TRAINING BEGINS ANEW WITH EPOCH 0." in log(trainer)
     assert trainer.current_epoch == 0
     trainer.run_training()
-    assert_equal(state(trainer), undisturbed(name))
+    assert_equal(state(trainer), expected)
     assert {f"{each}.broken" for each in (BEST, LATEST, PREVIOUS)} < names(trainer)
 
 
 def test_val_best_loads_the_best_one_even_with_c(nnunet, stopped):
-    name, output = stopped
+    name, output, _ = stopped
     trainer = resumed(nnunet, name)
     trainer.run_training()
     trainer.load_checkpoint(str(output / BEST))
@@ -303,7 +308,7 @@ def test_val_best_loads_the_best_one_even_with_c(nnunet, stopped):
 
 def test_a_new_training_in_an_old_ones_folder(nnunet, stopped):
     """Its checkpoints replace the old ones only when there are some; the old ones cannot be taken for the new."""
-    name, output = stopped
+    name, output, _ = stopped
     old = {each: (output / each).read_bytes() for each in (BEST, LATEST, PREVIOUS)}
     (output / FINAL).write_bytes(old[BEST])
     trainer = make_trainer(nnunet, name)
@@ -318,13 +323,27 @@ def test_a_new_training_in_an_old_ones_folder(nnunet, stopped):
     assert resumed(nnunet, name).current_epoch == 1
 
 
-def test_the_latest_knows_of_the_best_of_its_own_epoch(nnunet):
+@pytest.mark.parametrize("save_every", [50, 1])
+def test_the_latest_knows_of_the_best_of_its_own_epoch(nnunet, save_every):
     """nnU-Net saves the one before the other, so that a resumed training forgets its best epoch."""
     trainer = make_trainer(nnunet, NAMES[1])
-    signal_at(trainer, "train_step", 1, 1)
+    trainer.save_every = save_every
+    signal_at(trainer, "train_step", 2, 1)
     stop(trainer)
-    best, latest = (torch.load(folder(trainer) / name, weights_only=False) for name in (BEST, LATEST))
-    assert best["_best_ema"] == latest["_best_ema"] is not None
+    assert trainer.save_every == save_every
+    latest, previous = (torch.load(folder(trainer) / name, weights_only=False) for name in (LATEST, PREVIOUS))
+    assert (latest["current_epoch"], previous["current_epoch"]) == (2, 1)
+    averages = latest["logging"]["ema_fg_dice"]
+    assert (latest["_best_ema"], previous["_best_ema"]) == (max(averages), averages[0])
+
+
+def test_where_saving_is_slow_nnunets_rhythm_remains(nnunet, monkeypatch):
+    monkeypatch.setattr(interruptible.checkpoints.Pace, "due", lambda _: False)
+    trainer = make_trainer(nnunet, NAMES[1])
+    trainer.save_every = 2
+    signal_at(trainer, "train_step", 3, 1)
+    stop(trainer)
+    assert torch.load(folder(trainer) / LATEST, weights_only=False)["current_epoch"] == 2
 
 
 def test_a_full_disk_costs_checkpoints_but_not_the_training(nnunet, monkeypatch):
