@@ -56,7 +56,8 @@ def alone(what: str) -> None:
 
 kept: list[object] = []
 stop: list[int] = []
-signal.signal(signal.SIGTERM, lambda number, _: stop.append(number))
+for name in (signal.SIGTERM, signal.SIGUSR1):  # SLURM's warning goes to every process of a job
+    signal.signal(name, lambda number, _: stop.append(number))
 alone(f"{model.name}-{args.fold}")
 if args.device == "cuda":
     alone(f"gpu-{gpu}")
@@ -83,7 +84,7 @@ with (folder / f"training_log_{os.getpid()}.txt").open("a") as log:
         tell("epoch", epoch=epoch)  # before the rename: an epoch that is saved is always told
         checkpoint.replace(latest)
         if stop and epoch + 1 < epochs:
-            tell("stopped")
+            tell("stopped", signal=stop[0])
             sys.exit(75)
 if not final.is_file():
     latest.replace(final)

@@ -8,7 +8,6 @@ import pytest
 
 pytestmark = pytest.mark.skipif("NNUNET_CPR_SLURM" not in os.environ, reason="make test-slurm starts a SLURM for these")
 TWO = "[nnUNetTrainerSGD_3epochs, nnUNetTrainerCPR_ws100_3epochs]"
-LONG = "[nnUNetTrainerSGD_80epochs]"
 PLACE = "partition=main,gres=gpu:1,mem=500M,cpus=1,time="
 
 
@@ -17,11 +16,13 @@ def queue() -> list[str]:
 
 
 @pytest.fixture
-def world(tmp_path, shadow_python):
+def world(tmp_path, shadow_python, monkeypatch):
     """The plugin writes paths between double quotes into the job's command, so this one is plain."""
     pytest.importorskip("snakemake", reason="needs nnunet-cpr[batch], which needs Python 3.11")
+    import batch_world
     from batch_world import World
 
+    monkeypatch.setattr(batch_world, "PATIENCE", 600.0)  # a requeued job waits for two minutes
     world = World(tmp_path, shadow_python)
     yield world
     world.close()
@@ -34,16 +35,20 @@ def empty_queue(world):
     world.wait_for(lambda: not queue())
 
 
-def test_a_study_on_both_gpus_by_a_profile(world):
-    profile = world.folder / "profile"
-    profile.mkdir()
-    (profile / "config.yaml").write_text(
-        "executor: slurm\njobs: 10\nslurm-status-command: squeue\nslurm-no-account: true\n"
-        "slurm-init-seconds-before-status-checks: 5\n"
-        "default-resources: {slurm_partition: main, mem_mb: 500, runtime: 10, cpus_per_task: 1}\n"
+def profile(world, minutes: int):
+    folder = world.folder / "profile"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(
+        "executor: slurm\njobs: 10\nretries: 3\nslurm-status-command: squeue\nslurm-no-account: true\n"
+        "slurm-init-seconds-before-status-checks: 5\nslurm-requeue: true\n"
+        f"default-resources: {{slurm_partition: main, mem_mb: 500, runtime: {minutes}, cpus_per_task: 1}}\n"
         "set-resources: {train: {gres: \"'gpu:1'\"}}\n"
     )
-    done = world.batch(world.study("device: cuda\n", trainers=TWO), "--profile", profile)
+    return folder
+
+
+def test_a_study_on_both_gpus_by_a_profile(world):
+    done = world.batch(world.study("device: cuda\n", trainers=TWO), "--profile", profile(world, minutes=10))
     assert done.returncode == 0, done.stderr
     assert (world.output() / "report" / "report.html").is_file()
     world.check_trained_once(folds=4)
@@ -51,53 +56,61 @@ def test_a_study_on_both_gpus_by_a_profile(world):
 
 
 def test_the_time_limit_requeue_and_scancel_are_resumed(world):
-    """80 epochs of a second do not fit into a minute; on the way one job is requeued and one cancelled."""
-    study = world.study("device: cuda\n", trainers=LONG)
-    process = world.start("batch", study, "--slurm", f"{PLACE}1", FAKE_EPOCH_SECONDS="1")
-    world.wait_for_events("epoch", 6)
-    requeued, cancelled = queue()[:2]
+    """One job is requeued and one cancelled; later both hit the limit of a minute, of which nothing warns them."""
+    study = world.study("device: cuda\n", trainers="[nnUNetTrainerSGD_30epochs]")
+    world.hold(1)
+    process = world.start("batch", study, "--profile", profile(world, minutes=1))
+    world.wait_for_events("epoch", 2)
+    requeued, cancelled = queue()
     subprocess.run(["scontrol", "requeue", requeued], check=True)
     subprocess.run(["scancel", cancelled], check=True)
+    world.wait_for_events("stopped", 4)
+    world.release()
     out, err = process.communicate(timeout=900)
     assert process.returncode == 0, out + err
-    world.check_trained_once(folds=2, epochs=80)
-    assert len(world.events("stopped")) >= 3
-    assert not queue()
+    assert {entry["signal"] for entry in world.events("stopped")} == {signal.SIGTERM}
+    world.check_trained_once(folds=2, epochs=30)
 
 
 def test_the_warning_comes_before_the_time_limit(world):
-    study = world.study("device: cuda\n", trainers="[nnUNetTrainerSGD_100epochs]", folds="[0]")
-    process = world.start("batch", study, "--slurm", f"{PLACE}3", FAKE_EPOCH_SECONDS="1")
+    study = world.study("device: cuda\n", trainers="[nnUNetTrainerSGD_10epochs]", folds="[0]")
+    world.hold(1)
+    process = world.start("batch", study, "--slurm", f"{PLACE}3")
     world.wait_for_events("stopped")
-    assert len(world.events("epoch")) < 90  # well before 180 seconds
+    world.release()
     out, err = process.communicate(timeout=900)
     assert process.returncode == 0, out + err
-    world.check_trained_once(folds=1, epochs=100)
+    assert world.events("stopped")[0]["signal"] == signal.SIGUSR1
+    world.check_trained_once(folds=1, epochs=10)
 
 
 def test_ctrl_c_cancels_the_jobs_which_save(world):
-    study = world.study("device: cuda\n", trainers="[nnUNetTrainerSGD_30epochs]")
-    process = world.start("batch", study, "--slurm", f"{PLACE}10", FAKE_EPOCH_SECONDS="1")
-    world.wait_for_events("epoch", 4)
+    study = world.study("device: cuda\n", trainers="[nnUNetTrainerSGD_10epochs]")
+    world.hold(1)
+    process = world.start("batch", study, "--slurm", f"{PLACE}10")
+    world.wait_for_events("epoch", 2)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=200)
     assert process.returncode == 130, out + err
     assert not queue() and not world.processes()
     assert len(world.events("stopped")) == 2
+    world.release()
     assert world.batch(study, "--slurm", f"{PLACE}10").returncode == 0
-    world.check_trained_once(folds=2, epochs=30)
+    world.check_trained_once(folds=2, epochs=10)
 
 
 def test_jobs_of_a_killed_controller_are_not_started_again(world):
-    study = world.study("device: cuda\n", trainers="[nnUNetTrainerSGD_30epochs]")
-    process = world.start("batch", study, "--slurm", f"{PLACE}10", FAKE_EPOCH_SECONDS="1")
-    world.wait_for_events("epoch", 4)
+    study = world.study("device: cuda\n", trainers="[nnUNetTrainerSGD_10epochs]")
+    world.hold(1)
+    process = world.start("batch", study, "--slurm", f"{PLACE}10")
+    world.wait_for_events("epoch", 2)
     process.kill()
     world.snakemake().kill()
     jobs = queue()
     refused = world.batch(study, "--slurm", f"{PLACE}10")
     assert refused.returncode == 2
     assert all(job in refused.stderr for job in jobs) and "scancel" in refused.stderr
+    world.release()
     world.wait_for(lambda: not queue())
     assert world.batch(study, "--slurm", f"{PLACE}10").returncode == 0
-    world.check_trained_once(folds=2, epochs=30)
+    world.check_trained_once(folds=2, epochs=10)
