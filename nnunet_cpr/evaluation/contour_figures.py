@@ -15,7 +15,15 @@ from nnunet_cpr.evaluation import report_numbers as numbers
 from nnunet_cpr.evaluation.figures import Drawing, file_names, short
 from nnunet_cpr.evaluation.report_lookup import datasets
 from nnunet_cpr.evaluation.results import SLICES, CaseSlice, Results
-from nnunet_cpr.evaluation.slice_figures import Contours, dashes, draw_lines, find_contours, new_figure, show_image
+from nnunet_cpr.evaluation.slice_figures import (
+    Contours,
+    dashes,
+    draw_lines,
+    find_contours,
+    new_figure,
+    settle_layout,
+    show_image,
+)
 
 COLOURS = ("#F0E442", "#56B4E9", "#E69F00", "#CC79A7", "#009E73", "#D55E00", "#0072B2")
 """Of labels, the lighter ones first: they stand out from an image."""
@@ -58,8 +66,7 @@ def contour_picture(shown: CaseSlice) -> Figure:
         ax.set(xticks=[], yticks=[], xlim=(-0.5, columns - 0.5), ylim=(-0.5, rows - 0.5))
         ax.set_title(f"{short(one.trainer)}\nDice {numbers.value(one.dice, 'Dice')}", fontsize=10)
     _legend(figure, list(labels), colours)
-    for _ in range(2):  # the layout comes nearer to its end with each pass where the shape of axes is fixed
-        figure.draw_without_rendering()
+    settle_layout(figure)
     return figure
 
 

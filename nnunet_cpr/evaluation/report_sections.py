@@ -9,6 +9,11 @@ from nnunet_cpr.evaluation.report_lookup import metrics
 from nnunet_cpr.evaluation.report_numbers import lower_is_better
 from nnunet_cpr.evaluation.results import CONSTRAINTS, SLICES, TRAINING, Results
 
+_ORIENTATION = (
+    "Where a file tells how the patient lies, axial and coronal slices have the patient's right on the left, and "
+    "sagittal ones the front on the right."
+)
+
 
 @dataclass(frozen=True)
 class Section:
@@ -58,7 +63,8 @@ def make_sections(results: Results, drawings: Sequence[Drawing]) -> list[Section
 def _of_topic(results: Results, drawings: Sequence[Drawing], topic: str, anchor: str, heading: str) -> Section:
     """The figures of a topic; what they lack is said, also where there is none."""
     of_topic = [drawing for drawing in drawings if drawing.topic == topic]
-    return Section(anchor, heading, results.left_out.get(topic, []), drawings=of_topic)
+    notes = [_ORIENTATION] if topic == SLICES and of_topic else []
+    return Section(anchor, heading, [*notes, *results.left_out.get(topic, [])], drawings=of_topic)
 
 
 def _comparison_notes(results: Results) -> list[str]:

@@ -72,12 +72,19 @@ def slice_picture(
     handles.append(Line2D([], [], color="black", linewidth=1.5, label="outline of the reference"))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)), frameon=False, fontsize=9)
     figure.suptitle(f"{case}: {truth.plane_name(axis)} slice {index} (Dice of the whole case)", fontsize=11)
+    settle_layout(figure)
     return figure
 
 
 def new_figure(size: tuple[float, float]) -> Figure:
     """Return a figure for panels side by side, width and height in inches."""
     return Figure(figsize=size, layout=ConstrainedLayoutEngine(wspace=0.05))
+
+
+def settle_layout(figure: Figure) -> None:
+    """Make room for titles: where the shape of panels is fixed, the layout comes nearer to its end with each pass."""
+    for _ in range(2):
+        figure.draw_without_rendering()
 
 
 def _fullest_slice(foreground: npt.NDArray[np.bool_]) -> tuple[int, int]:

@@ -68,6 +68,8 @@ def test_both_contours_are_drawn_over_the_image_in_each_panel():
         expected = (columns.min() - 0.5, columns.max() + 0.5, rows.min() - 0.5, rows.max() + 0.5)
         assert extents(segmentation) == extents(casing) == expected
         assert extents(dark) == extents(light) == (1.5, 8.5, 1.5, 7.5)  # the reference's, in both panels
+        drawn_once = [frozenset(map(tuple, pair)) for path in light.get_paths() for pair in pairwise(path.vertices)]
+        assert len(drawn_once) == len(set(drawn_once))
         solid, dashed = segmentation.get_linestyles()[0][1], light.get_linestyles()[0][1]
         assert solid is None and len(dashed) == 2
         assert len(np.unique(segmentation.get_colors(), axis=0)) == 2  # a colour a label
@@ -146,6 +148,7 @@ def test_the_svg_holds_the_images_pixels_and_little_more(tmp_path):
 
 def test_titles_do_not_reach_beyond_the_figure():
     figure = contour_picture(case_slice())
+    figure.savefig(io.BytesIO(), dpi=figure.dpi)
     renderer = FigureCanvasAgg(figure).get_renderer()
     for ax in figure.axes:
         box = ax.title.get_window_extent(renderer)
