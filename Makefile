@@ -1,9 +1,9 @@
-# make demo | make test | make test-slurm | make lint | make bench: each does its own set-up in .venv
+# make demo | make test | make test-all | make test-slurm | make lint | make bench: each does its own set-up in .venv
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test test-slurm lint bench clean
+.PHONY: install demo test test-all test-slurm lint bench clean
 install: $(INSTALLED)
 
 # The trainers are copied into nnU-Net's folder on install, so a change to one means installing again.
@@ -16,6 +16,9 @@ demo: $(INSTALLED)
 	$(BIN)/nnunet-cpr demo $(DEMO_ARGS)
 
 test: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-all: $(INSTALLED)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # As root on Debian or Ubuntu: installs SLURM, starts it on this machine alone, and stops it again.
