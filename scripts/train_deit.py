@@ -131,7 +131,7 @@ def train(settings: DeiTSettings) -> None:
     model = build_model(s, len(split.classes)).to(run.device)
     average = ModelEmaV3(model, decay=s.ema_decay) if s.ema_decay else None
     plain, optimizer = model, build_optimizer(model, s)
-    # timm's schedule: linear from warmup_lr, then the cosine as if it had begun at step 0. A function of the step alone.
+    # A function of the step alone: linear from warmup_lr, then the cosine as if it had begun at step 0.
     schedule = CosineLRScheduler(
         optimizer, t_initial=s.max_steps, lr_min=s.min_lr, warmup_t=s.warmup_steps, warmup_lr_init=s.warmup_lr,
         t_in_epochs=False,

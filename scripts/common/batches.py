@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from common.run import Run
     from torch import Tensor
     from torch.utils.data import Dataset
+
+    from common.run import Run
 
 
 def step_batch(count: int, batch_size: int, seed: int, step: int, *, drop_last: bool) -> np.ndarray:

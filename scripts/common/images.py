@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common.settings import Settings, setting
 from PIL import Image
+
+from common.settings import Settings, setting
 
 VAL_NAMES = ("val", "validation")
 Sample = tuple[Any, int]
@@ -38,9 +39,11 @@ class Images:
         self.samples, self.transform = samples, transform
 
     def __len__(self) -> int:
+        """Count the samples."""
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
+        """Read the image afresh, so that each epoch transforms it anew."""
         source, label = self.samples[index]
         return self.transform(source if isinstance(source, Image.Image) else read_image(source)), label
 
