@@ -45,7 +45,7 @@ class CIFAR100Settings(ImageSettings):
 
 
 def build_model(settings: CIFAR100Settings, classes: int) -> "nn.Module":
-    """Return timm's untrained ResNet18, with the usual stem for images of 32 x 32: one 3 x 3 convolution, no pooling."""
+    """Return timm's untrained ResNet18 with the usual stem for 32 x 32 pixels: a 3 x 3 convolution, no pooling."""
     import timm
     from torch import nn
 

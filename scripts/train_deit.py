@@ -37,8 +37,11 @@ class DeiTSettings(ImageSettings):
     """The settings of a DeiT training; the defaults are those of the small model on digits."""
 
     defaults: ClassVar[dict[str, Any]] = {
-        "lr": 1e-3, "weight_decay": 0.05, "max_steps": 400, "warmup_steps": 40, "eval_every": 50,
+        "lr": 2e-3, "weight_decay": 0.05, "max_steps": 500, "warmup_steps": 50, "eval_every": 50,
     }  # fmt: skip
+    probabilities: ClassVar[tuple[str, ...]] = (
+        "hflip", "drop_path", "crop_scale", "random_erase", "smoothing", "ema_decay",
+    )  # fmt: skip
 
     size: str = setting("digits", "of the model", choices=SIZES)
     data: str | None = setting(None, "folder of images (default: scikit-learn's digits)", kind=str)
@@ -46,13 +49,13 @@ class DeiTSettings(ImageSettings):
     drop_path: float = setting(0.0, "stochastic depth: share of left-out blocks in the last layer", least=0)
     warmup_lr: float = setting(1e-6, "learning rate at the start of the warmup", least=0)
     min_lr: float = setting(0.0, "learning rate at the end", least=0)
-    crop_scale: float = setting(0.5, "smallest share of an image in a random crop", least=0)
+    crop_scale: float = setting(0.7, "smallest share of an image in a random crop", least=0)
     auto_augment: str = setting("none", "timm's name of the augmentation, for instance rand-m9-mstd0.5, or none")
     color_jitter: float = setting(0.0, "strength; timm uses it only without auto_augment", least=0)
     interpolation: str = setting("bilinear", "of training images", choices=("bilinear", "bicubic", "random"))
     random_erase: float = setting(0.0, "probability of erasing a rectangle", least=0)
-    mixup: float = setting(0.8, "alpha; 0: off", least=0)
-    cutmix: float = setting(1.0, "alpha; 0: off", least=0)
+    mixup: float = setting(0.0, "alpha; 0: off", least=0)
+    cutmix: float = setting(0.0, "alpha; 0: off", least=0)
     smoothing: float = setting(0.1, "of labels", least=0)
     ema_decay: float = setting(0.0, "of the averaged weights, which are evaluated too; 0: no average", least=0)
 
@@ -88,11 +91,15 @@ def datasets(settings: DeiTSettings, split: Split) -> tuple[Images, Images]:
     from timm.data import create_transform
 
     s = settings
-    train = create_transform(
-        s.image_size, is_training=True, scale=(s.crop_scale, 1.0), hflip=s.hflip, color_jitter=s.color_jitter or None,
-        auto_augment=None if s.auto_augment == "none" else s.auto_augment, interpolation=s.interpolation,
-        re_prob=s.random_erase, re_mode="pixel",
-    )  # fmt: skip
+    try:
+        train = create_transform(
+            s.image_size, is_training=True, scale=(s.crop_scale, 1.0), hflip=s.hflip,
+            color_jitter=s.color_jitter or None, interpolation=s.interpolation,
+            auto_augment=None if s.auto_augment == "none" else s.auto_augment,
+            re_prob=s.random_erase, re_mode="pixel",
+        )  # fmt: skip
+    except (AssertionError, ValueError, KeyError) as error:
+        raise ValueError(f"auto_augment is {s.auto_augment!r}, which timm does not know: {error}") from error
     # The digits fill their image; of a photograph's, timm evaluates the middle of what is resized to 256 for 224.
     crop = 1.0 if s.data is None else 0.875
     interpolation = "bicubic" if s.interpolation == "random" else s.interpolation

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from PIL import Image
 
@@ -22,6 +22,15 @@ class ImageSettings(Settings):
     workers: int = setting(0, "processes that read images, for each training process (0: none)", least=0)
     hflip: float = setting(0.0, "probability of a horizontal flip", least=0)
     val_share: float = setting(0.2, "of images that is for validation, where there is no division yet", least=0)
+
+    probabilities: ClassVar[tuple[str, ...]] = ("hflip",)
+
+    def check(self) -> None:
+        """Check also that probabilities are at most 1. Raises ValueError."""
+        super().check()
+        for name in self.probabilities:
+            if getattr(self, name) > 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be at most 1")
 
 
 class Split(NamedTuple):
