@@ -38,6 +38,7 @@ def training_batches(run: "Run", images: "Dataset", batch_size: int, workers: in
     Raises:
         ValueError: an image cannot be read.
     """
+    import torch
     from torch.utils.data import DataLoader, Dataset
 
     class Seeded(Dataset):
@@ -56,8 +57,11 @@ def training_batches(run: "Run", images: "Dataset", batch_size: int, workers: in
                 seeds = np.random.SeedSequence((run.settings.seed, step)).generate_state(len(chosen))
                 yield run.share(list(zip(chosen.tolist(), seeds.tolist(), strict=True)))
 
-    pinned = run.device.type == "cuda"
-    loader = DataLoader(Seeded(), batch_sampler=Batches(), num_workers=workers, pin_memory=pinned)
+    # A generator of its own: the loader draws a seed when it starts, which must not move the first step's dropout.
+    loader = DataLoader(
+        Seeded(), batch_sampler=Batches(), num_workers=workers, pin_memory=run.device.type == "cuda",
+        generator=torch.Generator(),
+    )  # fmt: skip
     return on_device(loader, run)
 
 

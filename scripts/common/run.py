@@ -216,7 +216,7 @@ class Run:
             self._optimizer.load_state_dict(state["optimizer"])
             if self._average:
                 self._average.load_state_dict(state["average"])
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} does not fit this model: {str(error)[:200]}") from error
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])

@@ -37,10 +37,9 @@ def fake_cifar100(monkeypatch):
     """torchvision's FakeData in the place of CIFAR100."""
 
     class Fake(torchvision.datasets.FakeData):
-        classes = [str(number) for number in range(100)]
-
         def __init__(self, root, train, transform, download):
             assert download
+            self.classes = [str(number) for number in range(100)]
             super().__init__(20 if train else 10, (3, 32, 32), 100, transform)
 
     monkeypatch.setattr(torchvision.datasets, "CIFAR100", Fake)

@@ -109,7 +109,7 @@ def test_imagenets_layout(folder, val):
     assert (len(split.train), len(split.val), split.classes) == (6, 2, ["cat", "dog"])
     assert all(f"/{val}/" in path for path, _ in split.val)
     (folder / val / "dog").rename(folder / val / "wolf")
-    with pytest.raises(ValueError, match="train and val.* have different classes; one has dog"):
+    with pytest.raises(ValueError, match=r"train and val.* have different classes; one has dog"):
         load_folder(folder, 0.9)
 
 
@@ -137,7 +137,7 @@ def test_a_broken_image_is_named_in_one_line(folder, content, workers):
     run = SimpleNamespace(
         settings=SimpleNamespace(seed=1, max_steps=9), first_step=0, device=torch.device("cpu"), share=lambda b: b
     )
-    samples = load_folder(folder, 0.25).train + [(str(path), 1)]
+    samples = [*load_folder(folder, 0.25).train, (str(path), 1)]
     with pytest.raises(ValueError) as caught:
         list(training_batches(run, Images(samples, noisy), 7, workers))
     assert str(caught.value).startswith(f"{path} cannot be read as an image (")
