@@ -10,12 +10,12 @@ weights of standard deviation 1 / sqrt(width), embeddings regularised too, AdaCP
     python scripts/train_grokking.py --optimizer adam
 """
 
-import math
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from common.batches import step_batch
 from common.parsing import run_script
 from common.records import METRICS_FILE, read_table
 from common.settings import Settings, setting
@@ -67,13 +67,6 @@ def split_pairs(count: int, train_share: float, seed: int) -> tuple[np.ndarray, 
     if not 0 < train < count:
         raise ValueError(f"train_share {train_share} leaves {train} of {count} pairs for training, but some for each")
     return order[:train], order[train:]
-
-
-def step_batch(train_pairs: np.ndarray, batch_size: int, seed: int, step: int) -> np.ndarray:
-    """Return a step's training pairs: each epoch has an order of its own, and its last batch is what is left over."""
-    epoch, part = divmod(step, math.ceil(len(train_pairs) / batch_size))
-    order = np.random.default_rng((seed, epoch)).permutation(train_pairs)
-    return order[part * batch_size : (part + 1) * batch_size]
 
 
 def build_model(settings: GrokkingSettings) -> "nn.Module":
@@ -145,7 +138,8 @@ def train(settings: GrokkingSettings) -> None:
     for step in run.steps():
         lr = warmup_cosine_lr(step, settings.lr, settings.warmup_steps, settings.max_steps, final_share=1.0)  # constant
         set_lr(optimizer, lr)
-        batch = run.share(step_batch(train_pairs, settings.batch_size, settings.seed, step))
+        chosen = step_batch(len(train_pairs), settings.batch_size, settings.seed, step, drop_last=False)
+        batch = run.share(train_pairs[chosen])
         loss = cross_entropy(model(all_inputs[batch]), all_sums[batch])
         run.accelerator.backward(loss)
         optimizer.step()

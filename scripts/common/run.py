@@ -60,9 +60,14 @@ class Run:
         self._first_bad = torch.zeros((), dtype=torch.int64, device=self.device)
         set_seed(settings.seed)
 
-    def prepare(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
-        """Move to the device, wrap for several processes, load the checkpoint if the run is resumed, open the files."""
-        self._model, self._optimizer = model, optimizer
+    def prepare(
+        self, model: nn.Module, optimizer: Optimizer, average: nn.Module | None = None
+    ) -> tuple[nn.Module, Optimizer]:
+        """Move to the device, wrap for several processes, load the checkpoint if the run is resumed, open the files.
+
+        `average` is a copy of the model with averaged weights, or None; its state is saved and loaded with the rest.
+        """
+        self._model, self._optimizer, self._average = model, optimizer, average
         wrapped = self.accelerator.prepare(model, optimizer)
         if self.settings.resume:
             self._load(self.folder / CHECKPOINT_FILE)
@@ -175,7 +180,7 @@ class Run:
         raise ValueError(f"stopped: {reason}; {kept}. Try a lower learning rate, more warmup, or another precision")
 
     def _save(self, done: int) -> None:
-        if not all(bool(p.isfinite().all()) for p in self._model.parameters()):
+        if not all(bool(tensor.isfinite().all()) for tensor in self._model.state_dict().values()):
             self._stop(f"a weight was not finite after step {done}")
         if not self.main:
             return
@@ -184,6 +189,7 @@ class Run:
             "script": self.script, "settings": self.settings.to_json(), "step": done,
             "model": self._model.state_dict(), "optimizer": self._optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
+            "average": self._average.state_dict() if self._average else None,
         }  # fmt: skip
         with write_whole(self.folder / CHECKPOINT_FILE) as temporary:
             torch.save(state, temporary)
@@ -208,7 +214,9 @@ class Run:
         try:
             self._model.load_state_dict(state["model"])
             self._optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError) as error:
+            if self._average:
+                self._average.load_state_dict(state["average"])
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} does not fit this model: {str(error)[:200]}") from error
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])

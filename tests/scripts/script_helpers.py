@@ -39,3 +39,17 @@ def losses(out: Path) -> list[tuple[str, ...]]:
     """What must be equal in two equal runs: step and losses, as they are written."""
     with (out / "metrics.csv").open(newline="") as file:
         return [(row["step"], row["train_loss"], row["lr"], row["val_loss"]) for row in csv.DictReader(file)]
+
+
+def stop_after(monkeypatch, steps):
+    """Break the training off as Control-C would, after this many steps."""
+    from common.run import Run
+
+    real = Run.end_step
+
+    def end_step(self, step, *rest):
+        real(self, step, *rest)
+        if step + 1 == steps:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "end_step", end_step)

@@ -11,7 +11,7 @@ import time
 
 import pytest
 import torch
-from script_helpers import ENVIRONMENT, GPT2, gpt2_flags, losses, run_python, train_gpt2_here
+from script_helpers import ENVIRONMENT, GPT2, gpt2_flags, losses, run_python, stop_after, train_gpt2_here
 
 
 @pytest.fixture(scope="module")
@@ -19,20 +19,6 @@ def finished(text, tmp_path_factory):
     out = tmp_path_factory.mktemp("finished") / "run"
     train_gpt2_here(gpt2_flags(text, out))
     return out
-
-
-def stop_after(monkeypatch, steps):
-    """Break the training off as Control-C would, after this many steps."""
-    from common.run import Run
-
-    real = Run.end_step
-
-    def end_step(self, step, *rest):
-        real(self, step, *rest)
-        if step + 1 == steps:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Run, "end_step", end_step)
 
 
 def test_a_run_writes_all_that_is_promised_and_learns(finished):
@@ -204,7 +190,7 @@ def test_the_command_line_shows_one_line_and_exit_code_2(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("script", ["train_gpt2", "train_grokking"])
+@pytest.mark.parametrize("script", ["train_gpt2", "train_grokking", "train_deit", "train_cifar100"])
 def test_help_does_not_import_torch(script):
     code = f"""if True:
         import runpy, sys

@@ -3,13 +3,12 @@
 import math
 import re
 
-import numpy as np
 import pytest
 import torch
 from common.optimizers import build_optimizer
 from common.parsing import make, parse
-from script_helpers import losses
-from train_grokking import GrokkingSettings, addition_pairs, build_model, split_pairs, step_batch, train
+from script_helpers import losses, stop_after
+from train_grokking import GrokkingSettings, addition_pairs, build_model, split_pairs, train
 
 
 def settings(**given):
@@ -36,15 +35,6 @@ def test_the_split_is_a_partition_and_a_function_of_the_seed():
     assert sorted([*training, *validation]) == list(range(12769))
     assert (split_pairs(12769, 0.3, seed=1)[0] == training).all()
     assert set(split_pairs(12769, 0.3, seed=2)[0]) != set(training)
-
-
-def test_an_epoch_has_every_training_pair_once_and_each_epoch_another_order():
-    pairs = split_pairs(12769, 0.3, seed=1)[0]
-    epochs = [[step_batch(pairs, 512, 1, 8 * epoch + part) for part in range(8)] for epoch in range(2)]
-    assert [len(batch) for batch in epochs[0]] == [512] * 7 + [246]
-    for epoch in epochs:
-        assert sorted(np.concatenate(epoch)) == sorted(pairs)
-    assert (epochs[0][0] != epochs[1][0]).any()
 
 
 def test_the_model_by_hand():
@@ -99,19 +89,10 @@ def test_when_the_task_was_understood_is_said(tmp_path, capsys):
 
 
 def test_a_resumed_run_has_the_same_losses(tmp_path, monkeypatch):
-    from common.run import Run
-
     flags = ["--max-steps", "40", "--log-every", "1", "--checkpoint-every", "10"]
     train_here(tmp_path / "whole", *flags)
-    real = Run.end_step
-
-    def end_step(self, step, *rest):
-        real(self, step, *rest)
-        if step == 24:
-            raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "end_step", end_step)
+        stop_after(patch, 25)
         with pytest.raises(KeyboardInterrupt):
             train_here(tmp_path / "broken", *flags)
     train_here(tmp_path / "broken", *flags, "--resume")
