@@ -103,7 +103,7 @@ def test_the_average_is_the_moving_average_of_the_weights_and_is_evaluated(tmp_p
         real(self, step, *rest)
 
     monkeypatch.setattr(Run, "end_step", end_step)
-    train_here(flags(tmp_path / "run", "--ema-decay", "0.75", "--precision", "bf16"))
+    train_here(flags(tmp_path / "run", "--ema-decay", "0.75", "--precision", "bf16", "--warmup-lr", "1e-2"))
     expected = seen[0]
     for weight in seen[1:]:
         expected = 0.75 * expected + 0.25 * weight
