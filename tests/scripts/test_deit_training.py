@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from common.parsing import make, parse
 from PIL import Image
 from script_helpers import ROOT, losses, run_python, stop_after
@@ -82,6 +83,15 @@ def test_a_broken_off_run_continues_to_the_same_losses_bit_for_bit(finished, tmp
             assert torch.equal(mine, theirs), name
 
 
+@pytest.fixture
+def fresh_accelerator():
+    """accelerate keeps a process's first precision."""
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
+
+
+@pytest.mark.usefixtures("fresh_accelerator")
 def test_the_average_is_the_moving_average_of_the_weights_and_is_evaluated(tmp_path, monkeypatch):
     from common.run import Run
 
@@ -93,7 +103,7 @@ def test_the_average_is_the_moving_average_of_the_weights_and_is_evaluated(tmp_p
         real(self, step, *rest)
 
     monkeypatch.setattr(Run, "end_step", end_step)
-    train_here(flags(tmp_path / "run", "--ema-decay", "0.75", "--precision", "bf16"))
+    train_here(flags(tmp_path / "run", "--ema-decay", "0.75", "--precision", "bf16", "--warmup-lr", "1e-2"))
     expected = seen[0]
     for weight in seen[1:]:
         expected = 0.75 * expected + 0.25 * weight
@@ -103,7 +113,7 @@ def test_the_average_is_the_moving_average_of_the_weights_and_is_evaluated(tmp_p
 
 
 def test_the_digits_are_learned(tmp_path, capsys):
-    given = "--max-steps 100 --batch-size 64 --lr 5e-3 --crop-scale 0.9 --eval-every 100 --checkpoint-every 100"
+    given = "--max-steps 80 --batch-size 64 --lr 5e-3 --crop-scale 0.9 --eval-every 80 --checkpoint-every 80"
     train_here(flags(tmp_path / "run", *given.split(), "--log-every", "50", "--warmup-steps", "10"))
     assert float(re.findall(r"val_accuracy ([\d.]+)", capsys.readouterr().out)[-1]) > 0.25  # guessing gets 0.1
 

@@ -1,13 +1,14 @@
 """Batches of images: a function of seed and step, whoever reads them and wherever a training begins."""
 
 import random
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from common.batches import step_batch, training_batches
-from common.images import Images, load_folder, read_image
+from common.images import Images, load_digits, load_folder, read_image
 from PIL import Image
 
 
@@ -95,6 +96,12 @@ def test_a_folder_is_divided_by_class_and_always_the_same(folder):
     assert not {path for path, _ in split.train} & {path for path, _ in split.val}
     assert load_folder(folder, 0.25) == split
     assert read_image(split.train[0][0]).mode == "RGB"
+
+
+def test_the_digits_are_divided_by_class():
+    counts = Counter(label for _, label in load_digits(8, 0.1).val)  # 174 to 183 images a class
+    assert set(counts) == set(range(10))
+    assert set(counts.values()) <= {17, 18, 19}
 
 
 @pytest.mark.parametrize("val", ["val", "validation"])
