@@ -1,3 +1,4 @@
+import signal
 import site
 import sys
 import sysconfig
@@ -30,6 +31,8 @@ def world(tmp_path, shadow_python):
 
     folder = tmp_path / "it's a “wörld” $HOME"
     folder.mkdir()
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     world = World(folder, shadow_python)
     yield world
     world.close()
+    signal.signal(signal.SIGHUP, before)
