@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from copy import deepcopy
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -56,7 +57,13 @@ def resumed(nnunet, name: str) -> NamedTrainer:
 def ddp_trainer(nnunet, name: str, rank: int, world_size: int, folder: str) -> NamedTrainer:
     """One rank's trainer as nnU-Net's `run_ddp` makes it, with gloo on CPU instead of nccl on CUDA."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/rendezvous",
+        rank=rank,
+        world_size=world_size,
+        timeout=timedelta(minutes=2),
+    )
     nnunet_module.DDP = lambda network, device_ids: torch.nn.parallel.DistributedDataParallel(network)
     trainer = make_trainer(nnunet, name)
     trainer.device, trainer.grad_scaler = torch.device("cpu"), None  # nnU-Net takes CUDA for granted here
