@@ -148,6 +148,7 @@ def kill_all(world, controller):
         (kill_controller, 1), (kill_controller_and_snakemake, 1), (kill_all, 1), (kill_all, 0),
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_after_any_kill_a_second_call_finishes(world, kill, epoch):
     study = world.study()
     world.hold(epoch)
@@ -193,6 +194,7 @@ def test_one_training_on_a_gpu_and_all_gpus_used(world):
     world.check_trained_once(folds=5)
 
 
+@pytest.mark.slow
 def test_two_studies_share_folds_and_gpus(world):
     studies = [world.study("device: cuda\n", name, folds="[0, 1, 2]") for name in ("one", "two")]
     world.hold(1)

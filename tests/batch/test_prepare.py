@@ -16,6 +16,7 @@ from nnunet_cpr.batch.locks import is_locked
 from nnunet_cpr.batch.prepare import is_prepared, prepare
 from nnunet_cpr.batch.study import read_study
 
+pytestmark = pytest.mark.slow  # nnU-Net plans and preprocesses for real
 NAME = "Dataset004_Tiny"
 
 

@@ -118,6 +118,7 @@ def test_the_digits_are_learned(tmp_path, capsys):
     assert float(re.findall(r"val_accuracy ([\d.]+)", capsys.readouterr().out)[-1]) > 0.25  # guessing gets 0.1
 
 
+@pytest.mark.slow
 def test_two_processes_do_what_one_does(tmp_path):
     train_here(flags(tmp_path / "one", "--ema-decay", "0.5"))
     done = run_python(

@@ -59,6 +59,7 @@ def test_resume_before_the_first_checkpoint_starts_again(finished, text, tmp_pat
     assert losses(tmp_path / "run") == losses(finished)
 
 
+@pytest.mark.slow
 def test_a_killed_process_continues_to_the_same_losses(text, tmp_path):
     flags = [*gpt2_flags(text, tmp_path / "killed"), "--max-steps", "60"]
     process = subprocess.Popen([sys.executable, str(GPT2), *flags], env=ENVIRONMENT, stdout=subprocess.DEVNULL)
@@ -74,6 +75,7 @@ def test_a_killed_process_continues_to_the_same_losses(text, tmp_path):
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_two_processes_and_accumulation_do_what_one_does(text, tmp_path):
     plain = ["--dropout", "0", "--kappa-init-method", "warm_start", "--kappa-init-param", "2"]
     train_gpt2_here(gpt2_flags(text, tmp_path / "one", *plain))
