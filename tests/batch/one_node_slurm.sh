@@ -55,8 +55,10 @@ if [ ! -s /etc/munge/munge.key ]; then
     chown munge: /etc/munge/munge.key && chmod 400 /etc/munge/munge.key
 fi
 chown munge: /run/munge /etc/munge /var/lib/munge /var/log/munge
-pgrep -x munged >/dev/null || runuser -u munge -- munged
-pgrep -x munged > "$folder/munged.pid"
+if ! munge -n >/dev/null 2>&1; then
+    runuser -u munge -- munged
+    pgrep -n -x munged > "$folder/munged.pid"
+fi
 slurmctld
 slurmd -N "$host"
 for _ in $(seq 50); do
