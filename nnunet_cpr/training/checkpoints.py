@@ -69,7 +69,7 @@ def newest_intact(folder: Path) -> tuple[Path | None, list[str]]:
 
     Broken files are kept under another name, so that nothing takes them for good ones or writes over them.
     """
-    broken = []
+    broken: list[str] = []
     for path in (folder / name for name in RESUME_ORDER):
         if not path.exists():
             continue

@@ -81,16 +81,18 @@ class InterruptibleTrainer(nnUNetTrainer):
         if isinstance(filename_or_checkpoint, dict):
             super().load_checkpoint(filename_or_checkpoint)
             return
-        path: Path | None = Path(filename_or_checkpoint)
         if self.logger.resume and not self.was_initialized:
-            path = self._newest_intact()
-        elif reason := checkpoints.damage(path):
+            newest = self._newest_intact()
+            if newest is None:
+                self.initialize()
+            else:
+                super().load_checkpoint(str(newest))
+            return
+        path = Path(filename_or_checkpoint)
+        if reason := checkpoints.damage(path):
             raise ValueError(
                 f"{path} is broken ({reason}). nnUNetv2_train with --c goes on from the newest checkpoint that is not."
             )
-        if path is None:
-            self.initialize()
-            return
         super().load_checkpoint(str(path))
 
     def _newest_intact(self) -> Path | None:

@@ -25,8 +25,9 @@ def children_stop_first() -> Iterator[None]:
     def pass_on(number: int, frame: FrameType | None) -> None:
         children = multiprocessing.active_children()
         for child in children:
-            with suppress(ProcessLookupError):
-                os.kill(child.pid, number)
+            if child.pid is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(child.pid, number)
         if not children:
             signal.signal(number, previous[number])
             signal.raise_signal(number)

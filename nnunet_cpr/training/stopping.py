@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from functools import cache
 from types import FrameType, TracebackType
+from typing import Any
 
 RESUME_ME = 75  # EX_TEMPFAIL of sysexits.h: a failure that goes away by trying again
 SIGNALS = [
@@ -40,10 +41,11 @@ class StopSignals:
         """With `at_once`, call it with the signal's name when it arrives."""
         self.received: str | None = None
         self._at_once, self._since = at_once, 0.0
-        self._previous: dict[int, Callable | int] = {}
+        self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopSignals":
         """Take over the signals."""
+        self.received = None
         if threading.current_thread() is threading.main_thread():
             _Forks.watch()
             _Forks.guarded = True

@@ -98,18 +98,18 @@ class Killer:
 
     def __init__(self, folder, generator):
         self.folder, self.generator = folder, generator
+        self.logs = set()
         self.moments = collections.Counter()
 
     def waits(self, process):
         """Wait for the moment: any, one within an epoch, or one while a checkpoint is being written."""
+        self.logs = set(self.folder.glob("training_log*"))
         kind = self.generator.choice(["any", "training", "training", "writing"])
         if kind == "any":
             end = time.monotonic() + self.generator.uniform(0, 30)
             wait_for(lambda: time.monotonic() > end, process)
             return
-        logs = set(self.folder.glob("training_log*"))
-        wait_for(lambda: any("Epoch" in path.read_text() for path in set(self.folder.glob("training_log*")) - logs),
-                 process)  # fmt: skip
+        wait_for(lambda: self.logged("Epoch"), process)
         if kind == "training":
             end = time.monotonic() + self.generator.uniform(0, 8)
             wait_for(lambda: time.monotonic() > end, process)
@@ -119,6 +119,10 @@ class Killer:
             while process.poll() is None and not self.temporaries(process):
                 pass
         time.sleep(self.generator.uniform(0, 0.003))
+
+    def logged(self, text):
+        """Whether the log of the process that is there now has the text."""
+        return any(text in path.read_text() for path in set(self.folder.glob("training_log*")) - self.logs)
 
     def temporaries(self, process):
         names = (name for name in os.listdir(self.folder) if name.startswith(f".{process.pid}-"))
@@ -131,13 +135,19 @@ class Killer:
         process.kill()
         if process.wait() != -signal.SIGKILL:
             return False
-        while members(process.pid):  # workers of the validation notice its end by themselves
+        for _ in range(6000):  # workers of the validation notice its end by themselves
+            if not members(process.pid):
+                break
             time.sleep(0.01)
-        writing = self.temporaries(process) if self.folder.is_dir() else []
-        stage = next(
-            (stage for stage, text in [("validation", "Training done"), ("training", "Epoch 0")]
-             if self.folder.is_dir() and logged(self.folder, text)), "start")  # fmt: skip
-        self.moments[f"writing {writing[0]}" if writing else stage] += 1
+        else:
+            pytest.fail("processes are left behind")
+        if writing := self.temporaries(process):
+            moment = f"writing {writing[0]}"
+        elif self.logged("Training done"):
+            moment = "validating"
+        else:
+            moment = "training" if self.logged("Epoch") else "starting"
+        self.moments[moment] += 1
         return True
 
 
@@ -172,7 +182,7 @@ def test_killed_at_random_moments(nnunet, undisturbed):
         if enough:
             break
     print(f"survived {killer.moments.total()} kills, {finished} trainings equal to the undisturbed one;",
-          ", ".join(f"{count} in {moment}" for moment, count in killer.moments.most_common()))  # fmt: skip
+          ", ".join(f"{count} while {moment}" for moment, count in killer.moments.most_common()))  # fmt: skip
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
