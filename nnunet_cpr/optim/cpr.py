@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from nnunet_cpr.optim import cpu_kernel
 from nnunet_cpr.optim.bounds import RULES, STATE_KEYS, Values, start_values
+from nnunet_cpr.optim.known_sums import KnownSums
 from nnunet_cpr.optim.param_groups import param_groups
 from nnunet_cpr.optim.regularizers import L2, REGULARIZERS, Regularizer
 from nnunet_cpr.optim.settings import check, complete, is_regularized, param_name
@@ -267,7 +268,7 @@ class CPR(Optimizer):
         update = _KERNEL_UPDATES.get(type(self))
         use_kernel = update is not None and found_inf is None and cpu_kernel.covers(update, group, params, states)
         with torch.no_grad():
-            reg = cpu_kernel.square_sums(params) if use_kernel else regularizer.value(params)
+            reg = self._sums().of(params) if use_kernel else regularizer.value(params)
             old: Values = {key: torch.stack([state[key] for state in states]) for key in start_values(group)}
             new = {**old, **RULES[group["kappa_init_method"]](old["cpr_step"], reg, old, group)}
             new["lagmul"] = self._multipliers(regularizer, params, reg, old["lagmul"], new["kappa"], group)
@@ -292,9 +293,15 @@ class CPR(Optimizer):
         shrunk = [i for i, factor in enumerate(keep) if factor != 1]
         if shrunk:
             some, their = [params[i] for i in shrunk], [states[i] for i in shrunk]
-            cpu_kernel.shrink_and_update(update, group, some, [keep[i] for i in shrunk], their)
+            sums = cpu_kernel.shrink_and_update(update, group, some, [keep[i] for i in shrunk], their)
+            self._sums().remember(some, sums)
             return some
         return ()
+
+    def _sums(self) -> KnownSums:
+        """What the kernel knows of R. Not part of the state: copies and resumed optimizers read it afresh."""
+        known: KnownSums = self.__dict__.setdefault("_known_sums", KnownSums())
+        return known
 
     @staticmethod
     def _multipliers(

@@ -16,16 +16,16 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
 _SOURCE = Path(__file__).with_name("cpu_kernel.c")
-_FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-std=c11")
+_FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-std=gnu11")
 _STATES: dict[str, tuple[str, ...]] = {"adam": ("exp_avg", "exp_avg_sq", "step"), "sgd": ("momentum_buffer",)}
 
-_AS_LARGE = ("exp_avg", "exp_avg_sq", "momentum_buffer")
+_SAMPLES = 4  # as in the C source
 
 _log = logging.getLogger(__name__)
 
@@ -38,30 +38,40 @@ def covers(
         return False
     if update == "sgd" and group["momentum"] == 0:
         return False  # torch then neither reads nor writes the buffer
+    names = _STATES[update]
     for param, state in zip(params, states, strict=True):
-        tensors: list[Any] = [param, param.grad, *(state.get(name) for name in _STATES[update])]
-        if not all(type(t) in (Tensor, torch.nn.Parameter) and _plain(t) for t in tensors):
+        if not (_plain(param) and _plain(param.grad)):
             return False
-        # A state that was loaded from another layer's would be read past its end.
-        if any(tensor.numel() != param.numel() for name, tensor in state.items() if name in _AS_LARGE):
-            return False
+        for name in names:
+            tensor = state.get(name)
+            # A state that was loaded from another layer's would be read past its end.
+            if not _plain(tensor) or (name != "step" and tensor.numel() != param.numel()):
+                return False
     return library() is not None
 
 
 def square_sums(params: Sequence[Tensor]) -> Tensor:
-    """Return R = sum(theta^2) of each tensor: shape (len(params),), float32, summed in float64."""
+    """Return R = sum(theta^2) of each tensor: shape (len(params),), float64."""
     sums = torch.empty(len(params), dtype=torch.float64, device="cpu")
-    kernel: Any = library()
-    if kernel.square_sums(len(params), _sizes(params), _pointers(params), ctypes.c_void_p(sums.data_ptr())):
-        raise MemoryError("no memory for the partial sums of R")
-    return sums.float()
+    _call("square_sums", len(params), _sizes(params), _pointers(params), _pointer(sums))
+    return sums
+
+
+def samples(params: Sequence[Tensor]) -> list[bytes]:
+    """Return a few elements of each tensor, evenly spread: whoever changed a tensor has most likely changed these."""
+    values = ((ctypes.c_float * _SAMPLES) * len(params))()
+    _call("samples", len(params), _sizes(params), _pointers(params), values)
+    return [bytes(some) for some in values]
 
 
 def shrink_and_update(
     update: str, group: Mapping[str, Any], params: Sequence[Tensor], keep: Sequence[float], states: Sequence[Any]
-) -> None:
-    """Multiply each tensor by its `keep` and do the optimizer's update, its state included, in one pass."""
-    kernel: Any = library()
+) -> Tensor:
+    """Multiply each tensor by its `keep` and do the optimizer's update, its state included, in one pass.
+
+    Returns:
+        R of each tensor after it, bit for bit what :func:`square_sums` would find: shape (len(params),), float64.
+    """
     gradients = [param.grad for param in params]
     buffers = [_pointers([state[name] for state in states]) for name in _STATES[update]]
     lr = ctypes.c_double(float(group["lr"]))
@@ -72,10 +82,12 @@ def shrink_and_update(
         numbers = [ctypes.c_double(group[name]) for name in ("momentum", "dampening")]
         options = [lr, *numbers, int(group["nesterov"]), int(group["maximize"])]
     factors = (ctypes.c_float * len(params))(*keep)
-    count = ctypes.c_int64(len(params))
-    getattr(kernel, update)(count, _sizes(params), _pointers(params), _pointers(gradients), factors, *buffers, *options)
+    sums = torch.empty(len(params), dtype=torch.float64, device="cpu")
+    tensors = [_pointers(params), _pointers(gradients), factors, _pointer(sums), *buffers]
+    _call(update, len(params), _sizes(params), *tensors, *options)
     # The kernel writes past torch: autograd must still notice if a graph wanted the old weights.
     torch.autograd.graph.increment_version(list(params))
+    return sums
 
 
 @functools.cache
@@ -86,15 +98,23 @@ def library() -> ctypes.CDLL | None:
         path = _cache() / f"cpu_kernel-{_fingerprint(runtime)}.so"
         if not _intact(path):
             _compile(path, runtime)
-        return ctypes.CDLL(str(path))
+        kernel = ctypes.CDLL(str(path))
+        kernel.samples.restype = None
+        return kernel
     except (OSError, subprocess.SubprocessError, RuntimeError) as error:
         _log.info("no compiled CPU kernel, the plain path is used: %s", error)
         return None
 
 
-def _plain(tensor: Any) -> bool:
-    fits = tensor.dtype == torch.float32 and tensor.device.type == "cpu" and tensor.layout == torch.strided
-    return bool(fits and tensor.is_contiguous())
+def _plain(tensor: Any) -> TypeGuard[Tensor]:
+    """Return whether this is a tensor, no subclass's, of float32 in one piece of the host's memory."""
+    return (
+        type(tensor) in (Tensor, torch.nn.Parameter)
+        and tensor.dtype == torch.float32
+        and tensor.is_cpu
+        and tensor.layout == torch.strided
+        and tensor.is_contiguous()
+    )
 
 
 def _openmp() -> Path:
@@ -146,6 +166,15 @@ def _compile(path: Path, runtime: Path) -> None:
         checksum.write_text(_checksum(built))
         os.replace(built, path)
         os.replace(checksum, path.with_suffix(".sha256"))
+
+
+def _call(function: str, count: int, *arguments: Any) -> None:
+    if getattr(library(), function)(ctypes.c_int64(count), *arguments):
+        raise MemoryError("no memory for the partial sums of R")
+
+
+def _pointer(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
 
 
 def _pointers(tensors: Sequence[Any]) -> Any:

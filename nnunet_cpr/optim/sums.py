@@ -48,6 +48,8 @@ def over_shards(values: Tensor, params: Sequence[Tensor]) -> Tensor:
 
 def times(values: Tensor, factors: Sequence[float]) -> Tensor:
     """Multiply `values`, shape (len(factors),), by numbers of the host without copying these to the device."""
+    if values.device.type == "cpu":
+        return values * torch.tensor(factors, dtype=values.dtype, device="cpu")
     return torch.stack(torch._foreach_mul(list(values.unbind()), list(factors)))
 
 

@@ -33,7 +33,7 @@ def calls(monkeypatch):
 
     def counted(update, group, params, keep, states):
         seen.append(len(params))
-        original(update, group, params, keep, states)
+        return original(update, group, params, keep, states)
 
     monkeypatch.setattr(cpu_kernel, "shrink_and_update", counted)
     return seen

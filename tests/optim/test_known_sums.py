@@ -1,0 +1,173 @@
+"""R that the kernel adds up while it writes the weights: the R of these weights, never of others."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from optim_helpers import CLASSES, Pull, assert_same_bits, bits, make
+
+from nnunet_cpr.optim import cpu_kernel
+from nnunet_cpr.optim.known_sums import KnownSums
+
+pytestmark = pytest.mark.skipif(cpu_kernel.library() is None, reason="no C compiler, or not Linux")
+SHAPES = ((7, 5), (130, 257), (4, 3, 3, 3))
+CHUNK = 8192  # of the C source
+UNSAMPLED = 5  # an element that is not among the few compared
+
+
+def build(name, params):
+    """Bounds that are violated at every step from the second on."""
+    return make(name, params, "dependent", kappa_init_param=0.5, kappa_update=0.05, fused=True)
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """The tensors that were read to find R, one entry a call."""
+    seen = []
+    original = cpu_kernel.square_sums
+
+    def noted(params):
+        seen.append(list(params))
+        return original(params)
+
+    monkeypatch.setattr(cpu_kernel, "square_sums", noted)
+    return seen
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_update_returns_what_reading_would(name, threads, monkeypatch):
+    pairs = []
+    original = cpu_kernel.shrink_and_update
+
+    def compared(update, group, params, keep, states):
+        sums = original(update, group, params, keep, states)
+        exact = torch.stack([p.detach().double().square().sum() for p in params])
+        pairs.append((sums, cpu_kernel.square_sums(params), exact))
+        return sums
+
+    monkeypatch.setattr(cpu_kernel, "shrink_and_update", compared)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        pull = Pull(shapes=[(n, 1) for n in (1, 17, CHUNK - 1, CHUNK, CHUNK + 1, 5 * CHUNK + 77)], dtype=torch.float32)
+        params = pull.params()
+        pull.run(build(name, params), params, 0, 12)
+    finally:
+        torch.set_num_threads(before)
+    assert len(pairs) > 5
+    for returned, found, exact in pairs:
+        assert torch.equal(returned, found)
+        torch.testing.assert_close(returned, exact, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_nothing_is_read_while_the_constraints_act(name, read):
+    pull = Pull(shapes=SHAPES, dtype=torch.float32)
+    params = pull.params()
+    opt = build(name, params)
+    pull.run(opt, params, 0, 6)
+    assert all(c.active for c in opt.constraints())
+    assert read
+    read.clear()
+    pull.run(opt, params, 6, 20)
+    assert read == []
+
+
+def optimizers_step(param):
+    param.grad = torch.ones_like(param)
+    torch.optim.SGD([param], lr=0.01).step()
+
+
+def ema_swap(param):
+    param.data.copy_(0.9 * param.data)
+
+
+def through_numpy(param):
+    param.detach().numpy()[:] *= 0.9
+
+
+def replaced(param):
+    other = param.data.clone()
+    other.view(-1)[UNSAMPLED] = 3.0
+    param.data = other
+
+
+def in_place(param):
+    with torch.no_grad():
+        param.view(-1)[UNSAMPLED] = 3.0
+
+
+def loaded(param):
+    module = torch.nn.ParameterList([param])
+    module.load_state_dict({"0": 0.9 * param.detach()})
+
+
+def nothing(param):
+    pass
+
+
+EDITS = [nothing, in_place, loaded, replaced, ema_swap, through_numpy, optimizers_step]
+
+
+@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize("name", CLASSES)
+def test_weights_changed_between_steps_are_read_again(name, edit, monkeypatch, read):
+    """Bit for bit the run of an optimizer that reads R at every step."""
+    ends = []
+    for remembering in (True, False):
+        pull = Pull(shapes=SHAPES, dtype=torch.float32)
+        params = pull.params()
+        opt = build(name, params)
+        if not remembering:
+            monkeypatch.setattr(KnownSums, "remember", lambda self, params, sums: None)
+        pull.run(opt, params, 0, 10)
+        read.clear()
+        edit(params[1])
+        pull.run(opt, params, 10, 11)
+        if remembering:
+            assert [[p is params[1] for p in some] for some in read] == ([] if edit is nothing else [[True]])
+        pull.run(opt, params, 11, 20)
+        ends.append(bits(params) + [c.lagmul * torch.ones(1) for c in opt.constraints()])
+    assert_same_bits(*ends)
+
+
+def test_a_step_that_leaves_a_tensor_out(read):
+    pull = Pull(shapes=SHAPES, dtype=torch.float32)
+    params = pull.params()
+    opt = build("Adam", params)
+    pull.run(opt, params, 0, 10)
+    read.clear()
+    for p, grad in zip(params, pull.grads(params, 10), strict=True):
+        p.grad = None if p is params[0] else grad
+    opt.step()
+    pull.run(opt, params, 11, 13)
+    assert read == []
+
+
+def test_an_uncounted_edit_of_one_element_is_in_the_next_r(read):
+    """The one case that nothing notices, as its docstring says: R is of the true weights one step later."""
+    pull = Pull(shapes=((130, 257),), dtype=torch.float32)
+    (param,) = pull.params()
+    opt = build("Adam", [param])
+    pull.run(opt, [param], 0, 10)
+    read.clear()
+    param.data.view(-1)[UNSAMPLED] = 40.0
+    pull.run(opt, [param], 10, 11)
+    assert read == []
+    assert float(opt._sums().of([param])) == float(cpu_kernel.square_sums([param]).float())
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
+def test_copies_do_not_take_it_along(copied, read):
+    pull = Pull(shapes=SHAPES, dtype=torch.float32)
+    params = pull.params()
+    opt = build("Adam", params)
+    pull.run(opt, params, 0, 10)
+    others, other = copied((params, opt))
+    read.clear()
+    pull.run(other, others, 10, 20)
+    assert len(read) == 1
+    pull.run(opt, params, 10, 20)
+    assert_same_bits(bits(params), bits(others))
