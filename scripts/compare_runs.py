@@ -8,125 +8,101 @@ Runs that differ in their seed only are one setting, and one row. Every value is
 
 import argparse
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from comparison.runs import DEFAULT_METRICS, Run, read_runs
+from comparison import figures, report
+from comparison.runs import DEFAULT_METRICS, read_runs
+from comparison.settings import name_settings
+from comparison.statistics import compare
+from matplotlib.backend_bases import FigureCanvasBase
 
-if TYPE_CHECKING:  # --help must not wait for pandas and matplotlib
-    from comparison.statistics import Comparison
+from nnunet_cpr.evaluation.figures import save_figure
+from nnunet_cpr.files import write_text
 
-OUTPUTS = {
-    "csv": "the table, all its numbers",
-    "runs_csv": "a row a run: final values of all metrics, difference, steps needed",
-    "markdown": "the table as Markdown",
-    "curves": "figure: the metric over the steps, as the paper's Figure 1",
-    "heatmap": "figure: the metric over learning rate and regularisation, as the paper's Figure 3",
-    "constraints": "figure: R, kappa, lambda and loss of the first run that has a CPR trace, as the paper's Figure 5",
+FIGURES = {
+    "curves": "the metric over the steps, as in the paper's Figure 1",
+    "heatmap": "the metric over learning rate and strength of regularisation, as in the paper's Figure 3",
+    "constraints": "R, kappa, lambda and loss of the first run with a CPR trace, as in the paper's Figure 5",
+}
+TABLES = {
+    "csv": "the table, with all its numbers",
+    "runs_csv": "a row a run: last value of every metric, difference, steps needed",
+    "markdown": "the table as it is shown",
 }
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="FOLDER", help="folders of runs (--out of the training)")
-    defaults = ", ".join(dict.fromkeys(DEFAULT_METRICS.values()))
-    parser.add_argument("--metric", metavar="COLUMN", help=f"an evaluated column of metrics.csv (default: {defaults})")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="FOLDER", help="folders of runs, of one script")
+    default = "val_perplexity of train_gpt2.py, else val_accuracy"
+    parser.add_argument("--metric", metavar="COLUMN", help=f"of metrics.csv, from evaluations (default: {default})")
     parser.add_argument(
-        "--baseline", metavar="SETTING", help="its name in the table (default: the best adamw, else sgd, adam)"
+        "--baseline", metavar="SETTING", help="as the table names it (default: the best adamw, else sgd, else adam)"
     )
-    parser.add_argument("--reach", type=float, metavar="VALUE", help="also count the steps to this value")
-    parser.add_argument("--unfinished", action="store_true", help="count runs that are not finished, as they are")
-    for name, text in OUTPUTS.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=Path, metavar="FILE", help=text)
+    parser.add_argument("--reach", type=float, metavar="VALUE", help="count also the steps to this value")
+    parser.add_argument("--unfinished", action="store_true", help="count runs that are not finished, too, as they are")
+    for name, text in TABLES.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=Path, metavar="FILE", help=f"write {text}")
+    for name, text in FIGURES.items():
+        parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"draw {text}")
     parser.add_argument(
-        "--tensors", nargs="+", metavar="NAME", help="of --constraints (default: some over the network)"
+        "--tensors", nargs="+", metavar="NAME", help="of --constraints (default: four over the network)"
     )
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Compare, write what is asked for, print the table; return the exit code. A mistake leaves as one line, code 2."""
-    args = build_parser().parse_args(argv)
-    try:
-        compare_runs(args)
-    except (ValueError, OSError) as error:
-        print(f"compare_runs.py: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
-
-
 def compare_runs(args: argparse.Namespace) -> None:
-    """Do what the command line asks for. Raises ValueError or OSError; then nothing was written."""
-    outputs = {name: getattr(args, name) for name in OUTPUTS if getattr(args, name)}
-    _check_outputs(outputs, args)
+    """Do what the command line asks for. Raises ValueError or OSError before anything is written."""
+    outputs = {name: getattr(args, name) for name in (*TABLES, *FIGURES) if getattr(args, name)}
+    _check_outputs(outputs, args.runs)
     runs = read_runs(args.runs)
-
-    from comparison import figures, report
-    from comparison.settings import name_settings
-    from comparison.statistics import compare
-
-    from nnunet_cpr.evaluation.figures import save_figure
-    from nnunet_cpr.files import write_text
-
     names = name_settings(runs)
     metric = args.metric or DEFAULT_METRICS[runs[0].script]
     comparison = compare(runs, names, metric, args.baseline, args.reach, args.unfinished)
-    rows, sentences = report.cells(comparison, runs, args.reach), report.notes(comparison, runs)
-    cautions = report.warnings(comparison, runs)
-    # All is made before anything is written, so that a mistake leaves nothing behind.
-    writers: dict[str, Callable[[Path], Any]] = {}
-    for name in outputs:
-        if name == "csv":
-            text = comparison.settings.assign(metric=metric, baseline=comparison.baseline)
-            writers[name] = partial(write_text, text=text.to_csv(index=False, lineterminator="\n", float_format="%.9g"))
-        elif name == "runs_csv":
-            writers[name] = partial(write_text, text=_runs_table(comparison, runs))
-        elif name == "markdown":
-            writers[name] = partial(
-                write_text, text=report.markdown(rows, [*sentences, *(f"Warning: {c}." for c in cautions)])
-            )
+    rows, notes = report.cells(comparison, runs, args.reach), report.notes(comparison, runs)
+    warnings = report.warnings(comparison, runs)
+    make = {
+        "csv": partial(report.settings_csv, comparison, runs),
+        "runs_csv": partial(report.runs_csv, comparison, runs),
+        "markdown": partial(report.markdown, rows, [*notes, *(f"Warning: {text}." for text in warnings)]),
+        "curves": partial(figures.curves, comparison, runs, names, args.reach),
+        "heatmap": partial(figures.heatmap, comparison, runs, names),
+        "constraints": partial(figures.constraints, runs, names, args.tensors),
+    }
+    made = {name: make[name]() for name in outputs}
+    for name, content in made.items():
+        if name in TABLES:
+            write_text(outputs[name], content)
         else:
-            if name == "curves":
-                figure = figures.curves(comparison, runs, names, args.reach)
-            elif name == "heatmap":
-                figure = figures.heatmap(comparison, runs, names)
-            else:
-                traced = next((pair for pair in zip(runs, names, strict=True) if len(pair[0].trace())), None)
-                if traced is None:
-                    raise ValueError("--constraints: none of the runs has a CPR trace")
-                figure = figures.constraints(*traced, args.tensors)
-            writers[name] = partial(save_figure, figure)
-    for name, write in writers.items():
-        write(path=outputs[name])
-    for caution in cautions:
-        print(f"compare_runs.py: warning: {caution}", file=sys.stderr)
-    print(report.terminal(rows), "", *sentences, sep="\n")
+            save_figure(content, outputs[name])
+    for warning in warnings:
+        print(f"compare_runs.py: warning: {warning}", file=sys.stderr)
+    print(report.terminal(rows, notes))
 
 
-def _check_outputs(outputs: dict[str, Path], args: argparse.Namespace) -> None:
+def _check_outputs(outputs: dict[str, Path], runs: list[Path]) -> None:
     """Raise where an output could not be written, or would be written over a run's own files."""
-    from matplotlib.backend_bases import FigureCanvasBase
-
     formats = FigureCanvasBase.get_supported_filetypes()
     for name, path in outputs.items():
         flag = f"--{name.replace('_', '-')} {path}"
         if not path.parent.is_dir():
             raise ValueError(f"{flag}: there is no folder {path.parent}")
-        if path.is_dir() or path.resolve().parent in [folder.resolve() for folder in args.runs]:
-            raise ValueError(f"{flag}: that is a folder, or a file of a run; name another")
-        if name in ("curves", "heatmap", "constraints") and path.suffix[1:] not in formats:
-            raise ValueError(f"{flag}: figures are written as {', '.join(sorted(formats))}")
+        if path.is_dir() or path.resolve().parent in [folder.resolve() for folder in runs]:
+            raise ValueError(f"{flag} is a folder or lies in the folder of a run; name another file")
+        if name in FIGURES and path.suffix[1:].lower() not in formats:
+            raise ValueError(f"{flag}: a figure's name ends in one of .{', .'.join(sorted(formats))}")
 
 
-def _runs_table(comparison: "Comparison", runs: list[Run]) -> str:
-    finals = [{f"last_{name}": series.iloc[-1] for name, series in run.evaluations.items()} for run in runs]
-    import pandas as pd
-
-    table = comparison.runs.drop(columns=["value", "paired", "budget"]).join(pd.DataFrame(finals))
-    return str(table.to_csv(index=False, lineterminator="\n", float_format="%.9g"))
+def main(argv: list[str] | None = None) -> int:
+    """Compare, and return the exit code. A user's mistake leaves as one line on stderr with exit code 2."""
+    try:
+        compare_runs(build_parser().parse_args(argv))
+    except (ValueError, OSError) as error:
+        print(f"compare_runs.py: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":

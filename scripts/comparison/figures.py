@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from common.records import METRICS_FILE, read_table
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from comparison.runs import Run
 from comparison.settings import RULES, number
-from comparison.statistics import Comparison, lower_is_better
+from comparison.statistics import Comparison, lower_is_better, written
 from nnunet_cpr.evaluation.figures import ALL_COLOURS, draw_steps
 
 START = 0.2
@@ -23,64 +24,66 @@ TENSORS = 4
 
 
 def curves(comparison: Comparison, runs: Sequence[Run], names: Sequence[str], reach: float | None) -> Figure:
-    """Draw the metric over the steps: a thin line a counted run, a thick one for the mean of a setting's runs."""
+    """Draw the metric over the steps: a thin line a counted run, a thick one for the mean of a setting's runs.
+
+    Evaluated accuracy on training data, where a run has it, is dotted.
+    """
     metric = comparison.metric
-    order = list(comparison.settings["setting"][comparison.settings["n"] > 0])
-    counted = [(run, name) for run, name in zip(runs, names, strict=True) if name in order]
-    counted = [
-        pair for pair, kept in zip(zip(runs, names, strict=True), comparison.runs["counted"], strict=True) if kept
-    ]
-    looks = _looks(order, comparison.baseline)
-    figure = Figure(figsize=(8, 4.6 + 0.2 * math.ceil(len(order) / 2)), layout="constrained")
-    ax = figure.subplots()
-    shown = []
     training = metric.replace("val_", "train_", 1)
-    for name in order:
-        own = [run.evaluations for run, setting in counted if setting == name]
+    counts = {row.setting: row.n for row in comparison.settings.itertuples() if row.n}
+    looks = _looks(list(counts), comparison.baseline)
+    figure = Figure(figsize=(8, 4.8 + 0.2 * math.ceil(len(counts) / 2)), layout="constrained")
+    ax = figure.subplots()
+    shown: list[pd.Series] = []
+    dotted = ""
+    for name, look in looks.items():
+        chosen = zip(runs, names, comparison.runs["counted"], strict=True)
+        own = [run.evaluations for run, setting, counted in chosen if setting == name and counted]
         for evaluations in own:
-            series = evaluations[metric]
-            ax.plot(series, **looks[name], linewidth=0.8 if len(own) > 1 else 1.8, alpha=0.5 if len(own) > 1 else 1)
+            thin = {"linewidth": 0.8, "alpha": 0.5} if len(own) > 1 else {}
+            ax.plot(evaluations[metric], **{**look, **thin})
+            shown.append(evaluations[metric])
             if training != metric and training in evaluations:
-                ax.plot(evaluations[training], color=looks[name]["color"], linestyle=":", linewidth=0.9)
-            shown.append(series)
+                ax.plot(evaluations[training], color=look["color"], linestyle=":", linewidth=0.9)
+                dotted = f" (dotted: {training})"
         if len(own) > 1:
             # Where all runs were evaluated: a mean over fewer would jump.
-            mean = pd.concat([evaluations[metric] for evaluations in own], axis=1, join="inner").mean(
-                axis=1, skipna=False
-            )
-            ax.plot(mean, **looks[name], linewidth=2)
-    lines = {"baseline's final value": (_final(comparison), "--")} if comparison.baseline in order else {}
+            values = pd.concat([evaluations[metric] for evaluations in own], axis=1, join="inner")
+            ax.plot(values.mean(axis=1, skipna=False), **look)
+    handles = [Line2D([], [], **look, label=f"{name} (n = {counts[name]})") for name, look in looks.items()]
+    levels = []
+    if comparison.baseline in counts:
+        final = comparison.settings.set_index("setting")["mean"][comparison.baseline]
+        levels.append((final, "--", "final value of the baseline"))
     if reach is not None:
-        lines[number(reach)] = (reach, ":")
-    for value, style in lines.values():
-        ax.axhline(value, color="black", linewidth=0.9, linestyle=style)
-    cut = _scale(ax, shown, [value for value, _ in lines.values()], metric)
-    dotted = (
-        " (dotted: training)" if any(training in run.evaluations and training != metric for run, _ in counted) else ""
-    )
+        levels.append((reach, "-.", f"{number(reach)}, to be reached"))
+    for value, style, label in levels:
+        handles.append(ax.axhline(value, color="black", linewidth=0.9, linestyle=style, label=label))
+    cut = _scale(ax, shown, [value for value, _, _ in levels], metric)
     ax.set_ylabel(metric + dotted)
     draw_steps(ax)
-    ax.set_xlabel("optimizer steps" + (", the first values lie outside the axis" if cut else ""))
+    ax.set_xlabel("optimizer steps" + (" (the first values lie outside the axis)" if cut else ""))
     ax.grid(alpha=0.25)
     ax.spines[["top", "right"]].set_visible(False)
-    counts = dict(zip(comparison.settings["setting"], comparison.settings["n"], strict=True))
-    handles = [Line2D([], [], **looks[name], linewidth=2, label=f"{name} (n = {counts[name]})") for name in order]
-    handles += [Line2D([], [], color="black", linewidth=0.9, linestyle=s, label=t) for t, (_, s) in lines.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9, handlelength=3)
     if max(counts.values()) > 1:
         ax.set_title("thick: mean over seeds; thin: one seed", loc="left", fontsize=9)
     return figure
 
 
-def constraints(run: Run, name: str, tensors: Sequence[str] | None) -> Figure:
+def constraints(runs: Sequence[Run], names: Sequence[str], tensors: Sequence[str] | None) -> Figure:
     """Draw a column a tensor: R with its bound, its slope, lambda, and beneath them the training loss.
 
-    Raises:
-        ValueError: the run has no such tensor.
-    """
-    from common.records import METRICS_FILE, read_table
+    They are of the first run that has a trace.
 
-    trace = run.trace()
+    Raises:
+        ValueError: no run has one; it has no such tensor.
+    """
+    traces = ((run, name, run.trace()) for run, name in zip(runs, names, strict=True))
+    found = next((found for found in traces if len(found[2])), None)
+    if found is None:
+        raise ValueError("--constraints: none of the runs has a trace of CPR's constraints")
+    run, name, trace = found
     known = list(trace["tensor"].unique())
     if tensors is None:
         chosen = np.linspace(0, len(known) - 1, min(TENSORS, len(known))).round().astype(int)
@@ -151,7 +154,13 @@ def heatmap(comparison: Comparison, runs: Sequence[Run], names: Sequence[str]) -
                 red, green, blue, _ = image.cmap(image.norm(line[j]))
                 dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
                 ax.text(
-                    j, i, f"{line[j]:.4g}", ha="center", va="center", fontsize=9, color="white" if dark else "black"
+                    j,
+                    i,
+                    written(line[j], comparison.metric),
+                    ha="center",
+                    va="center",
+                    fontsize=9,
+                    color="white" if dark else "black",
                 )
         ax.set_xticks(range(len(rates)), [number(lr) for lr in rates])
         ax.set_yticks(range(len(rows[panel])), ["" if math.isnan(s) else number(s) for s in rows[panel]])
@@ -163,18 +172,17 @@ def heatmap(comparison: Comparison, runs: Sequence[Run], names: Sequence[str]) -
 
 
 def _looks(order: Sequence[str], baseline: str | None) -> dict[str, dict[str, Any]]:
-    """A colour and, where these do not suffice, a line style for each setting; grey is the baseline's."""
-    looks = zip(
-        cycle(ALL_COLOURS[1:]), (style for style in ("-", "-.", (0, (5, 1)), (0, (1, 1))) for _ in ALL_COLOURS[1:])
-    )
-    others = [name for name in order if name != baseline]
-    found = {name: {"color": colour, "linestyle": style} for name, (colour, style) in zip(others, cycle(looks))}
-    return {**found, **({baseline: {"color": ALL_COLOURS[0], "linestyle": "-"}} if baseline is not None else {})}
-
-
-def _final(comparison: Comparison) -> float:
-    settings = comparison.settings
-    return float(settings["mean"][settings["setting"] == comparison.baseline].iloc[0])
+    """Colour (grey is the baseline's), style and width of each setting's line, in the order of drawing."""
+    styles = product(("-", "-.", (0, (5, 1)), (0, (1, 1))), ALL_COLOURS[1:])  # further styles when colours run out
+    others = zip((name for name in order if name != baseline), cycle(styles))
+    found = {name: {"color": colour, "linestyle": style} for name, (style, colour) in others}
+    if baseline in order:
+        found = {baseline: {"color": ALL_COLOURS[0], "linestyle": "-"}, **found}
+    # Each is a little thinner than the one below it, so that equal curves do not hide each other.
+    return {
+        name: {**look, "linewidth": w}
+        for (name, look), w in zip(found.items(), np.linspace(3, 1.2, len(found)), strict=True)
+    }
 
 
 def _scale(ax: Axes, shown: Sequence[pd.Series], lines: Sequence[float], metric: str) -> bool:

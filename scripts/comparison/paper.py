@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 RESULTS_FILE = Path(__file__).with_name("paper_results.csv")
-NOT_IN_PAPER = {"reg_function": ("l2", None), "step_form": ("explicit", None), "adaptive_bounds": (False, None)}
-"""What these settings must be, so that a setting can be one of the tables'."""
+OF_THE_TABLES = {"reg_function": ("l2", None), "step_form": ("explicit", None), "adaptive_bounds": (False, None)}
+"""What these settings are in all tables."""
 
 
 class Published(NamedTuple):
@@ -22,11 +22,11 @@ class Published(NamedTuple):
 def published(script: str, settings: dict[str, Any], metric: str) -> Published | None:
     """Return the paper's value of a setting, or None.
 
-    Of the run's own size it must have the same number of steps. A size that the paper does not report gets the figure of
-    the script's first table with the same optimizer and weight decay, or the same rule with a warm start of as many
+    Of the run's own size it must have the same number of steps. A size that the paper does not report gets the figure
+    in the script's first table of the same optimizer and weight decay, or the same rule with a warm start of as many
     warmups: to compare the order of settings, not the values.
     """
-    if any(settings.get(name) not in allowed for name, allowed in NOT_IN_PAPER.items()):
+    if any(settings.get(name) not in allowed for name, allowed in OF_THE_TABLES.items()):
         return None
     table = pd.read_csv(RESULTS_FILE, comment="#")
     table = table[(table["script"] == script) & (table["metric"] == metric)]

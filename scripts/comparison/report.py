@@ -1,5 +1,6 @@
 """A comparison as text: the cells of its table, the sentences that belong to it, on the terminal and as Markdown."""
 
+import textwrap
 from collections.abc import Sequence
 
 import pandas as pd
@@ -7,46 +8,44 @@ import pandas as pd
 from comparison.paper import published
 from comparison.runs import Run
 from comparison.settings import different_measurements, number
-from comparison.statistics import Comparison, lower_is_better
+from comparison.statistics import Comparison, lower_is_better, written
 
 Rows = list[list[str]]
 
 
 def cells(comparison: Comparison, runs: Sequence[Run], reach: float | None) -> Rows:
     """Return the header and a row a setting; columns in which no row has anything are left out."""
-    metric = comparison.metric
+    metric, baseline = comparison.metric, comparison.baseline
     one_of = dict(zip(comparison.runs["setting"], runs, strict=True))
+    papers = {name: published(run.script, run.settings, metric) for name, run in one_of.items()}
+    other = "" if any(paper and paper.same_size for paper in papers.values()) else " (another model)"
     rows = []
     for row in comparison.settings.itertuples():
-        run = one_of[row.setting]
-        paper = published(run.script, run.settings, metric)
+        compared = baseline not in (None, row.setting)
+        share = _span(round(100 * row.baseline_first_share, 1), round(100 * row.baseline_last_share, 1))
+        paper = papers[row.setting]
         cell = {
             "setting": row.setting,
             "n": str(row.n),
-            metric: _value(row.mean, metric) if row.n else "-",
-            "std": _value(row.std, metric) if row.n > 1 else "-",
+            metric: written(row.mean, metric) if row.n else "-",
+            "std": written(row.std, metric) if row.n > 1 else "-",
             "unfinished": str(row.unfinished) if row.unfinished else "",
+            "difference": _difference(row.difference, metric) if row.pairs else "-" if compared else "",
+            "its std": written(row.difference_std, metric) if row.pairs > 1 else "",
+            "pairs": str(row.pairs) if compared else "",
+            "95 % interval": _interval(row.ci_low, row.ci_high, metric) if row.pairs >= 3 else "",
+            "reached baseline": _reached(row.baseline_reached, row.baseline_of) if baseline is not None else "",
+            "at step": _span(row.baseline_first_step, row.baseline_last_step),
+            "of its steps": f"{share} %" if share else "",
         }
-        if row.setting == comparison.baseline:
+        if row.setting == baseline:
             cell["difference"] = "baseline"
-        elif comparison.baseline is not None:
-            cell["difference"] = _difference(row.difference, metric) if row.pairs else "-"
-            cell["its std"] = _value(row.difference_std, metric) if row.pairs > 1 else ""
-            cell["pairs"] = str(row.pairs)
-            if row.pairs >= 3:
-                cell["95 % interval"] = f"[{_difference(row.ci_low, metric)}, {_difference(row.ci_high, metric)}]"
-        if comparison.baseline is not None:
-            cell["reached baseline"] = _reached(row.baseline_reached, row.baseline_of)
-            cell["at step"] = _span(row.baseline_first_step, row.baseline_last_step)
-            share = _span(round(100 * row.share_low, 1), round(100 * row.share_high, 1))
-            cell["of its budget"] = f"{share} %" if share else ""
         if reach is not None:
             cell[f"reached {number(reach)}"] = _reached(row.value_reached, row.value_of)
             cell["at step "] = _span(row.value_first_step, row.value_last_step)
-        cell["paper"] = f"{_published(paper.value, metric)} ({paper.model})" if paper else ""
+        cell["paper" + other] = f"{paper.model} {_published(paper.value, metric)}" if paper else ""
         rows.append(cell)
-    # In the order of the fullest row: the baseline's has no difference's spread.
-    table = pd.DataFrame(rows, columns=max((list(row) for row in rows), key=len)).fillna("")
+    table = pd.DataFrame(rows)
     table = table.loc[:, (table != "").any()]
     return [[name.strip() for name in table.columns], *table.to_numpy().tolist()]
 
@@ -55,7 +54,9 @@ def notes(comparison: Comparison, runs: Sequence[Run]) -> list[str]:
     """Return what a reader must know of the table."""
     metric, baseline = comparison.metric, comparison.baseline
     better = "lower" if lower_is_better(metric) else "higher"
-    found = [f"{metric}: of the last evaluation, mean and std (ddof = 1) over n seeds; {better} is better."]
+    found = [
+        f"{len(runs)} runs of {runs[0].script}.py. {metric}: of the last evaluation, mean and std (ddof = 1) over n seeds; {better} is better."
+    ]
     if baseline is None:
         found.append("No baseline: there is no counted run of adamw, sgd or adam. --baseline names one.")
     else:
@@ -68,8 +69,8 @@ def notes(comparison: Comparison, runs: Sequence[Run]) -> list[str]:
         found.append(f"Baseline: {baseline}{chosen}.")
         found.append(
             "Difference: setting minus baseline over the pairs with the same seed; interval: Student's t. Reached "
-            "baseline: runs with a value at least as good as the baseline's final one (of the same seed, or the mean), "
-            "first at which evaluated step, and which share of the baseline's steps that is."
+            "baseline: runs with a value at least as good as the baseline's final one (of the same seed, or "
+            "the mean), first at which evaluated step, and which share of the baseline's steps that is; it may be lost again after."
         )
     papers = [published(run.script, run.settings, metric) for run in runs]
     known = [paper for paper in papers if paper]
@@ -109,8 +110,26 @@ def warnings(comparison: Comparison, runs: Sequence[Run]) -> list[str]:
     return found
 
 
-def terminal(rows: Rows) -> str:
-    """Return the rows in aligned columns, text to the left and numbers to the right."""
+def settings_csv(comparison: Comparison, runs: Sequence[Run]) -> str:
+    """Return all numbers of the table as CSV, with the paper's; shares are of 1."""
+    one_of = dict(zip(comparison.runs["setting"], runs, strict=True))
+    papers = [
+        published(one_of[name].script, one_of[name].settings, comparison.metric) or (None, None, None)
+        for name in comparison.settings["setting"]
+    ]
+    about = {"metric": comparison.metric, "baseline": comparison.baseline}
+    about |= {"paper": [paper[0] for paper in papers], "paper_is_of": [paper[2] for paper in papers]}
+    return _csv(comparison.settings.assign(**about))
+
+
+def runs_csv(comparison: Comparison, runs: Sequence[Run]) -> str:
+    """Return a row a run: how far it is, the last value of every metric, and what it was compared with."""
+    last = [{f"last_{name}": series.iloc[-1] for name, series in run.evaluations.items()} for run in runs]
+    return _csv(comparison.runs.drop(columns=["value", "paired", "budget"]).join(pd.DataFrame(last)))
+
+
+def terminal(rows: Rows, sentences: Sequence[str]) -> str:
+    """Return the rows in aligned columns, the first to the left and all others to the right, and sentences below."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (
         [
@@ -119,7 +138,8 @@ def terminal(rows: Rows) -> str:
         ]
         for row in rows
     )
-    return "\n".join("  ".join(line).rstrip() for line in lines)
+    table = ["  ".join(line).rstrip() for line in lines]
+    return "\n".join([*table, "", *(textwrap.fill(sentence, 110) for sentence in sentences)])
 
 
 def markdown(rows: Rows, sentences: Sequence[str]) -> str:
@@ -130,8 +150,8 @@ def markdown(rows: Rows, sentences: Sequence[str]) -> str:
     return table + "\n\n" + "\n".join(f"- {sentence}" for sentence in sentences) + "\n"
 
 
-def _value(value: float, metric: str) -> str:
-    return f"{value:.{3 if metric.endswith('perplexity') else 4}f}"
+def _csv(table: pd.DataFrame) -> str:
+    return str(table.to_csv(index=False, lineterminator="\n", float_format="%.9g"))
 
 
 def _published(value: float, metric: str) -> str:
@@ -139,7 +159,11 @@ def _published(value: float, metric: str) -> str:
 
 
 def _difference(value: float, metric: str) -> str:
-    return ("+" if value > 0 else "") + _value(value, metric)
+    return ("+" if value > 0 else "") + written(value, metric)
+
+
+def _interval(low: float, high: float, metric: str) -> str:
+    return f"[{_difference(low, metric)}, {_difference(high, metric)}]"
 
 
 def _reached(count: int, of: int) -> str:

@@ -27,7 +27,7 @@ Essence = dict[str, Any]
 def name_settings(runs: Sequence[Run]) -> list[str]:
     """Return the name of each run's setting: optimizer and regularisation, then what else differs between settings.
 
-    A setting of some optimizers only (momentum) differs where two that have it differ; any other where it differs at all.
+    What some optimizers only have (momentum) differs where two that have it differ; all else where it differs at all.
 
     Raises:
         ValueError: two runs have the same setting and seed.
@@ -51,6 +51,8 @@ def different_measurements(runs: Sequence[Run]) -> list[str]:
 
 def number(value: float) -> str:
     """Return a number as short as it can be without becoming another."""
+    if float(value).is_integer():
+        return str(int(value))
     return short if float(short := f"{value:g}") == value else repr(value)
 
 

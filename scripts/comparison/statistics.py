@@ -33,6 +33,11 @@ def lower_is_better(metric: str) -> bool:
     return metric.endswith(("loss", "perplexity"))
 
 
+def written(value: float, metric: str) -> str:
+    """Return a value of the metric with as many decimals as are worth reading."""
+    return f"{value:.{3 if metric.endswith('perplexity') else 4}f}"
+
+
 def compare(
     runs: Sequence[Run],
     names: Sequence[str],
@@ -56,7 +61,7 @@ def compare(
         and steps_to_baseline, share_of_budget, steps_to_value. `settings` has, best first, setting, n, unfinished,
         mean, std (over seeds, ddof = 1), pairs, difference, difference_std, ci_low, ci_high (95 % interval of Student's
         t, of 3 pairs or more), and for `baseline_` and `value_`: reached, of (runs), first_step, last_step (among those
-        that reached it). Differences are setting minus baseline, of the same seed.
+        that reached it); shares are of the baseline's steps. Differences are setting minus baseline, of the same seed.
 
     Raises:
         ValueError: a run has no such metric; no setting has this name; no run counts.
@@ -83,6 +88,8 @@ def compare(
         baseline, among = _best_baseline(table[table["counted"]], optimizers, lower)
     elif baseline not in optimizers:
         raise ValueError(f"no setting is called {baseline!r}; there are: {'; '.join(dict.fromkeys(names))}")
+    elif not table["counted"][table["setting"] == baseline].any():
+        raise ValueError(f"no run of the baseline {baseline} is finished; --unfinished takes them as they are")
     series = [run.evaluations[metric] for run in runs]
     _add_baseline(table, baseline, series, lower)
     if reach is not None:
@@ -140,14 +147,15 @@ def _summary(name: str, runs: pd.DataFrame, reach: bool) -> dict[str, object]:
         "ci_low": pairs.mean(skipna=False) - half, "ci_high": pairs.mean(skipna=False) + half,
     }  # fmt: skip
     row |= _reached("baseline", counted["steps_to_baseline"], known=counted["target"].notna().all())
-    row |= {"share_low": counted["share_of_budget"].min(), "share_high": counted["share_of_budget"].max()}
+    shares = counted["share_of_budget"]
+    row |= {"baseline_first_share": shares.min(), "baseline_last_share": shares.max()}
     if reach:
         row |= _reached("value", counted["steps_to_value"], known=True)
     return row
 
 
 def _reached(what: str, steps: pd.Series, known: bool) -> dict[str, object]:
-    """How many runs reached it, and the first and last step at which one did; no mean, which had to leave out others."""
+    """How many runs reached it, and the first and last step at which one did. A mean would leave out the others."""
     count, of = (int(steps.notna().sum()), len(steps)) if known else (0, 0)
     return {
         f"{what}_reached": count, f"{what}_of": of,
