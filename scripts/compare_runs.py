@@ -55,6 +55,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def compare_runs(args: argparse.Namespace) -> None:
     """Do what the command line asks for. Raises ValueError or OSError before anything is written."""
+    if args.tensors and not args.constraints:
+        raise ValueError("--tensors chooses what --constraints FILE draws, which is not asked for")
     outputs = {name: getattr(args, name) for name in (*TABLES, *FIGURES) if getattr(args, name)}
     _check_outputs(outputs, args.runs)
     runs = read_runs(args.runs)

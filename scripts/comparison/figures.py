@@ -54,7 +54,7 @@ def curves(comparison: Comparison, runs: Sequence[Run], names: Sequence[str], re
     levels = []
     if comparison.baseline in counts:
         final = comparison.settings.set_index("setting")["mean"][comparison.baseline]
-        levels.append((final, "--", "final value of the baseline"))
+        levels.append((final, "--", "last value of the baseline"))
     if reach is not None:
         levels.append((reach, "-.", f"{number(reach)}, to be reached"))
     for value, style, label in levels:

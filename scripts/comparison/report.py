@@ -55,7 +55,8 @@ def notes(comparison: Comparison, runs: Sequence[Run]) -> list[str]:
     metric, baseline = comparison.metric, comparison.baseline
     better = "lower" if lower_is_better(metric) else "higher"
     found = [
-        f"{len(runs)} runs of {runs[0].script}.py. {metric}: of the last evaluation, mean and std (ddof = 1) over n seeds; {better} is better."
+        f"{len(runs)} runs of {runs[0].script}.py. {metric}: of the last evaluation, mean and std (ddof = 1) over n "
+        f"seeds; {better} is better."
     ]
     if baseline is None:
         found.append("No baseline: there is no counted run of adamw, sgd or adam. --baseline names one.")
@@ -70,7 +71,8 @@ def notes(comparison: Comparison, runs: Sequence[Run]) -> list[str]:
         found.append(
             "Difference: setting minus baseline over the pairs with the same seed; interval: Student's t. Reached "
             "baseline: runs with a value at least as good as the baseline's final one (of the same seed, or "
-            "the mean), first at which evaluated step, and which share of the baseline's steps that is; it may be lost again after."
+            "the mean), first at which evaluated step, and which share of the baseline's steps that is; it may be "
+            "lost again after."
         )
     papers = [published(run.script, run.settings, metric) for run in runs]
     known = [paper for paper in papers if paper]
