@@ -185,24 +185,31 @@ def _looks(order: Sequence[str], baseline: str | None) -> dict[str, dict[str, An
     }
 
 
-def _scale(ax: Axes, shown: Sequence[pd.Series], lines: Sequence[float], metric: str) -> bool:
-    """Fit the axis to all values but those of the start, logarithmic over more than a decade; tell if it cuts any."""
+def _scale(ax: Axes, shown: Sequence[pd.Series], levels: Sequence[float], metric: str) -> bool:
+    """Fit the axis to what comes after the start, logarithmic over more than a decade; tell if it cuts anything.
+
+    The start belongs to it, too, where that does not more than double the axis.
+    """
     end = max(series.index[-1] for series in shown)
-    late = [series[series.index >= START * end] for series in shown]
-    values = np.concatenate([*late, lines])
-    values = values[np.isfinite(values)]
-    if not len(values):
+    late = _range([*(series[series.index >= START * end] for series in shown), levels])
+    whole = _range([*shown, levels])
+    if late is None or whole is None:
         return False
-    low, high = values.min(), values.max()
-    if metric.endswith("accuracy"):
-        low, high = min(low, *(series.min() for series in shown)) if high - low > 0.5 else low, high
-    elif low > 0 and high / low > 10:
+    low, high = whole if whole[1] - whole[0] <= 2 * (late[1] - late[0]) else late
+    if low > 0 and high / low > 10 and not metric.endswith("accuracy"):
         ax.set_yscale("log")
-        ax.set_ylim(low / 1.2, high * 1.2)
-        return any(series.max() > high * 1.2 for series in shown)
-    margin = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
-    ax.set_ylim(low - margin, high + margin)
-    return any(series.max() > high + margin or series.min() < low - margin for series in shown)
+        low, high = low / 1.2, high * 1.2
+    else:
+        margin = 0.05 * (high - low or abs(high) or 1)
+        low, high = low - margin, high + margin
+    ax.set_ylim(low, high)
+    return bool(whole[0] < low or whole[1] > high)
+
+
+def _range(parts: Sequence[Any]) -> tuple[float, float] | None:
+    values = np.concatenate(parts)
+    values = values[np.isfinite(values)]
+    return (values.min(), values.max()) if len(values) else None
 
 
 def _panel(settings: dict[str, Any]) -> tuple[str, float]:
