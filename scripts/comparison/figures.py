@@ -181,7 +181,7 @@ def _looks(order: Sequence[str], baseline: str | None) -> dict[str, dict[str, An
     # Each is a little thinner than the one below it, so that equal curves do not hide each other.
     return {
         name: {**look, "linewidth": w}
-        for (name, look), w in zip(found.items(), np.linspace(3, 1.2, len(found)), strict=True)
+        for (name, look), w in zip(found.items(), np.linspace(3, 1.6, len(found)), strict=True)
     }
 
 

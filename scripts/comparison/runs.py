@@ -1,5 +1,6 @@
 """The finished or unfinished runs of the training scripts, read from their folders and checked."""
 
+import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -102,7 +103,7 @@ def _read_evaluations(path: Path) -> dict[str, pd.Series]:
     _check_lines(path)
     try:
         table = read_table(path)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read as the metrics of a run: {error!r}") from error
     found = {}
     for name, pairs in table.items():
@@ -118,7 +119,7 @@ def _check_lines(path: Path) -> None:
     """Raise where the last line is cut off, or a line has more or fewer fields than the first."""
     if not path.is_file():
         raise ValueError(f"{path.parent} is no run of a training script (it holds no {path.name})")
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8", errors="replace")
     lines = text.splitlines()
     wrong = [number for number, line in enumerate(lines, 1) if line.count(",") != lines[0].count(",")]
     if not text.endswith("\n") or wrong:

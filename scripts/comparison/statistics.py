@@ -146,18 +146,19 @@ def _summary(name: str, runs: pd.DataFrame, reach: bool) -> dict[str, object]:
         "pairs": len(pairs), "difference": pairs.mean(skipna=False), "difference_std": pairs.std(ddof=1, skipna=False),
         "ci_low": pairs.mean(skipna=False) - half, "ci_high": pairs.mean(skipna=False) + half,
     }  # fmt: skip
-    row |= _reached("baseline", counted["steps_to_baseline"], known=counted["target"].notna().all())
-    shares = counted["share_of_budget"]
-    row |= {"baseline_first_share": shares.min(), "baseline_last_share": shares.max()}
+    asked = counted if counted["target"].notna().all() else counted.head(0)
+    row |= _reached("baseline", asked["steps_to_baseline"])
+    row |= {
+        "baseline_first_share": asked["share_of_budget"].min(), "baseline_last_share": asked["share_of_budget"].max(),
+    }  # fmt: skip
     if reach:
-        row |= _reached("value", counted["steps_to_value"], known=True)
+        row |= _reached("value", counted["steps_to_value"])
     return row
 
 
-def _reached(what: str, steps: pd.Series, known: bool) -> dict[str, object]:
+def _reached(what: str, steps: pd.Series) -> dict[str, object]:
     """How many runs reached it, and the first and last step at which one did. A mean would leave out the others."""
-    count, of = (int(steps.notna().sum()), len(steps)) if known else (0, 0)
     return {
-        f"{what}_reached": count, f"{what}_of": of,
+        f"{what}_reached": int(steps.notna().sum()), f"{what}_of": len(steps),
         f"{what}_first_step": steps.min(), f"{what}_last_step": steps.max(),
     }  # fmt: skip

@@ -180,6 +180,11 @@ def test_a_diverged_run_is_not_averaged_away(tmp_path, capsys):
     shown = capsys.readouterr()
     assert f"the last val_perplexity of {runs[1]} is nan" in shown.err
     assert next(line for line in shown.out.splitlines() if line.startswith("adamw wd 0.1")).split()[4] == "nan"
+    named = compared(tmp_path, runs, "--baseline", "adamw wd 0.1")["adamw wd 1"]
+    assert floats(named, "difference", "baseline_reached", "baseline_of") == [5, 0, 1]  # of seed 1, which is known
+    unpaired = write_run(tmp_path / "d", [20, 15], seed=3, **adamw(1))
+    named = compared(tmp_path, [*runs, unpaired], "--baseline", "adamw wd 0.1")["adamw wd 1"]
+    assert floats(named, "baseline_reached", "baseline_of", "baseline_first_step") == [0, 0, None]  # no mean to reach
 
 
 def test_what_makes_runs_hard_to_compare_is_said(tmp_path, capsys):
@@ -220,6 +225,8 @@ BAD = {
     "truncated": (lambda f: broken(f, HEADER + "10,1,1,20\n20,1,1,1"), ["a"], "truncated or damaged in line 3"),
     "cut line": (lambda f: broken(f, HEADER + "10,1\n20,1,1,10\n"), ["a"], "truncated or damaged in line 2"),
     "words": (lambda f: broken(f, HEADER + "10,1,1,x\n"), ["a"], "cannot be read as the metrics of a run"),
+    "bytes": (lambda f: (f / "metrics.csv").write_bytes(HEADER.encode() + b"10,1,1,\xff\n"), ["a"], "cannot be read as"),
+    "no steps": (lambda f: broken(f, HEADER.replace("step", "x") + "10,1,1,1\n"), ["a"], "cannot be read as the metrics"),
     "two in one": (lambda f: broken(f, HEADER + "20,1,1,5\n10,1,1,5\n"), ["a"], "steps that do not increase"),
     "unfinished": (lambda f: broken(f, HEADER + "10,1,1,5\n"), ["a"], "no run is finished (", "at step 10 of 20"),
     "scripts": (lambda f: None, ["a", "grok"], "is a run of train_gpt2, but", "of train_grokking"),

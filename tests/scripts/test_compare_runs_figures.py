@@ -151,9 +151,7 @@ def test_a_heatmap_needs_one_setting_a_cell(tmp_path):
     assert figures.heatmap(comparison, runs, names)
     folders.append(write_run(tmp_path / "other", [30, 20], lr=0.1, **ADAMW, weight_decay=1, dropout=0))
     comparison, runs, names = compared(folders)
-    with pytest.raises(
-        ValueError, match=r"one setting a cell, but adamw wd 1, lr 0\.1, dropout 0\.1 and adamw"
-    ):
+    with pytest.raises(ValueError, match=r"one setting a cell, but adamw wd 1, lr 0\.1, dropout 0\.1 and adamw"):
         figures.heatmap(comparison, runs, names)
     comparison, runs, names = compared(folders[:2])  # one learning rate
     with pytest.raises(ValueError, match="the runs are no grid"):
