@@ -17,7 +17,7 @@ def adamw(wd):
 
 @pytest.fixture
 def study(tmp_path):
-    """Three seeds of the baseline and of Kappa-IP, two of Kappa-WS of which one is the baseline's, one of wd 1."""
+    """Three seeds of the baseline and of Kappa-IP, two of Kappa-WS of which one is the baseline's, two of wd 1."""
     return [
         write_run(tmp_path / "base1", [40, 30, 22, 20], seed=1, **adamw(0.1)),
         write_run(tmp_path / "base2", [40, 30, 23, 21], seed=2, **adamw(0.1)),
@@ -27,7 +27,8 @@ def study(tmp_path):
         write_run(tmp_path / "ip3", [40, 23, 21.5, 19], seed=3, **CPR),
         write_run(tmp_path / "ws1", [40, 30, 18, 20.5], seed=1, **WS),
         write_run(tmp_path / "ws9", [40, 30, 25, 21.5], seed=9, **WS),
-        write_run(tmp_path / "decayed", [40, 30, 25, 24], seed=1, **adamw(1)),
+        write_run(tmp_path / "decayed1", [40, 30, 25, 24], seed=1, **adamw(1)),
+        write_run(tmp_path / "decayed2", [40, 30, 25, 26], seed=2, **adamw(1)),
     ]
 
 
@@ -56,7 +57,9 @@ def test_the_table_by_hand(tmp_path, study):
     assert floats(ip, *summary) == pytest.approx([3, 19, 0, 3, -2, 1, -2 - half, -2 + half], abs=1e-5)
     # 20.5 (not 18, the best) and 21.5; one pair, seed 1
     assert floats(ws, *summary) == [2, 21, pytest.approx(math.sqrt(0.5)), 1, 0.5, None, None, None]
-    assert floats(decayed, *summary) == [1, 24, None, 1, 4, None, None, None]
+    # 4 and 5: two pairs have no interval
+    half = math.sqrt(0.5)
+    assert floats(decayed, *summary) == [2, 25, pytest.approx(2 * half), 2, 4.5, pytest.approx(half), None, None]
 
 
 def test_steps_to_the_baseline_by_hand(tmp_path, study):
@@ -67,7 +70,7 @@ def test_steps_to_the_baseline_by_hand(tmp_path, study):
     assert floats(rows["adamcpr Kappa-IP"], *names) == [3, 3, 20, 30, 0.5, 0.75]
     # seed 1: 18 <= 20 at step 30; seed 9, which the baseline lacks: never 21, the mean
     assert floats(rows["adamcpr Kappa-WS 4"], *names) == [1, 2, 30, 30, 0.75, 0.75]
-    assert floats(rows["adamw wd 1"], *names) == [0, 1, None, None, None, None]
+    assert floats(rows["adamw wd 1"], *names) == [0, 2, None, None, None, None]
 
 
 def test_the_share_is_of_the_baselines_steps(tmp_path):
@@ -89,7 +92,7 @@ def test_the_terminal_and_markdown_say_the_same(tmp_path, study, capsys):
     # seed 1 only, with 18 at step 30 (better than 19.5, too)
     ws = "adamcpr Kappa-WS 4|2|21.000|0.707|+0.500|1|1 of 2|30|75 %|1 of 2|30|GPT2s 18.03"
     assert " ".join(rows[2].split()) == ws.replace("|", " ")
-    assert "not reached (0 of 1)" in rows[3]
+    assert "not reached (0 of 2)" in rows[3]
     starts = {line.index("3 of 3") for line in rows[:2]}
     assert len(starts) == 1  # aligned
     text = " ".join(shown.out.split())
@@ -145,8 +148,8 @@ def test_the_baseline_unless_it_is_named(tmp_path, capsys, optimizers, expected)
 
 def test_a_named_baseline(tmp_path, study, capsys):
     rows = compared(tmp_path, study, "--baseline", "adamw wd 1")
-    assert float(rows["adamcpr Kappa-IP"]["difference"]) == 19 - 24
-    assert rows["adamcpr Kappa-IP"]["pairs"] == "1"
+    assert float(rows["adamcpr Kappa-IP"]["difference"]) == ((19 - 24) + (19 - 26)) / 2
+    assert rows["adamcpr Kappa-IP"]["pairs"] == "2"
     assert "after the fact" not in capsys.readouterr().out
 
 
