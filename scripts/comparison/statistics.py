@@ -57,8 +57,8 @@ def compare(
         unfinished: count runs that are not finished, with the value that they have; otherwise only say that they exist.
 
     Returns:
-        `runs` has setting, seed, folder, step, max_steps, finished, counted; for counted runs value, difference, target
-        and steps_to_baseline, share_of_budget, steps_to_value. `settings` has, best first, setting, n, unfinished,
+        `runs` has setting, seed, folder, step, max_steps, finished, counted; for counted runs value, difference, target,
+        steps_to_baseline, share_of_budget; steps_to_value. `settings` has, best first, setting, n, unfinished,
         mean, std (over seeds, ddof = 1), pairs, difference, difference_std, ci_low, ci_high (95 % interval of Student's
         t, of 3 pairs or more), and for `baseline_` and `value_`: reached, of (runs), first_step, last_step (among those
         that reached it); shares are of the baseline's steps. Differences are setting minus baseline, of the same seed.
@@ -93,10 +93,7 @@ def compare(
     series = [run.evaluations[metric] for run in runs]
     _add_baseline(table, baseline, series, lower)
     if reach is not None:
-        table["steps_to_value"] = [
-            _first_step(s, reach, lower) if counted else math.nan
-            for s, counted in zip(series, table["counted"], strict=True)
-        ]
+        table["steps_to_value"] = [_first_step(s, reach, lower) for s in series]
     rows = [_summary(name, part, reach is not None) for name, part in table.groupby("setting", sort=False)]
     settings = pd.DataFrame(rows).sort_values("mean", ascending=lower, ignore_index=True, kind="stable")
     return Comparison(metric, table, settings, baseline, among)

@@ -110,6 +110,7 @@ def test_a_row_a_run(tmp_path, study):
     with path.open() as file:
         lines = file.read().splitlines()
     assert lines[0].split(",")[:7] == ["setting", "seed", "folder", "step", "max_steps", "finished", "counted"]
+    assert lines[1] == f"adamw wd 0.1,1,{study[0]},40,40,True,True,,20,40,1,,20,0.9375"
     assert lines[4] == f"adamcpr Kappa-IP,1,{study[3]},40,40,True,True,-1,20,20,0.5,30,19,0.9375"
 
 
