@@ -57,11 +57,12 @@ def compare(
         unfinished: count runs that are not finished, with the value that they have; otherwise only say that they exist.
 
     Returns:
-        `runs` has setting, seed, folder, step, max_steps, finished, counted; for counted runs value, difference, target,
-        steps_to_baseline, share_of_budget; steps_to_value. `settings` has, best first, setting, n, unfinished,
-        mean, std (over seeds, ddof = 1), pairs, difference, difference_std, ci_low, ci_high (95 % interval of Student's
-        t, of 3 pairs or more), and for `baseline_` and `value_`: reached, of (runs), first_step, last_step (among those
-        that reached it); shares are of the baseline's steps. Differences are setting minus baseline, of the same seed.
+        `runs` has setting, seed, folder, step, max_steps, finished, counted; for counted runs also value, difference,
+        target, steps_to_baseline, share_of_budget; for all steps_to_value. `settings` has, best first, setting, n,
+        unfinished, mean, std (over seeds, ddof = 1), pairs, difference, difference_std, ci_low, ci_high (95 % interval
+        of Student's t, of 3 pairs or more), and for `baseline_` and `value_`: reached, of (runs), first_step, last_step
+        (among those that reached it); shares are of the baseline's steps. Differences are setting minus baseline, of
+        the same seed.
 
     Raises:
         ValueError: a run has no such metric; no setting has this name; no run counts.
