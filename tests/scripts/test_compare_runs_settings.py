@@ -87,6 +87,14 @@ def test_different_settings_have_different_names():
     assert max(map(found.count, found)) == 2
 
 
+@pytest.mark.parametrize("key", ["adaptive_bounds", "precision"])
+def test_a_run_of_another_version_without_a_setting_is_another_setting(key):
+    new, old = run(0, **CPR), run(1, **CPR)
+    del old.settings[key]
+    first, second = name_settings([new, old])
+    assert first != second
+
+
 def test_a_name_depends_on_no_order():
     given = [CPR, {**WS, "lr": 0.1}, {"optimizer": "adamw", "seed": 3}, {"optimizer": "adamw", "seed": 4}]
     assert names(*given) == names(*reversed(given))[::-1]
