@@ -45,6 +45,17 @@ def test_curves_have_seeds_means_and_the_baselines_last_value(tmp_path):
     assert texts == expected
 
 
+def test_the_mean_is_drawn_where_all_seeds_were_evaluated(tmp_path):
+    folders = [
+        write_run(tmp_path / "a", [90, 40, 50, 20], seed=1, **ADAMW),
+        write_run(tmp_path / "b", [80, 30, 40, 22], seed=2, **ADAMW),
+        write_run(tmp_path / "c", [50, 27], every=20, seed=3, **ADAMW),
+    ]
+    comparison, runs, names = compared(folders)
+    ax = figures.curves(comparison, runs, names, None).axes[0]
+    assert lines(ax, color="0.35", alpha=None) == [((20, 40), (40, 23))]
+
+
 def test_training_accuracy_is_dotted(tmp_path):
     folder = write_run(tmp_path / "a", [0.1, 0.2], script="train_grokking", **CPR)
     comparison, runs, names = compared([folder])
