@@ -140,6 +140,7 @@ def test_the_heatmap_has_a_panel_a_rule_and_the_means_in_its_cells(tmp_path):
     )
     comparison, runs, names = compared(folders)
     *panels, _ = figures.heatmap(comparison, runs, names).axes
+    assert [text.get_text() for text in panels[0].get_yticklabels()] == ["1", "0.1"]  # from top to bottom
     found = {}
     for ax in panels:
         rates = [text.get_text() for text in ax.get_xticklabels()]
