@@ -111,27 +111,3 @@ def test_settings_without_a_task_are_one_line(tmp_path, flags, message):
     with pytest.raises(ValueError, match=message):
         train_here(tmp_path / "run", *flags)
     assert not (tmp_path / "run").exists()
-
-
-def test_the_summary_names_each_setting_and_the_first_step_above_95_percent(tmp_path):
-    import csv
-    import json
-
-    from summarise_grokking import main
-
-    cpr = settings(seed=3, adaptive_bounds=False).to_json()
-    for name, given, accuracies in (
-        ("a", cpr, [0.1, 0.96, 0.94, 1]),
-        ("b", settings(optimizer="adamw", seed=1).to_json(), [0.1, 0.9499, 0.2, 0.3]),
-    ):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text(json.dumps({"script": "train_grokking", "settings": given}))
-        rows = [f"{10 * (i + 1)},{value},1.0" for i, value in enumerate(accuracies)]
-        (tmp_path / name / "metrics.csv").write_text("step,val_accuracy,train_accuracy\n" + "\n".join(rows) + "\n")
-    table, figure = tmp_path / "table.csv", tmp_path / "figure.png"
-    assert main([str(tmp_path / "a"), str(tmp_path / "b"), "--csv", str(table), "--figure", str(figure)]) == 0
-    with table.open(newline="") as file:
-        rows = [(r["setting"], r["seed"], r["steps_to_95"], r["last_val_accuracy"]) for r in csv.DictReader(file)]
-    assert rows == [("adamcpr dependent 0.8", "3", "20", "1.0"), ("adamw wd 0.1", "1", "", "0.3")]
-    assert figure.stat().st_size > 1000
-    assert main([str(tmp_path / "absent")]) == 2

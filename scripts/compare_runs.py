@@ -1,0 +1,111 @@
+"""Compare runs of train_gpt2.py, train_deit.py, train_cifar100.py or train_grokking.py: a table, and figures.
+
+Runs that differ in their seed only are one setting, and one row. Every value is that of a run's last evaluation.
+
+    python scripts/compare_runs.py runs/gpt2/* --curves curves.png --csv table.csv
+    python scripts/compare_runs.py runs/grokking/* --reach 0.95 --baseline "adamw wd 0.1"
+"""
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+from comparison import figures, report
+from comparison.runs import DEFAULT_METRICS, read_runs
+from comparison.settings import name_settings
+from comparison.statistics import compare
+from matplotlib.backend_bases import FigureCanvasBase
+
+from nnunet_cpr.evaluation.figures import save_figure
+from nnunet_cpr.files import write_text
+
+FIGURES = {
+    "curves": "the metric over the steps, as in the paper's Figure 1",
+    "heatmap": "the metric over learning rate and strength of regularisation, as in the paper's Figure 3",
+    "constraints": "R, kappa, lambda and loss of the first run with a CPR trace, as in the paper's Figure 5",
+}
+TABLES = {
+    "csv": "the table, with all its numbers",
+    "runs_csv": "a row a run: last value of every metric, difference, steps needed",
+    "markdown": "the table as it is shown",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="FOLDER", help="folders of runs, of one script")
+    default = "val_perplexity of train_gpt2.py, else val_accuracy"
+    parser.add_argument("--metric", metavar="COLUMN", help=f"of metrics.csv, from evaluations (default: {default})")
+    parser.add_argument(
+        "--baseline", metavar="SETTING", help="as the table names it (default: the best adamw, else sgd, else adam)"
+    )
+    parser.add_argument("--reach", type=float, metavar="VALUE", help="count also the steps to this value")
+    parser.add_argument("--unfinished", action="store_true", help="count runs that are not finished, too, as they are")
+    for name, text in TABLES.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=Path, metavar="FILE", help=f"write {text}")
+    for name, text in FIGURES.items():
+        parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"draw {text}")
+    parser.add_argument(
+        "--tensors", nargs="+", metavar="NAME", help="of --constraints (default: four over the network)"
+    )
+    return parser
+
+
+def compare_runs(args: argparse.Namespace) -> None:
+    """Do what the command line asks for. Raises ValueError or OSError before anything is written."""
+    if args.tensors and not args.constraints:
+        raise ValueError("--tensors chooses what --constraints FILE draws, which is not asked for")
+    outputs = {name: getattr(args, name) for name in (*TABLES, *FIGURES) if getattr(args, name)}
+    _check_outputs(outputs, args.runs)
+    runs = read_runs(args.runs)
+    names = name_settings(runs)
+    metric = args.metric or DEFAULT_METRICS[runs[0].script]
+    comparison = compare(runs, names, metric, args.baseline, args.reach, args.unfinished)
+    rows, notes = report.cells(comparison, runs, args.reach), report.notes(comparison, runs)
+    warnings = report.warnings(comparison, runs)
+    make = {
+        "csv": partial(report.settings_csv, comparison, runs),
+        "runs_csv": partial(report.runs_csv, comparison, runs),
+        "markdown": partial(report.markdown, rows, [*notes, *(f"Warning: {text}." for text in warnings)]),
+        "curves": partial(figures.curves, comparison, runs, names, args.reach),
+        "heatmap": partial(figures.heatmap, comparison, runs, names),
+        "constraints": partial(figures.constraints, runs, names, args.tensors),
+    }
+    made = {name: make[name]() for name in outputs}
+    for name, content in made.items():
+        if name in TABLES:
+            write_text(outputs[name], content)
+        else:
+            save_figure(content, outputs[name])
+    for warning in warnings:
+        print(f"compare_runs.py: warning: {warning}", file=sys.stderr)
+    print(report.terminal(rows, notes))
+
+
+def _check_outputs(outputs: dict[str, Path], runs: list[Path]) -> None:
+    """Raise where an output could not be written, or would be written over a run's own files."""
+    formats = FigureCanvasBase.get_supported_filetypes()
+    for name, path in outputs.items():
+        flag = f"--{name.replace('_', '-')} {path}"
+        if not path.parent.is_dir():
+            raise ValueError(f"{flag}: there is no folder {path.parent}")
+        if path.is_dir() or path.resolve().parent in [folder.resolve() for folder in runs]:
+            raise ValueError(f"{flag} is a folder or lies in the folder of a run; name another file")
+        if name in FIGURES and path.suffix[1:].lower() not in formats:
+            raise ValueError(f"{flag}: a figure's name ends in one of .{', .'.join(sorted(formats))}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compare, and return the exit code. A user's mistake leaves as one line on stderr with exit code 2."""
+    try:
+        compare_runs(build_parser().parse_args(argv))
+    except (ValueError, OSError) as error:
+        print(f"compare_runs.py: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""The finished or unfinished runs of the training scripts, read from their folders and checked."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from common.parsing import CONFIG_FILE
+from common.records import METRICS_FILE, TRACE_FILE, read_table
+
+DEFAULT_METRICS = {
+    "train_gpt2": "val_perplexity",
+    "train_deit": "val_accuracy",
+    "train_cifar100": "val_accuracy",
+    "train_grokking": "val_accuracy",
+}
+NOT_EVALUATED = ("train_loss", "lr", "memory_mb")
+"""Columns of metrics.csv that are of a step, not of an evaluation; so is the one that ends in `_per_second`."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run: its folder, the script, the settings, what it was trained on, and its evaluations."""
+
+    folder: Path
+    script: str
+    settings: dict[str, Any]
+    data: dict[str, Any]
+    evaluations: dict[str, pd.Series]
+    """Of each metric the values by step; a value may be NaN."""
+
+    @property
+    def seed(self) -> int:
+        """The seed of weights, data order and dropout."""
+        return self.settings["seed"]
+
+    @property
+    def last_step(self) -> int:
+        """The step of the last evaluation."""
+        return max(int(series.index[-1]) for series in self.evaluations.values())
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last evaluation is that of the end of training."""
+        return self.last_step >= self.settings["max_steps"]
+
+    def trace(self) -> pd.DataFrame:
+        """Return step, tensor, reg, kappa, lagmul; empty if CPR was not used or nothing is traced yet.
+
+        Raises:
+            ValueError: the file is truncated or no trace.
+        """
+        path = self.folder / TRACE_FILE
+        if not path.is_file():
+            return pd.DataFrame(columns=["step", "tensor", "reg", "kappa", "lagmul"])
+        _check_lines(path)
+        types = {"step": int, "tensor": str, "reg": float, "kappa": float, "lagmul": float}
+        try:
+            return pd.read_csv(path, usecols=list(types), dtype=types)
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be read as a trace: {error}") from error
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """Read runs of one script. Raises ValueError or OSError with one line about the first that is wrong."""
+    runs = [read_run(folder) for folder in folders]
+    for run in runs:
+        if run.script != runs[0].script:
+            raise ValueError(
+                f"{runs[0].folder} is a run of {runs[0].script}, but {run.folder} of {run.script}; "
+                "compare the runs of one script"
+            )
+    return runs
+
+
+def read_run(folder: Path) -> Run:
+    """Read one run. Raises ValueError where the folder is none, or has no evaluation, or its files are damaged."""
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise ValueError(f"{folder} is no run of a training script (it holds no {CONFIG_FILE})")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        script, settings = config["script"], config["settings"]
+        data = next((start["data"] for start in config.get("starts", []) if start.get("data")), {})
+        for name in ("seed", "max_steps", "optimizer"):
+            settings[name]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} cannot be read as the configuration of a run: {error!r}") from error
+    if script not in DEFAULT_METRICS:
+        raise ValueError(f"{folder} is a run of {script}; only those of {', '.join(DEFAULT_METRICS)} are compared")
+    evaluations = _read_evaluations(folder / METRICS_FILE)
+    if not evaluations:
+        raise ValueError(
+            f"{folder} has no evaluation yet (they come every {settings.get('eval_every')} steps); leave it out or wait"
+        )
+    return Run(folder, script, settings, data, evaluations)
+
+
+def _read_evaluations(path: Path) -> dict[str, pd.Series]:
+    _check_lines(path)
+    try:
+        table = read_table(path)
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read as the metrics of a run: {error!r}") from error
+    found = {}
+    for name, pairs in table.items():
+        if pairs and name not in NOT_EVALUATED and not name.endswith("_per_second"):
+            steps, values = zip(*pairs, strict=True)
+            if list(steps) != sorted(set(steps)):
+                raise ValueError(f"{path} has steps that do not increase; it is not the record of one run")
+            found[name] = pd.Series(values, index=steps, dtype=float, name=name)
+    return found
+
+
+def _check_lines(path: Path) -> None:
+    """Raise where the last line is cut off, or a line has more or fewer fields than the first."""
+    if not path.is_file():
+        raise ValueError(f"{path.parent} is no run of a training script (it holds no {path.name})")
+    text = path.read_text(encoding="utf-8", errors="replace")
+    lines = text.splitlines()
+    wrong = [number for number, line in enumerate(lines, 1) if line.count(",") != lines[0].count(",")]
+    if not text.endswith("\n") or wrong:
+        where = wrong[0] if wrong else len(lines)
+        raise ValueError(
+            f"{path} is truncated or damaged in line {where}; continue the run with --resume, or remove the line"
+        )
