@@ -7,7 +7,7 @@ Without flags it trains a tiny model on the bytes of Python's standard library, 
 
 At the paper's scale (scripts/prepare_openwebtext.py makes the data):
 
-    torchrun --nproc-per-node 8 scripts/train_gpt2.py --config configs/gpt2/s_ip.yaml --data openwebtext
+    torchrun --nproc-per-node 8 scripts/train_gpt2.py --config configs/gpt2/s_adamcpr_ip.yaml --data openwebtext
 """
 
 import math
