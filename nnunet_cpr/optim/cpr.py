@@ -191,9 +191,11 @@ class CPR(Optimizer):
 
         def keep(_: Optimizer, incoming: dict[str, Any]) -> dict[str, Any]:
             ours = [{key: group[key] for key in self._settings()} for group in self.param_groups]
+            # Names are of the parameters that are here. The saved ones may be of a model split into other parts.
+            names = [{key: group[key] for key in ("param_names",) if key in group} for group in self.param_groups]
             saved = incoming["param_groups"]
             if len(ours) == len(saved):  # otherwise torch says what is wrong
-                saved = [{**settings, **group} for settings, group in zip(ours, saved, strict=True)]
+                saved = [{**s, **group, **n} for s, group, n in zip(ours, saved, names, strict=True)]
             loaded.update(incoming, param_groups=saved)
             return loaded
 

@@ -1,6 +1,7 @@
 """Small problems and bookkeeping that several test files share."""
 
 import io
+from pathlib import Path
 
 import torch
 
@@ -97,3 +98,19 @@ def matrix(*shape, dtype=torch.float32, scale=1.0, seed=0):
 def one_step(opt, params):
     set_zero_grads(params)
     opt.step()
+
+
+def documented(page, heading):
+    """The code blocks below a heading of a page in docs/, each as a string to be executed."""
+    lines = (Path(__file__).parents[2] / "docs" / page).read_text().splitlines()
+    start = lines.index(heading)
+    stop = next((i for i in range(start + 1, len(lines)) if lines[i].startswith("#")), len(lines))
+    blocks = [[]]
+    for line in lines[start + 1 : stop]:
+        if line.startswith("    "):
+            blocks[-1].append(line[4:])
+        elif line:
+            blocks.append([])
+        else:
+            blocks[-1].append("")
+    return [code for code in ("\n".join(block).strip() for block in blocks) if code]
