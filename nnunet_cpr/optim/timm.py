@@ -42,7 +42,7 @@ def create(optimizer_class: type[CPR], params: Iterable[Any], weight_decay: floa
 
 def _register(name: str, optimizer_class: type[CPR], **info: Any) -> None:
     description = f"{optimizer_class.__bases__[-1].__name__} with Constrained Parameter Regularization (CPR)"
-    factory = functools.partial(create, optimizer_class)
+    factory: Any = functools.partial(create, optimizer_class)
     default_registry.register(OptimInfo(name=name, opt_class=factory, description=description, **info))
 
 

@@ -66,6 +66,16 @@ def test_compiled_step(settings):
     assert largest_difference(plain, compiled) < 1e-5
 
 
+@pytest.mark.parametrize("cls", [torch.optim.Adam, AdamCPR])
+def test_a_full_graph_is_refused_as_for_torchs_own(cls):
+    """Were this to change in torch, the reference page is to be changed with it."""
+    torch._dynamo.reset()
+    model = network()
+    opt = cls(list(model.parameters()), lr=torch.tensor(1e-3))
+    with pytest.raises(torch._dynamo.exc.Unsupported):
+        train(model, opt, 1, torch.compile(opt.step, backend="eager", fullgraph=True))
+
+
 @pytest.mark.parametrize("flags", [{"foreach": True}, {"fused": True}, {"amsgrad": True}, {"maximize": True}])
 def test_flags_of_adam_stay(flags):
     ours, plain = network(), network()

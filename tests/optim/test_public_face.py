@@ -8,10 +8,10 @@ import sys
 
 import pytest
 import torch
-from optim_helpers import matrix, one_step, set_zero_grads
+from optim_helpers import documented, matrix, one_step, set_zero_grads
 from torch import nn
 
-from nnunet_cpr.optim import SGDCPR, AdamCPR, cpr, param_groups
+from nnunet_cpr.optim import CPR, SGDCPR, AdamCPR, cpr, param_groups
 
 BASES = [
     (torch.optim.Adadelta, {}),
@@ -212,3 +212,27 @@ def test_repr_and_profiler_name():
     opt = AdamCPR([matrix(2, 2)])
     assert repr(opt).startswith("AdamCPR")
     assert "kappa_init_method: inflection_point" in repr(opt)
+
+
+@pytest.mark.parametrize(
+    "heading",
+    [
+        "# CPR in a PyTorch loop of your own",
+        "## See what is regularised",
+        "## Watch the constraints",
+        "## Any other optimizer",
+    ],
+)
+def test_the_examples_of_the_documentation(heading, capsys):
+    model = torch.nn.Sequential(torch.nn.Embedding(4, 3), torch.nn.Linear(3, 2))
+    space = {"torch": torch, "model": model, "optimizer": AdamCPR(model, lr=1e-3)}
+    for code in documented("how-to/pytorch-loop.md", heading):
+        exec(code, space)
+    assert isinstance(space["optimizer"], CPR)
+    printed = capsys.readouterr().out
+    if heading.startswith("## See"):
+        assert "embedding: Embedding" in printed
+        assert [c.name for c in space["optimizer"].constraints()] == ["0.weight", "1.weight"]
+        assert space["optimizer"].param_groups[0]["kappa_update"] == 0.1
+    if heading.startswith("## Watch"):
+        assert printed.startswith("1.weight ")
