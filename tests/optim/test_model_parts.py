@@ -104,6 +104,14 @@ def test_each_parameter_has_its_own_entries(example):
         assert f"state.layers.{number}.0.bias.kappa" not in state
 
 
+def test_the_flat_state_of_a_plain_optimizer_is_torchs_error(example):
+    plain = example([Part([0])], lambda part, **options: torch.optim.Adam(part.parameters(), **options), lr=0.01)
+    _, container = build(example, "one", AdamCPR, cpr_settings("warm_start"))
+    container.state_dict()
+    with pytest.raises(KeyError):
+        container.load_state_dict(plain.state_dict())
+
+
 def test_names_stay_those_of_the_parameters_that_are_here():
     """Loading a state whose group has the same settings, but was of other parameters."""
     here, there = Part([0, 1]), Part([2, 3])

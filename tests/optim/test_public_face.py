@@ -225,7 +225,7 @@ def test_repr_and_profiler_name():
 )
 def test_the_examples_of_the_documentation(heading, capsys):
     model = torch.nn.Sequential(torch.nn.Embedding(4, 3), torch.nn.Linear(3, 2))
-    space = {"torch": torch, "model": model, "optimizer": AdamCPR(model, lr=1e-3)}
+    space = {"torch": torch, "model": model, "AdamCPR": AdamCPR, "optimizer": AdamCPR(model, lr=1e-3)}
     for code in documented("how-to/pytorch-loop.md", heading):
         exec(code, space)
     assert isinstance(space["optimizer"], CPR)

@@ -2,6 +2,8 @@
 
 import argparse
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -215,6 +217,11 @@ def test_the_examples_of_the_documentation():
         assert {k: v for k, v in group.items() if k != "params"} == {k: v for k, v in other.items() if k != "params"}
     exec(own_groups, space)
     assert "blocks.0.attn.qkv.weight" in [c.name for c in space["optimizer"].constraints()]
+
+
+def test_the_core_does_without_timm():
+    code = "import sys; sys.modules['timm'] = None; import nnunet_cpr.optim"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_both_names_are_listed():
