@@ -251,6 +251,8 @@ class CPR(Optimizer):
                 states = []
                 for param in some:
                     state = self.state.get(param, {})
+                    if state.get("kappa", param).device != param.device:  # ZeroRedundancyOptimizer loads it to the CPU
+                        state.update({key: state[key].to(param.device) for key in STATE_KEYS if key in state})
                     missing = [key for key in start if key not in state]  # all of them, or those of a rule changed to
                     if missing:
                         dtype = accumulation_dtype(param.dtype)

@@ -4,9 +4,10 @@ import copy
 
 import pytest
 import torch
-from optim_helpers import Pull
+from optim_helpers import Pull, one_step
+from torch._subclasses import FakeTensorMode
 
-from nnunet_cpr.optim import AdamCPR
+from nnunet_cpr.optim import SGDCPR, AdamCPR
 
 
 def test_a_checkpoint_of_plain_adam_loads_and_cpr_starts_afresh():
@@ -51,3 +52,14 @@ def test_a_refused_group_is_not_added():
     assert len(opt.param_groups) == 1
     opt.add_param_group({"params": [torch.nn.Parameter(torch.ones(2, 2))], "reg_function": "std"})
     assert [g["reg_function"] for g in opt.param_groups] == ["l2", "std"]
+
+
+def test_scalars_on_another_device_follow_their_weights():
+    """ZeroRedundancyOptimizer loads them to the CPU. Fake tensors know devices that are not there."""
+    with FakeTensorMode():
+        p = torch.nn.Parameter(torch.empty(3, 3, device="cuda"))
+        opt = SGDCPR([p], lr=0.1, foreach=False)
+        one_step(opt, [p])
+        opt.state[p] = {key: value.cpu() for key, value in opt.state[p].items()}
+        one_step(opt, [p])
+        assert {value.device.type for value in opt.state[p].values()} == {"cuda"}
