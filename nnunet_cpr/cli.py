@@ -5,6 +5,7 @@ Nothing here imports torch; a sub-command imports what it needs when it runs.
 """
 
 import argparse
+import logging
 import sys
 
 from nnunet_cpr import __version__
@@ -30,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     evaluation.add_parser(subparsers)
     batch.add_parser(subparsers)
     args = parser.parse_args(argv)
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)  # it also says what it then raises
     try:
         return int(args.run(args))
     except (ValueError, OSError) as error:

@@ -10,7 +10,6 @@ Both sources may be local: --dataset with a folder of datasets.save_to_disk, --t
 
 import argparse
 import hashlib
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 from common.tokens import MAX_VOCAB_SIZE, META_FILE, SPLITS, TOKEN_BYTES, read_meta
 from tqdm import tqdm
 
-from nnunet_cpr.files import write_json
+from nnunet_cpr.files import read_json, write_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -147,9 +146,10 @@ def resume(out: Path, parts: dict[str, Path], about: dict[str, Any]) -> tuple[in
             part.write_bytes(b"")
         return 0, dict.fromkeys(SPLITS, 0)
     try:
-        state = json.loads(state_file.read_text(encoding="utf-8"))
-        before, done, tokens = state["about"], int(state["documents_done"]), state["tokens"]
-    except (ValueError, KeyError, TypeError) as error:
+        state = read_json(state_file)
+        before, done = dict(state["about"]), int(state["documents_done"])
+        tokens = {split: int(state["tokens"][split]) for split in SPLITS}
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"{state_file} cannot be read; remove {out} to start again: {error!r}") from error
     for name, value in about.items():
         if before.get(name) != value:

@@ -122,7 +122,13 @@ def train(settings: GPT2Settings) -> None:
     model, optimizer = run.prepare(model, build_optimizer(model, settings))
 
     def batch(part: np.ndarray, starts: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(windows(part, starts, settings.context)).to(run.device)
+        sequences = windows(part, starts, settings.context)
+        if sequences.max() >= tokens.vocab_size:
+            raise ValueError(
+                f"{tokens.about['source']} holds the token {sequences.max()}, but its vocabulary ends at "
+                f"{tokens.vocab_size - 1}; it is damaged: prepare it again"
+            )
+        return torch.from_numpy(sequences).to(run.device)
 
     @torch.no_grad()
     def evaluate() -> dict[str, float]:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from nnunet_cpr.files import remove_leftovers, write_json, write_text, write_whole
+from nnunet_cpr.files import read_json, read_yaml, remove_leftovers, write_json, write_text, write_whole
 
 
 def test_text_and_json_arrive_and_leave_no_temporary_file(tmp_path):
@@ -43,3 +43,30 @@ def test_leftovers_of_dead_processes_are_removed(tmp_path):
         (tmp_path / name).mkdir() if name.endswith("folder") else (tmp_path / name).touch()
     remove_leftovers(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", DEEP.encode(), b"9" * 5000])
+def test_damaged_json_is_one_line(tmp_path, content):
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.json: not valid JSON: [^\n]+$"):
+        read_json(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"a: [", b"\xff", DEEP.encode(), b"a: 2020-13-45", b"a: !!python/name:os.system", b"\0"]
+)
+def test_damaged_yaml_is_one_line(tmp_path, content):
+    path = tmp_path / "a.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.yaml cannot be read: [^\n]+$"):
+        read_yaml(path)
+
+
+def test_yaml_as_it_is_written(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("a: [027, 1e-3]")
+    assert (read_yaml(path), read_yaml(path, texts=True)) == ({"a": [23, "1e-3"]}, {"a": ["027", "1e-3"]})

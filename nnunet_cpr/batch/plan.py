@@ -1,12 +1,11 @@
 """What the controller hands to Snakemake and its jobs: one JSON file of the study, written before anything starts."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nnunet_cpr.batch.runs import Run, runs_of
 from nnunet_cpr.batch.study import Study
-from nnunet_cpr.files import write_json
+from nnunet_cpr.files import read_json, write_json
 
 FILE = "study.json"
 
@@ -32,7 +31,7 @@ class Plan:
 
 def read_plan(file: Path) -> Plan:
     """Return what :meth:`Plan.write` wrote."""
-    content = json.loads(file.read_text(encoding="utf-8"))
+    content = read_json(file)
     study = content["study"]
     return Plan(Study(**study | {"path": Path(study["path"]), "output": Path(study["output"])}), content["gpus"])
 

@@ -3,16 +3,16 @@
 Plans, preprocessed data, the split (nnUNet issue 3064) and unpacked arrays (2626) are there, whole, when it ends.
 """
 
-import json
 import os
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from nnunet_cpr.batch.locks import take
 from nnunet_cpr.batch.study import PLANNERS, Study
 from nnunet_cpr.datasets.small_plans import CONFIGURATION as SMALL
 from nnunet_cpr.datasets.small_plans import add_small_configuration
-from nnunet_cpr.files import write_json
+from nnunet_cpr.files import read_json, write_json
 from nnunet_cpr.nnunet_commands import executable, stop_with_parent
 
 
@@ -56,7 +56,7 @@ def _prepare(study: Study, preprocessed: Path, log: Path, lock: int) -> None:
     if not _is_planned(study, preprocessed):
         if study.configuration != SMALL:
             raise ValueError(f"nnU-Net planned no configuration {study.configuration} for {preprocessed.name}")
-        add_small_configuration(plans_file, json.loads(plans_file.read_text(encoding="utf-8")))
+        add_small_configuration(plans_file, read_json(plans_file))
     if _lacking(study, preprocessed):
         # The small configuration takes the data of the one that it inherits from.
         planned = "3d_fullres" if study.configuration == SMALL else study.configuration
@@ -73,16 +73,20 @@ def _preprocessed(dataset: str) -> Path:
 
 def _is_planned(study: Study, preprocessed: Path) -> bool:
     plans = preprocessed / f"{study.plans}.json"
-    return plans.is_file() and study.configuration in json.loads(plans.read_text(encoding="utf-8"))["configurations"]
+    return plans.is_file() and study.configuration in read_json(plans)["configurations"]
 
 
 def _data_folder(study: Study, preprocessed: Path) -> Path:
     """Where the configuration's data is. nnU-Net's PlansManager says the same, but imports torch."""
-    configurations = json.loads((preprocessed / f"{study.plans}.json").read_text(encoding="utf-8"))["configurations"]
-    configuration = configurations[study.configuration]
-    while "data_identifier" not in configuration:
-        configuration = configurations[configuration["inherits_from"]]
-    return preprocessed / str(configuration["data_identifier"])
+    plans = preprocessed / f"{study.plans}.json"
+    configurations = read_json(plans)["configurations"]
+    with suppress(KeyError, TypeError):
+        configuration = configurations[study.configuration]
+        for _ in configurations:  # none inherits more often, unless from itself
+            if "data_identifier" in configuration:
+                return preprocessed / str(configuration["data_identifier"])
+            configuration = configurations[configuration["inherits_from"]]
+    raise ValueError(f"{plans}: {study.configuration} has no data_identifier; plan {preprocessed.name} anew")
 
 
 def _lacking(study: Study, preprocessed: Path) -> list[str]:
@@ -92,7 +96,7 @@ def _lacking(study: Study, preprocessed: Path) -> list[str]:
     if not (raw / "dataset.json").is_file():  # only the preprocessed data was brought here
         return [] if any(folder.glob("*.pkl")) else [preprocessed.name]
     # nnU-Net's own get_filenames_of_train_images_and_targets starts a pool of processes for this.
-    description = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))
+    description = read_json(raw / "dataset.json")
     ending = description["file_ending"]
     labels = [file.name.removesuffix(ending) for file in (raw / "labelsTr").glob(f"*{ending}")]
     cases = sorted(description.get("dataset", labels))

@@ -1,6 +1,5 @@
 """The trainings of a study and how far each is, read from nnU-Net's own folders. Imports no torch."""
 
-import json
 import os
 import re
 from contextlib import suppress
@@ -12,6 +11,7 @@ from typing import Any
 from nnunet_cpr.batch.locks import is_locked
 from nnunet_cpr.batch.study import Study
 from nnunet_cpr.evaluation.nnunet_results import Training
+from nnunet_cpr.files import read_json
 from nnunet_cpr.training.settings import parse
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
@@ -51,7 +51,7 @@ class Run(Training):
     def is_done(self) -> bool:
         """Whether nnU-Net has validated it: its summary.json is whole."""
         try:
-            content = json.loads((self.validation / "summary.json").read_text(encoding="utf-8"))
+            content = read_json(self.validation / "summary.json")
             return bool(content["metric_per_case"])
         except (OSError, ValueError, KeyError, TypeError):
             return False
@@ -114,7 +114,7 @@ def _state(run: Run, study: Study, seconds: list[float], seconds_per_epoch: floa
         state = "resumable" if begun else "missing"
         record = read_record(run.record(study.output))
         if record.get("outcome") == "failed":
-            state, note = "failed", f"exit code {record['exit_code']}, see {run.log(study.output)}"
+            state, note = "failed", f"exit code {record.get('exit_code')}, see {run.log(study.output)}"
     trained = state == "done" or (run.folder / CHECKPOINTS[0]).is_file()
     epochs_done = run.epochs if trained else min(len(seconds), run.epochs) if begun or state == "running" else 0
     left = run.epochs - epochs_done
@@ -125,7 +125,7 @@ def _state(run: Run, study: Study, seconds: list[float], seconds_per_epoch: floa
 def read_record(path: Path) -> dict[str, Any]:
     """Return the record of the last attempt, empty if there is none."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(read_json(path))
     except (OSError, ValueError, TypeError):
         return {}
 

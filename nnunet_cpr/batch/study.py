@@ -1,6 +1,5 @@
 """What a study is, and whether it can be run: everything is checked before anything starts. Imports no torch."""
 
-import json
 import math
 import os
 import re
@@ -13,6 +12,7 @@ from nnunet_cpr.batch.nnunet_trainers import has_trainer
 from nnunet_cpr.batch.study_file import StudyFile, read_study_file
 from nnunet_cpr.datasets.small_plans import CONFIGURATION as SMALL
 from nnunet_cpr.evaluation.nnunet_results import dataset_name
+from nnunet_cpr.files import read_json
 from nnunet_cpr.training.settings import family_of, parse
 
 KEYS = ["datasets", "configuration", "plans", "trainers", "folds", "seeds", "baseline", "surface", "tolerance",
@@ -139,7 +139,7 @@ def _check_dataset(file: StudyFile, node: yaml.Node, dataset: str, plans: str, c
         known = [*PLANNED, SMALL]
     else:
         try:
-            known = list(json.loads(plans_file.read_text(encoding="utf-8"))["configurations"].keys())
+            known = list(read_json(plans_file)["configurations"].keys())
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             file.complain(node, f"{plans_file} cannot be read ({error!r}); plan {dataset} anew")
             return
@@ -154,8 +154,14 @@ def _check_dataset(file: StudyFile, node: yaml.Node, dataset: str, plans: str, c
 
 def _check_raw(file: StudyFile, node: yaml.Node, description: Path) -> None:
     try:
-        content = json.loads(description.read_text(encoding="utf-8"))
+        content = read_json(description)
+        if not isinstance(content, dict):
+            raise ValueError("it holds no keys")
         lacking = [key for key in ("channel_names", "labels", "file_ending") if key not in content]
+        if not lacking and not isinstance(content["file_ending"], str):
+            raise ValueError("file_ending is no text")
+        if not isinstance(content.get("dataset", {}), dict):
+            raise ValueError("dataset holds no cases")
     except FileNotFoundError:
         file.complain(node, f"there is no {description}; see nnunet-cpr convert")
     except (OSError, ValueError, TypeError) as error:
@@ -170,7 +176,7 @@ def _check_folds(file: StudyFile, dataset: str, folds: list[tuple[str, yaml.Node
     number = 5  # what nnU-Net makes
     if splits_file.is_file():
         try:
-            number = len(json.loads(splits_file.read_text(encoding="utf-8")))
+            number = len(read_json(splits_file))
         except (OSError, ValueError, TypeError) as error:
             file.complain(file.nodes["datasets"], f"{splits_file} cannot be read ({error!r})")
             return

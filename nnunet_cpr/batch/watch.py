@@ -1,6 +1,5 @@
 """What `nnunet-cpr batch` says while it runs: a line whenever a training starts or ends."""
 
-import json
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -8,6 +7,7 @@ from dataclasses import dataclass, field
 from nnunet_cpr.batch.locks import is_locked
 from nnunet_cpr.batch.runs import Run, read_record
 from nnunet_cpr.batch.study import Study
+from nnunet_cpr.files import read_json
 
 
 @dataclass
@@ -43,6 +43,6 @@ def _outcome(run: Run, record: dict[str, object], study: Study) -> str:
     minutes = (float(str(record["ended"])) - float(str(record["begun"]))) / 60
     text = f"done after {minutes:.1f} min"
     with suppress(OSError, ValueError, KeyError, TypeError):  # whoever changes results now does not stop the study
-        summary = json.loads((run.validation / "summary.json").read_text(encoding="utf-8"))
+        summary = read_json(run.validation / "summary.json")
         text += f", foreground Dice {summary['foreground_mean']['Dice']:.4f}"
     return text

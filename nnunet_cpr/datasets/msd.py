@@ -1,8 +1,6 @@
 """Folders in the layout of the Medical Segmentation Decathlon: read, checked, and handed to nnU-Net's own converter."""
 
-import json
 import re
-import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,11 +9,12 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from nnunet_cpr.files import write_json
+from nnunet_cpr.files import read_json, write_json
 from nnunet_cpr.images import difference, nifti_geometry
 
 ENDING = ".nii.gz"
 FOLDS = 5  # nnU-Net's cross-validation; it needs at least one case a fold
+_LAYOUT = "see any dataset.json of the Decathlon for the layout"
 
 
 @dataclass(frozen=True)
@@ -119,13 +118,17 @@ def link_for_conversion(dataset: MSDDataset, parent: Path) -> Path:
 def _read_description(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path.parent}: no dataset.json; --data takes a folder with imagesTr, labelsTr, dataset.json")
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON: {error}") from error
+    description = read_json(path)
+    if not isinstance(description, dict):
+        raise ValueError(f"{path}: no keys such as modality and labels; {_LAYOUT}")
     missing = [key for key in ("modality", "labels", "training") if not description.get(key)]
     if missing:
-        raise ValueError(f"{path}: {', '.join(missing)} missing; see any dataset.json of the Decathlon for the layout")
+        raise ValueError(f"{path}: {', '.join(missing)} missing; {_LAYOUT}")
+    for key, kind in (("modality", dict), ("labels", dict), ("training", list)):
+        if not isinstance(description[key], kind):
+            raise ValueError(f"{path}: {key} is no {'mapping' if kind is dict else 'list'}; {_LAYOUT}")
+    if not all(isinstance(entry, dict) and isinstance(entry.get("image"), str) for entry in description["training"]):
+        raise ValueError(f"{path}: an entry of training names no image; {_LAYOUT}")
     values = list(description["labels"])
     if values != [str(value) for value in range(len(values))]:
         raise ValueError(
@@ -150,8 +153,13 @@ def open_nifti(path: Path) -> tuple[nib.Nifti1Image, np.ndarray]:
     """Return the image and its voxels, read whole; ValueError names a file that is missing, damaged or no image."""
     try:
         image = nib.load(path)
-        return image, np.asanyarray(image.dataobj)
-    except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
+        voxels = np.asanyarray(image.dataobj)
+        if voxels.dtype.kind not in "biuf":
+            raise ValueError(f"its voxels are of the type {image.get_data_dtype()}, but must be numbers")
+        return image, voxels
+    except MemoryError as error:
+        raise ValueError(f"{path}: does not fit into memory; if its header is damaged, replace the file") from error
+    except Exception as error:  # nibabel has several of its own
         reason = " ".join(str(error).split())  # of a truncated .nii, nibabel says two lines
         raise ValueError(f"{path}: cannot be read ({reason}); replace the file or remove the case") from error
 

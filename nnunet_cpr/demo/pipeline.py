@@ -1,6 +1,5 @@
 """The stages of the demo, each nnU-Net's own command, none of them done twice."""
 
-import json
 import shlex
 import time
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from nnunet_cpr.demo.settings import Settings
 from nnunet_cpr.demo.subprocesses import Meter, run_command
 from nnunet_cpr.demo.training_log import epochs_done, latest_values
 from nnunet_cpr.demo.workspace import Workspace
-from nnunet_cpr.files import write_json
+from nnunet_cpr.files import read_json, write_json
 
 PLANS = "nnUNetPlans"
 
@@ -107,16 +106,16 @@ def _run_stage(workspace: Workspace, stage: Stage) -> None:
 
 def _plan(workspace: Workspace, data: DemoData) -> None:
     workspace.clear("plan", workspace.preprocessed)
-    cases = json.loads((workspace.raw / "dataset.json").read_text(encoding="utf-8"))["numTraining"]
+    cases = read_json(workspace.raw / "dataset.json")["numTraining"]
     cropped = workspace.preprocessed / f"{PLANS}_3d_fullres"
     meter = Meter("preprocess", "case", lambda: cases, lambda: sum(1 for _ in cropped.glob("*.pkl")))
     log = workspace.logs / f"{data.name}-plan.log"
     run_command(plan_command(workspace, data), log, workspace.variables(), [meter])
     plans_file = workspace.preprocessed / f"{PLANS}.json"
-    add_small_configuration(plans_file, json.loads(plans_file.read_text(encoding="utf-8")))
+    add_small_configuration(plans_file, read_json(plans_file))
     own_splits = workspace.raw / "splits_final.json"
     if own_splits.is_file():
-        write_json(workspace.preprocessed / own_splits.name, json.loads(own_splits.read_text(encoding="utf-8")))
+        write_json(workspace.preprocessed / own_splits.name, read_json(own_splits))
 
 
 def _train(workspace: Workspace, data: DemoData, settings: Settings, trainer: str) -> None:
@@ -138,4 +137,4 @@ def _train(workspace: Workspace, data: DemoData, settings: Settings, trainer: st
 def validation_cases(workspace: Workspace, settings: Settings) -> list[str]:
     """The cases of the fold; none while nnU-Net has not yet written its split."""
     splits = workspace.preprocessed / "splits_final.json"
-    return json.loads(splits.read_text(encoding="utf-8"))[settings.fold]["val"] if splits.is_file() else []
+    return read_json(splits)[settings.fold]["val"] if splits.is_file() else []

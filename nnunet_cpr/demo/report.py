@@ -1,6 +1,5 @@
 """The demo's result: a table, figures and a page that says what was run and what it is not."""
 
-import json
 import os
 import platform
 import shlex
@@ -24,7 +23,7 @@ from nnunet_cpr.evaluation.nnunet_results import foreground_labels, read_cases
 from nnunet_cpr.evaluation.results import FOREGROUND
 from nnunet_cpr.evaluation.slice_figures import Prediction, slice_picture
 from nnunet_cpr.evaluation.training_figures import Curve, training_curves
-from nnunet_cpr.files import write_text, write_whole
+from nnunet_cpr.files import read_json, write_text, write_whole
 
 PAGE = """\
 # CPR against weight decay: {name}
@@ -74,7 +73,7 @@ Split: {split}
 
 def write_report(workspace: Workspace, data: DemoData, settings: Settings, machine: Machine) -> tuple[Path, str]:
     """Write the report's folder and return its page and the text for the terminal: table and verdict."""
-    description = json.loads((workspace.raw / "dataset.json").read_text(encoding="utf-8"))
+    description = read_json(workspace.raw / "dataset.json")
     labels, evaluated = description["labels"], foreground_labels(description)
     folders = {method: fold_folder(workspace, settings, trainer) for method, trainer in settings.trainers.items()}
     cases = pd.concat(
@@ -209,7 +208,7 @@ def _facts(workspace: Workspace, data: DemoData, settings: Settings, machine: Ma
 
 
 def _describe_network(workspace: Workspace) -> str:
-    plans = json.loads((workspace.preprocessed / "nnUNetPlans.json").read_text(encoding="utf-8"))
+    plans = read_json(workspace.preprocessed / "nnUNetPlans.json")
     small, full = (plans["configurations"][name] for name in (CONFIGURATION, "3d_fullres"))
 
     def summary(configuration: dict) -> str:

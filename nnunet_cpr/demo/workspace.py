@@ -1,6 +1,5 @@
 """The demo's folder: nnU-Net's three folders, logs, and a record of each stage so that none is done twice."""
 
-import json
 import os
 import shutil
 import time
@@ -9,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nnunet_cpr.files import write_json
+from nnunet_cpr.files import read_json, write_json
 
 
 class Workspace:
@@ -45,9 +44,18 @@ class Workspace:
         }
 
     def record(self, stage: str) -> dict[str, Any] | None:
-        """What is known of a stage: its settings, commands, seconds so far and if it finished; None if never begun."""
+        """What is known of a stage: its settings, commands, seconds so far and if it finished; None if never begun.
+
+        Raises ValueError if the record is damaged.
+        """
         path = self._record_path(stage)
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if not path.is_file():
+            return None
+        record = read_json(path)
+        kinds = {"settings": dict, "seconds": (int, float), "finished": bool, "commands": list}
+        if not (isinstance(record, dict) and all(isinstance(record.get(key), kind) for key, kind in kinds.items())):
+            raise ValueError(f"{path} is damaged; choose another --out, or delete {self.out}")
+        return record
 
     def is_finished(self, stage: str, settings: dict[str, Any]) -> bool:
         """Tell whether the stage was finished with these settings.

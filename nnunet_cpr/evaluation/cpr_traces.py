@@ -25,7 +25,7 @@ def read_traces(trainings: Sequence[Training]) -> tuple[pd.DataFrame, list[str]]
             continue
         try:
             frame = pd.read_csv(path, usecols=list(TYPES), dtype=TYPES)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, OverflowError) as error:
             left_out.append(f"Left out, for it cannot be read: {path} ({' '.join(str(error).split())}).")
             continue
         named = {"dataset": training.dataset, "trainer": training.trainer, "run": training.run, "fold": training.fold}

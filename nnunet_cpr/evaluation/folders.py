@@ -3,7 +3,6 @@
 nnU-Net and torch are imported where they are used, because the command line imports this module.
 """
 
-import json
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,9 +17,10 @@ import numpy.typing as npt
 import pandas as pd
 from tqdm import tqdm
 
-from nnunet_cpr.evaluation.nnunet_results import Label, foreground_labels
+from nnunet_cpr.evaluation.nnunet_results import Label, foreground_labels, ignore_label
 from nnunet_cpr.evaluation.results import CASE_COLUMNS
 from nnunet_cpr.evaluation.segmentations import check_geometry, list_cases, read_segmentation
+from nnunet_cpr.files import read_json
 
 if TYPE_CHECKING:
     from nnunet_cpr.evaluation.surface import SurfaceTask
@@ -81,9 +81,8 @@ def dataset_labels(reference: Path) -> tuple[dict[str, Label], int | None]:
     for path in (reference / "dataset.json", reference.parent / "dataset.json"):
         if path.is_file():
             try:
-                content = json.loads(path.read_text(encoding="utf-8"))
-                ignore = content["labels"].get("ignore")
-                return foreground_labels(content), None if ignore is None else int(ignore)
+                content = read_json(path)
+                return foreground_labels(content), ignore_label(content)
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"{path} cannot be read as nnU-Net's dataset.json ({error!r})") from error
     return {}, None

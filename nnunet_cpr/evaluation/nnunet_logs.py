@@ -3,7 +3,6 @@
 The checkpoints hold the same values, but in hundreds of megabytes that only torch can read.
 """
 
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -14,12 +13,15 @@ import pandas as pd
 
 from nnunet_cpr.evaluation.nnunet_results import Training, name_trainings
 from nnunet_cpr.evaluation.results import EPOCH_COLUMNS
+from nnunet_cpr.files import read_json
 from nnunet_cpr.training.settings import TrainerSettings, parse
 
 VALUES = ["train_loss", "validation_loss", "pseudo_dice", "seconds"]
-EPOCH = re.compile(r": Epoch (\d+)")
+EPOCH = re.compile(r": Epoch (\d{1,9})(?!\d)")
 _VALUE = re.compile(r": (?:train_loss (?P<train>\S+)|val_loss (?P<val>\S+)|Pseudo dice (?P<dice>\[.*\]))")
-_TIME = re.compile(r": Epoch time: ([\d.]+) s")
+_TIME = re.compile(r": Epoch time: (\d{1,9}(?:\.\d*)?) s")
+_MOST_STEPS = 10**9
+"""Of an epoch; more is damage."""
 
 
 def read_logs(trainings: Sequence[Training]) -> tuple[pd.DataFrame, list[str]]:
@@ -79,8 +81,10 @@ def steps_per_epoch(run: str, folder: Path) -> int:
 
     Without either they are nnU-Net's 250.
     """
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        return int(json.loads((folder / "debug.json").read_text(encoding="utf-8"))["num_iterations_per_epoch"])
+    with suppress(OSError, ValueError, KeyError, TypeError, OverflowError):
+        steps = int(read_json(folder / "debug.json")["num_iterations_per_epoch"])
+        if 0 < steps <= _MOST_STEPS:
+            return steps
     with suppress(ValueError):
         return parse(run).iterations
     return TrainerSettings.iterations

@@ -1,6 +1,6 @@
 """Finished nnU-Net trainings: Dice per case from their summary.json, their labels and files."""
 
-import json
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,8 @@ from typing import Any
 import pandas as pd
 
 from nnunet_cpr.evaluation.results import CASE_COLUMNS
+from nnunet_cpr.evaluation.segmentations import LARGEST_LABEL
+from nnunet_cpr.files import read_json
 
 Label = int | tuple[int, ...]
 
@@ -39,8 +41,8 @@ class Training:
     def _description(self) -> dict[str, Any]:
         path = self.folder.parent / "dataset.json"
         try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            foreground_labels(content)
+            content: dict[str, Any] = read_json(path)
+            foreground_labels(content), ignore_label(content), content["file_ending"]
             return content
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} cannot be read ({error!r}); it comes with every nnU-Net training") from error
@@ -52,16 +54,13 @@ class Training:
     @property
     def ignore_label(self) -> int | None:
         """The value that marks voxels of the references that count for nothing, None without."""
-        value = self._description["labels"].get("ignore")
-        return None if value is None else int(value)
+        return ignore_label(self._description)
 
     @property
     def reader(self) -> str | None:
         """The reader that nnU-Net chose for the dataset's images and segmentations, None where it is not known."""
         with suppress(OSError, ValueError, KeyError, TypeError):
-            return str(
-                json.loads((self.folder.parent / "plans.json").read_text(encoding="utf-8"))["image_reader_writer"]
-            )
+            return str(read_json(self.folder.parent / "plans.json")["image_reader_writer"])
         return None
 
     def image(self, case: str) -> Path | None:
@@ -93,7 +92,7 @@ class Training:
             if variable in os.environ
         ]
         found = {}
-        for case in json.loads((self.validation / "summary.json").read_text(encoding="utf-8"))["metric_per_case"]:
+        for case in read_json(self.validation / "summary.json")["metric_per_case"]:
             name = _case_name(case["prediction_file"])
             # Results may have been moved since: the paths in summary.json are the last resort.
             references = [*(place / f"{name}{ending}" for place in places), Path(case["reference_file"])]
@@ -170,8 +169,23 @@ def foreground_labels(dataset_json: Mapping[str, Any]) -> dict[str, Label]:
     for name, value in dataset_json["labels"].items():
         if name == "ignore" or value in (0, [0]):
             continue
-        labels[str(name)] = tuple(map(int, value)) if isinstance(value, (list, tuple)) else int(value)
+        labels[str(name)] = tuple(map(_label, value)) if isinstance(value, (list, tuple)) else _label(value)
     return labels
+
+
+def ignore_label(dataset_json: Mapping[str, Any]) -> int | None:
+    """Return the value that marks voxels of the references that count for nothing, None without."""
+    value = dataset_json["labels"].get("ignore")
+    return None if value is None else _label(value)
+
+
+def _label(value: Any) -> int:
+    """Return a label's value. Raises ValueError for what cannot be one."""
+    if isinstance(value, (int, float, str)):
+        with suppress(ValueError, OverflowError):
+            if float(value) in range(LARGEST_LABEL + 1):
+                return int(float(value))
+    raise ValueError(f"{value!r} is no label; labels are whole numbers from 0 to {LARGEST_LABEL}")
 
 
 def read_cases(
@@ -186,11 +200,13 @@ def read_cases(
     """
     path = validation / "summary.json"
     try:
-        cases = json.loads(path.read_text(encoding="utf-8"))["metric_per_case"]
+        cases = read_json(path)["metric_per_case"]
         names = [_case_name(case["prediction_file"]) for case in cases]
         metrics = [{key: float(value["Dice"]) for key, value in case["metrics"].items()} for case in cases]
         if not names:
             raise ValueError("no cases")
+        if wrong := [dice for case in metrics for dice in case.values() if not (math.isnan(dice) or 0 <= dice <= 1)]:
+            raise ValueError(f"a Dice of {wrong[0]:g}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} is missing or damaged ({error!r}); write it anew with nnUNetv2_train ... --val"

@@ -1,11 +1,10 @@
 """What a report consists of, so that the next one in the same folder leaves nothing of it behind."""
 
 import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from nnunet_cpr.files import write_json
+from nnunet_cpr.files import read_json, write_json
 
 MANIFEST = "manifest.json"
 
@@ -30,6 +29,6 @@ def _checksum(path: Path) -> str:
 
 def _read(path: Path) -> dict[str, str]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["sha256"])
+        return dict(read_json(path)["sha256"])
     except (OSError, ValueError, KeyError, TypeError):  # none, or not ours: nothing is removed
         return {}

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from nnunet_cpr.files import read_yaml as read_yaml_file
+
 EMPTY_POLICIES = ("nan", "0", "1")
 
 
@@ -99,17 +101,11 @@ def make_request(given: Mapping[str, Any]) -> Request:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the request in a YAML file. Its paths are relative to the file's folder."""
-    import yaml
-
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    content = read_yaml_file(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no keys such as datasets and trainers")
     if "datasets" in content:  # as they are written: YAML takes 027 for an octal number
-        content["datasets"] = yaml.load(text, Loader=yaml.BaseLoader)["datasets"]
+        content["datasets"] = read_yaml_file(path, texts=True).get("datasets", content["datasets"])
     for key in ("output", "reference"):
         if content.get(key) is not None:
             content[key] = path.parent / str(content[key])

@@ -127,8 +127,8 @@ def _agree_in_simpleitk(reference: Path, prediction: Path) -> bool:
 def _errors_named(path: Path) -> Iterator[None]:
     try:
         yield
-    except MemoryError:
-        raise
+    except MemoryError as error:
+        raise ValueError(f"{path} does not fit into memory, or its header is damaged") from error
     except Exception as error:  # each library has its own
         lines = str(error).split("\n")
         if "SimpleITK" in lines[0]:  # begins with a place in its source and ends with what happened

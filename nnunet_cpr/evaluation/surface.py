@@ -17,7 +17,6 @@ distances are NaN.
 torch and MONAI are imported where they are used, because the command line imports this module.
 """
 
-import json
 import math
 import time
 import warnings
@@ -35,7 +34,7 @@ from nnunet_cpr.evaluation.folders import in_parallel
 from nnunet_cpr.evaluation.nnunet_results import Label
 from nnunet_cpr.evaluation.results import CASE_COLUMNS
 from nnunet_cpr.evaluation.segmentations import check_geometry, read_segmentation
-from nnunet_cpr.files import write_json
+from nnunet_cpr.files import read_json, write_json
 
 METRICS = ("NSD", "HD95", "MASD")
 CACHE_FILE = "nnunet_cpr_surface_metrics.json"
@@ -259,7 +258,7 @@ class _Cache:
         folder = task.prediction.parent
         if folder not in self._folders:
             try:
-                content = json.loads((folder / CACHE_FILE).read_text(encoding="utf-8"))
+                content = read_json(folder / CACHE_FILE)
             except (OSError, ValueError):  # none yet, or damaged
                 content = None
             self._folders[folder] = content if isinstance(content, dict) else {}

@@ -74,21 +74,24 @@ class Trace:
 
 
 def read_trace(path: str | Path) -> list[Row]:
-    """The rows of a `cpr_trace.csv`; none if there is no such file."""
+    """The rows of a `cpr_trace.csv`; none if there is no such file. Raises ValueError where it is damaged."""
     if not Path(path).is_file():
         return []
-    with Path(path).open(newline="", encoding="utf-8") as file:
-        return [
-            Row(
-                int(row["epoch"]),
-                int(row["step"]),
-                row["tensor"],
-                float(row["reg"]),
-                float(row["kappa"]),
-                float(row["lagmul"]),
-            )
-            for row in csv.DictReader(file)
-        ]
+    try:
+        with Path(path).open(newline="", encoding="utf-8") as file:
+            return [
+                Row(
+                    int(row["epoch"]),
+                    int(row["step"]),
+                    row["tensor"],
+                    float(row["reg"]),
+                    float(row["kappa"]),
+                    float(row["lagmul"]),
+                )
+                for row in csv.DictReader(file)
+            ]
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise ValueError(f"{path} is damaged ({error!r})") from error
 
 
 def draw(rows: list[Row]) -> Figure:
@@ -137,7 +140,7 @@ def _median(values: np.ndarray) -> np.ndarray:
 
 def scale_multipliers(ax: Axes, lagmul: np.ndarray) -> None:
     """Make the axis linear from 0 to about a thousandth of the largest multiplier, logarithmic above."""
-    largest = np.nanmax(lagmul, initial=0.0)
+    largest = np.max(lagmul, where=np.isfinite(lagmul), initial=0.0)
     if largest > 0:
         ax.set_yscale("symlog", linthresh=10 ** (math.floor(math.log10(largest)) - 3))  # a tick, so that 0 has room
         ax.set_ylim(bottom=0)

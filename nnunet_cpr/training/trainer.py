@@ -2,6 +2,7 @@
 
 import os
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from nnunet_cpr.optim import SGDCPR, AdamCPR, Constraint
 from nnunet_cpr.schedules import warmup_poly_lr
+from nnunet_cpr.training.checkpoints import set_aside
 from nnunet_cpr.training.interruptible import InterruptibleTrainer
 from nnunet_cpr.training.precision import in_bfloat16
 from nnunet_cpr.training.seeding import seed_everything, without_benchmarks
@@ -124,7 +126,15 @@ class NamedTrainer(InterruptibleTrainer):
         self._seed(self.current_epoch)
         super().on_train_start()
         if self.settings.cpr and self.local_rank == 0:
-            self._trace = Trace(self.output_folder, self.current_epoch)
+            self._trace = self._take_up_trace()
+
+    def _take_up_trace(self) -> Trace:
+        try:
+            return Trace(self.output_folder, self.current_epoch)
+        except ValueError as error:
+            kept = set_aside(Path(self.output_folder, TRACE_FILE), "broken")
+            self.print_to_log_file(f"WARNING: {error}. It was renamed to {kept.name}; the trace begins anew.")
+            return Trace(self.output_folder, self.current_epoch)
 
     def on_epoch_start(self) -> None:
         """Seed from the epoch, so that a resumed training goes on as if it had not been interrupted."""

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from common.settings import CPR, FREE_ON_RESUME, OPTIMIZERS, Settings, applicable_only
+from nnunet_cpr.files import read_json, read_yaml
 
 CONFIG_FILE = "config.json"
+LARGEST = 2**63 - 1
 S = TypeVar("S", bound=Settings)
 
 
@@ -49,12 +51,7 @@ def make(cls: type[S], *layers: Mapping[str, Any]) -> S:
 
 def read_config(cls: type[Settings], path: Path) -> dict[str, Any]:
     """Return the settings in a YAML file, checked one by one. A relative `data` is relative to the working folder."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no settings; write lines such as  lr: 1e-3")
     if wrong := [name for name in content if name in ("config", "resume")]:
@@ -85,13 +82,17 @@ def _resumed(cls: type[S], file: Mapping[str, Any], flags: Mapping[str, Any]) ->
     if not path.is_file():
         raise ValueError(f"{free['out']} holds no run to resume (there is no {CONFIG_FILE})")
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        stored = dict(read_json(path)["settings"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} cannot be read as the configuration of a run: {error!r}") from error
     names = {f.name for f in fields(cls)} - set(FREE_ON_RESUME)
     if set(stored) != names:
         odd = sorted(set(stored) ^ names)
         raise ValueError(f"{path} is of another script or version: it differs in having {odd[0]}")
+    of_some_optimizers = {name for own in OPTIMIZERS.values() for name in own}
+    for name, value in stored.items():
+        if not (value is None and name in of_some_optimizers):
+            _checked(cls, name, value, f"{path}: {name}")
     asked = {name: value for name, value in {**file, **flags}.items() if name not in FREE_ON_RESUME}
     foreign = applicable_only(OPTIMIZERS[stored["optimizer"]])
     for name, value in asked.items():
@@ -147,12 +148,14 @@ def _converted(metadata: Mapping[str, Any], value: Any, where: str) -> Any:
         converted = kind(value)  # YAML takes 1e-3 for a text, flags are texts
         if kind is int and float(value) != converted:
             raise ValueError
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{where} is {value!r}, but must be {'a whole' if kind is int else 'a'} number") from error
     if metadata["choices"] and converted not in metadata["choices"]:
         raise ValueError(f"{where} is {value!r}, but must be one of {', '.join(metadata['choices'])}")
     if kind is float and not math.isfinite(converted):
         raise ValueError(f"{where} is {value!r}, but must be finite")
+    if kind is int and abs(converted) > LARGEST:
+        raise ValueError(f"{where} is too large; the largest number is {LARGEST}")
     if metadata["least"] is not None and converted < metadata["least"]:
         raise ValueError(f"{where} is {value!r}, but must be at least {metadata['least']}")
     return converted

@@ -1,32 +1,73 @@
 """The files of a run: tables appended as the training goes, the record of its settings, the figure of its curves."""
 
 import csv
-import json
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from nnunet_cpr.files import write_json, write_whole
+from nnunet_cpr.files import read_json, write_json, write_whole
 
 METRICS_FILE, TRACE_FILE, FIGURE_FILE = "metrics.csv", "cpr_trace.csv", "curves.png"
 PACKAGES = ("torch", "nnunet-cpr", "accelerate", "transformers", "timm", "torchvision", "numpy")
 
 
 class Table:
-    """A CSV file with a column `step`, appended and flushed row by row."""
+    """A CSV file with a column `step`, appended and flushed row by row.
 
-    def __init__(self, path: Path, columns: Iterable[str], last_step: int) -> None:
-        """Keep the rows up to `last_step`; what comes after is about to be done again, or was cut off while written."""
+    Args:
+        path: of the file; what an interrupted run left there is read now, and rewritten by :meth:`open`.
+        columns: besides `step`.
+        last_step: rows up to it are kept; what comes after is about to be done again, or was cut off while written.
+        words: columns that hold no numbers.
+
+    Raises:
+        ValueError: a line to be kept is damaged.
+    """
+
+    def __init__(self, path: Path, columns: Iterable[str], last_step: int, words: Collection[str] = ()) -> None:
         self.columns = ["step", *columns]
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-        kept = [line for line in lines[1:] if line.endswith("\n") and int(line.split(",", 1)[0]) <= last_step]
-        with write_whole(path) as temporary:
-            temporary.write_text("".join([",".join(self.columns) + "\n", *kept]), encoding="utf-8")
-        self._file = path.open("a", newline="", encoding="utf-8")
+        self.last_seen = 0
+        """The last step that was there, kept or not."""
+        self._path, self._words, self._kept = path, words, list[str]()
+        try:
+            # The last line is empty, or was cut off while it was written.
+            lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is damaged ({error}); repair it, or move it away to go on without it") from error
+        for number, line in enumerate(lines, 1):
+            if not self._is_good(line, header=number == 1):
+                raise ValueError(
+                    f"{path}: line {number} is damaged ({line[:40]!r}); repair it, or move the file away to go on "
+                    "without the rows so far"
+                )
+            if number > 1:
+                step = int(line.split(",", 1)[0])
+                self.last_seen = max(self.last_seen, step)
+                if step <= last_step:
+                    self._kept.append(line)
+
+    def _is_good(self, line: str, header: bool) -> bool:
+        cells = line.split(",")
+        if header or len(cells) != len(self.columns):
+            return cells == self.columns
+        try:
+            int(cells[0])
+            for name, cell in zip(self.columns, cells, strict=True):
+                if cell and name not in self._words:
+                    float(cell)
+        except ValueError:
+            return False
+        return True
+
+    def open(self) -> None:
+        """Write the rows that are kept, and be ready for more."""
+        with write_whole(self._path) as temporary:
+            temporary.write_text("\n".join([",".join(self.columns), *self._kept, ""]), encoding="utf-8")
+        self._file = self._path.open("a", newline="", encoding="utf-8")
         self._writer = csv.DictWriter(self._file, self.columns, lineterminator="\n")
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -53,9 +94,10 @@ def environment() -> dict[str, Any]:
 
 def write_start(path: Path, script: str, settings: dict[str, Any], start: dict[str, Any]) -> None:
     """Write the configuration of a run, or add to it that the run was continued."""
-    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    starts = [*content.get("starts", []), start]
-    write_json(path, {"script": script, "settings": settings, "starts": starts})
+    before = read_json(path).get("starts") if path.is_file() else []
+    if not isinstance(before, list):
+        raise ValueError(f"{path}: starts is no list; repair it")
+    write_json(path, {"script": script, "settings": settings, "starts": [*before, start]})
 
 
 def read_table(path: Path) -> dict[str, list[tuple[int, float]]]:

@@ -19,7 +19,8 @@ from tqdm import tqdm
 from common.parsing import CONFIG_FILE
 from common.records import METRICS_FILE, TRACE_FILE, Table, draw_curves, environment, write_start
 from common.settings import Settings
-from nnunet_cpr.files import write_whole
+from nnunet_cpr.files import remove_leftovers
+from nnunet_cpr.training.checkpoints import damage, open_whole
 
 CHECKPOINT_FILE = "checkpoint.pt"
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -72,13 +73,23 @@ class Run:
         if self.settings.resume:
             self._load(self.folder / CHECKPOINT_FILE)
         if self.main:
+            self._metrics = Table(self.folder / METRICS_FILE, self._columns, self.first_step)
+            if hasattr(optimizer, "constraints"):
+                columns = ("tensor", "reg", "kappa", "lagmul")
+                self._trace = Table(self.folder / TRACE_FILE, columns, self.first_step, words=("tensor",))
+            seen = max(table.last_seen for table in self._tables())
+            if self.first_step == 0 and seen > self.settings.checkpoint_every:
+                raise ValueError(
+                    f"{self.folder / CHECKPOINT_FILE} is missing, though the run came to step {seen}; put it back, or "
+                    "start another run with another --out"
+                )
             self.folder.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(self.folder)
             start = {"step": self.first_step, "processes": self.accelerator.num_processes, "device": str(self.device)}
             start |= {"data": self._data, **environment()}
             write_start(self.folder / CONFIG_FILE, self.script, self.settings.to_json(), start)
-            self._metrics = Table(self.folder / METRICS_FILE, self._columns, self.first_step)
-            if hasattr(optimizer, "constraints"):
-                self._trace = Table(self.folder / TRACE_FILE, ("tensor", "reg", "kappa", "lagmul"), self.first_step)
+            for table in self._tables():
+                table.open()
         return wrapped
 
     def share(self, batch: Any) -> Any:
@@ -147,10 +158,13 @@ class Run:
         """Close the files and say where they are."""
         if self.main:
             draw_curves(self.folder, f"{self.script}, {self.settings.optimizer}, seed {self.settings.seed}")
-            for table in filter(None, (self._metrics, self._trace)):
+            for table in self._tables():
                 table.close()
             print(f"{self.settings.max_steps} steps done; metrics, figure and checkpoint are in {self.folder}")
         self.accelerator.end_training()
+
+    def _tables(self) -> list[Table]:
+        return [self._metrics, *([self._trace] if self._trace else [])]
 
     def _cost(self, done: int) -> dict[str, float]:
         seconds = time.perf_counter() - self._clock
@@ -191,17 +205,19 @@ class Run:
             "scaler": scaler.state_dict() if scaler else None,
             "average": self._average.state_dict() if self._average else None,
         }  # fmt: skip
-        with write_whole(self.folder / CHECKPOINT_FILE) as temporary:
-            torch.save(state, temporary)
+        with open_whole(self.folder / CHECKPOINT_FILE) as file:
+            torch.save(state, file)
         draw_curves(self.folder, f"{self.script}, {self.settings.optimizer}, seed {self.settings.seed}")
 
     def _load(self, path: Path) -> None:
         if not path.exists():  # stopped before the first checkpoint was due: start again
             return
+        if reason := damage(path):
+            raise ValueError(f"{path} cannot be read as a checkpoint of this program: it is damaged ({reason})")
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            script, settings, step = state["script"], state["settings"], state["step"]
-        except (RuntimeError, OSError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+            script, settings, step = state["script"], dict(state["settings"]), int(state["step"])
+        except (RuntimeError, OSError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
             raise ValueError(f"{path} cannot be read as a checkpoint of this program: {error!r:.200}") from error
         if script != self.script:
             raise ValueError(f"{path} is a checkpoint of {script}, not of {self.script}")

@@ -1,13 +1,14 @@
 """Token files: train.bin and val.bin of uint16 with a meta.json beside them, or the bytes of text."""
 
 import hashlib
-import json
 import sysconfig
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from nnunet_cpr.files import read_json
 
 META_FILE = "meta.json"
 SPLITS = ("train", "val")
@@ -56,9 +57,9 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """Return the checked meta.json of a folder of token files. Raises ValueError where the files do not fit it."""
     path = folder / META_FILE
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        meta = read_json(path)
         vocab_size, counts = int(meta["vocab_size"]), {split: int(meta["tokens"][split]) for split in SPLITS}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"{path} cannot be read: {error!r}") from error
     if not 0 < vocab_size <= MAX_VOCAB_SIZE:
         raise ValueError(f"{path}: a vocabulary of {vocab_size} does not fit uint16, which has {MAX_VOCAB_SIZE} values")

@@ -148,6 +148,18 @@ def test_dry_run_says_what_is_prepared(study, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    "configurations",
+    [{"3d_fullres": {"inherits_from": "3d_fullres"}}, {"3d_fullres": {"inherits_from": "2d"}}, {"3d_fullres": 7}],
+)
+def test_plans_that_lead_nowhere(study, tmp_path, capsys, configurations):
+    plans = tmp_path / "preprocessed" / DATASET / "nnUNetPlans.json"
+    plans.write_text(json.dumps({"configurations": configurations}))
+    assert main(["batch", "--dry-run", str(study)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{plans}: 3d_fullres has no data_identifier; plan {DATASET} anew" in line
+
+
+@pytest.mark.parametrize(
     ("arguments", "device", "message"),
     [
         (["--json"], "cpu", "--json goes with --dry-run"),

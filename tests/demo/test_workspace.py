@@ -80,3 +80,16 @@ def test_the_users_own_nnunet_folders_are_not_used(workspace, monkeypatch):
     assert {name: variables[name] for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")} == {
         name: str(workspace.out / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
     }
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[" * 100_000, "7", '{"settings": {}, "seconds": "1", "finished": true}', "\xff"]
+)
+def test_a_damaged_record_is_one_line_and_stays(workspace, content):
+    with workspace.stage("plan", SETTINGS, ["command"]):
+        pass
+    path = workspace.records / "plan.json"
+    path.write_text(content, encoding="latin-1")
+    with pytest.raises(ValueError, match=r"plan\.json"):
+        workspace.is_finished("plan", SETTINGS)
+    assert path.read_text(encoding="latin-1") == content

@@ -115,3 +115,13 @@ def test_steps_of_an_epoch(tmp_path, run, debug, steps):
     if debug is not None:
         (tmp_path / "debug.json").write_text(json.dumps(debug))
     assert steps_per_epoch(run, tmp_path) == steps
+
+
+@pytest.mark.parametrize("number", ["9" * 40, "9" * 5000, "1.2.3", "nan"])
+def test_numbers_that_nobody_wrote_are_passed_over(tmp_path, number):
+    write_log(tmp_path, {0: (1.0, 1.0, [0.5], 60), 1: (1.0, 1.0, [0.5], 60), 2: (1.0, 1.0, [0.5], 60)})
+    (path,) = tmp_path.glob("training_log_*.txt")
+    text = path.read_text().replace("Epoch 2", f"Epoch {number}")
+    first, last = text.rsplit("Epoch time: 60", 1)
+    path.write_text(first + f"Epoch time: {number}" + last)
+    assert read_log(tmp_path)["epoch"].tolist() == [0, 1]

@@ -73,6 +73,9 @@ def test_values_are_nnunets_own(evaluated):
         '{"metric_per_case": []}',
         '{"metric_per_case": [{"metrics": {"1": {}}, "prediction_file": "a.nii.gz"}]}',
         '{"metric_per_case": [{"metrics": {"1": 3}, "prediction_file": "a.nii.gz"}]}',
+        '{"metric_per_case": [{"metrics": {"1": {"Dice": 8.5}}, "prediction_file": "a.nii.gz"}]}',
+        '{"metric_per_case": [{"metrics": {"1": {"Dice": 1e999}}, "prediction_file": "a.nii.gz"}]}',
+        "[" * 100_000,
     ],
 )
 def test_a_damaged_summary_is_named(tmp_path, damage):
@@ -109,3 +112,9 @@ def test_results_folder_not_set(monkeypatch):
     monkeypatch.delenv("nnUNet_results", raising=False)
     with pytest.raises(ValueError, match="nnUNet_results is not set"):
         find_trainings(["4"], "3d_fullres", {"A": ["A"]}, "nnUNetPlans", ["0"])
+
+
+@pytest.mark.parametrize("value", [-1, 65536, 1.5, math.inf, math.nan, 10**400, None, {}, "text", [1, None], [[1]]])
+def test_what_no_label_can_be(value):
+    with pytest.raises(ValueError, match="labels are whole numbers from 0 to 65535"):
+        foreground_labels({"labels": {"background": 0, "odd": value}})

@@ -127,7 +127,7 @@ def rebuild(training: Training, params: list[Any], opt: Any) -> tuple[list[torch
     return fresh, other
 
 
-def change(param: torch.nn.Parameter, how: str, factor: float) -> None:
+def change(param: torch.nn.Parameter, layer: Layer, how: str, factor: float) -> None:
     """Multiply all weights of a tensor outside the optimizer."""
     new = factor * param.detach()
     if how == "in_place":
@@ -138,7 +138,7 @@ def change(param: torch.nn.Parameter, how: str, factor: float) -> None:
     elif how == "data":
         param.data.copy_(new)
     elif how == "replace":
-        param.data = torch.empty_like(param).copy_(new)
+        param.data = laid_out(new, layer.layout)
     elif how == "numpy" and param.dtype != torch.bfloat16:
         param.detach().numpy()[...] *= factor
     elif how == "numpy":
@@ -171,9 +171,9 @@ def layers(fused: bool, for_kernel: bool) -> st.SearchStrategy[Layer]:
 
 @st.composite
 def settings_of_a_group(draw: Any, for_kernel: bool) -> dict[str, Any]:
-    rule = draw(st.sampled_from(["uniform", "dependent", "dependent", "warm_start", "inflection_point"]))
+    rule = draw(st.sampled_from(["dependent", "dependent", "uniform", "warm_start", "inflection_point"]))
     parameters = {
-        "uniform": st.sampled_from([0.0, 0.2, 5.0, 1]),
+        "uniform": st.sampled_from([0.0, 0.2, 1]),
         "dependent": st.sampled_from([0.0, 0.5, 0.9, 1]),
         "warm_start": st.integers(0, 4),
         "inflection_point": st.none(),
@@ -183,12 +183,12 @@ def settings_of_a_group(draw: Any, for_kernel: bool) -> dict[str, Any]:
         "kappa_init_method": rule,
         "kappa_init_param": draw(parameters[rule]),
         "reg_function": draw(st.sampled_from(["l2"] if for_kernel else ["l2", "l2", "l1", "std", "huber"])),
-        "kappa_update": draw(st.sampled_from([0.01, 0.3, 1, 20.0, 0.0])),
+        "kappa_update": draw(st.sampled_from([0.3, 1, 20.0, 0.01, 0.0])),
         "reg_step_size": draw(st.integers(1, 3)),
         "reg_ema_decay": draw(st.sampled_from([0, 0.5, 0.99])),
         "step_form": draw(st.sampled_from(["explicit", "proximal"])),
         "adaptive_bounds": draw(st.booleans()),
-        "regularize": draw(st.sampled_from([True, True, None, None, False])),
+        "regularize": draw(st.sampled_from([True, True, True, None, False])),
     }
 
 
@@ -211,9 +211,8 @@ def options_of_a_base(draw: Any, base: str, for_kernel: bool) -> dict[str, Any]:
 
 
 @st.composite
-def trainings(draw: Any) -> Training:
-    """A random training of up to three groups, nine tensors and fourteen steps; a third suits the CPU kernel."""
-    for_kernel = draw(st.integers(0, 2)) == 2
+def trainings(draw: Any, for_kernel: bool) -> Training:
+    """A random training of up to three groups, nine tensors and fifteen steps; with `for_kernel` the CPU kernel's."""
     base = draw(st.sampled_from(["Adam", "SGD"] * 2 + ([] if for_kernel else [*TORCH_BASES])))
     options = draw(options_of_a_base(base, for_kernel))
     count = draw(st.integers(1, 3))

@@ -113,6 +113,8 @@ class Tensor:
             assert any(kappa == k or abs(kappa - k) <= off + acc * abs(k) for k in choices), (kappa, choices)
         else:
             assert kappa == c.kappa or abs(kappa - c.kappa) <= off + acc * abs(c.kappa), (kappa, c.kappa)
+        if s.kappa_init_method == "inflection_point":
+            assert abs(float(state["reg_ema"]) - c.ema) <= off + acc * c.t * abs(c.ema)
         if not near:
             assert abs(lam - c.lam) <= lam_off, (lam, c.lam, lam_off)
         assert int(state["cpr_step"]) == c.t

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from script_helpers import ENVIRONMENT, GPT2, gpt2_flags, losses, run_python, stop_after, train_gpt2_here
@@ -142,6 +143,8 @@ def test_weights_that_are_not_finite_are_not_saved(text, tmp_path, monkeypatch):
     [
         (lambda c: c.write_bytes(c.read_bytes()[:5000]), "cannot be read as a checkpoint"),
         (lambda c: c.write_bytes(b"not a checkpoint"), "cannot be read as a checkpoint"),
+        (lambda c: c.write_bytes(flipped(c.read_bytes())), "it is damaged .the checksum of its record"),
+        (lambda c: c.unlink(), "checkpoint.pt is missing, though the run came to step 12; put it back"),
         (lambda c: torch.save({"model": {}}, c), "cannot be read as a checkpoint"),
         (lambda c: edit(c, script="train_deit"), "is a checkpoint of train_deit, not of train_gpt2"),
         (lambda c: edit(c, settings={"size": "s"}), "is of another run: its"),
@@ -155,6 +158,33 @@ def test_a_checkpoint_that_does_not_belong_here_is_refused_in_one_line(finished,
     with pytest.raises(ValueError, match=message):
         train_gpt2_here(["--resume", "--out", str(tmp_path / "run"), "--device", "cpu"])
     assert (tmp_path / "run" / "metrics.csv").read_text() == before
+
+
+def flipped(content):
+    """One bit of a weight, which torch.load does not notice."""
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 64]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "cpr_trace.csv"])
+@pytest.mark.parametrize("cell", ["text", "", "1,2"])
+def test_a_damaged_table_is_refused_in_one_line(finished, tmp_path, name, cell):
+    shutil.copytree(finished, tmp_path / "run")
+    path = tmp_path / "run" / name
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines[:3], cell + lines[3][1:], *lines[4:]]))
+    before = {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()}
+    with pytest.raises(ValueError, match=rf"{name}: line 4 is damaged"):
+        train_gpt2_here(["--resume", "--out", str(tmp_path / "run"), "--device", "cpu"])
+    assert {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()} == before
+
+
+def test_a_token_beyond_the_vocabulary_is_one_line(tmp_path):
+    for split, tokens in (("train", [3, 99] * 200), ("val", [3] * 100)):
+        np.array(tokens, dtype="<u2").tofile(tmp_path / f"{split}.bin")
+    (tmp_path / "meta.json").write_text('{"vocab_size": 99, "tokens": {"train": 400, "val": 100}}')
+    with pytest.raises(ValueError, match="holds the token 99, but its vocabulary ends at 98; it is damaged"):
+        train_gpt2_here(gpt2_flags(tmp_path, tmp_path / "run"))
 
 
 def edit(path, **changes):

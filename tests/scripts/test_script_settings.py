@@ -139,9 +139,26 @@ def test_resume_with_another_config_or_script_is_refused(stored, tmp_path):
         gpt2("--resume", "--out", stored, "--config", path)
     with pytest.raises(ValueError, match="is of another script or version"):
         parse(GrokkingSettings, "", ["--resume", "--out", stored])
-    Path(stored, "config.json").write_text("{")
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, "7", '{"settings": 7}', "\0"])
+def test_resume_with_a_damaged_config(stored, text):
+    Path(stored, "config.json").write_text(text)
     with pytest.raises(ValueError, match="cannot be read as the configuration of a run"):
         gpt2("--resume", "--out", stored)
+
+
+def test_resume_with_a_config_of_other_types(stored):
+    content = {"settings": gpt2("--lr", "5e-4").to_json() | {"max_steps": "many"}}
+    Path(stored, "config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"config\.json: max_steps is 'many', but must be a whole number"):
+        gpt2("--resume", "--out", stored)
+
+
+@pytest.mark.parametrize("number", ["1e400", ".inf", "1" + "0" * 30])
+def test_a_number_too_large_for_any_machine(tmp_path, number):
+    with pytest.raises(ValueError, match="max_steps is"):
+        gpt2("--config", config(tmp_path, f"max_steps: {number}"))
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("gpt2/*.yaml")), ids=lambda path: path.stem)

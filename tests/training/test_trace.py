@@ -95,3 +95,12 @@ def test_the_figure_shows_what_the_rows_say():
 def test_the_figure_stands_odd_numbers(tmp_path, epochs, numbers):
     rows = [module.Row(e, e, name, *numbers) for e in range(epochs) for name in ("a", "b")]
     draw(rows).savefig(tmp_path / "figure.png")
+
+
+@pytest.mark.parametrize("lagmul", [math.inf, math.nan])
+def test_a_training_that_diverges_has_a_figure(tmp_path, lagmul):
+    trace = Trace(tmp_path, 0)
+    trace.add(0, 5, constraints(1.0, 1.5, 0.1))
+    trace.add(1, 10, constraints(math.inf, 1.5, lagmul))
+    trace.save()
+    assert len(read(tmp_path)) == 5
