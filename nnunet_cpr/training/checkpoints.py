@@ -51,6 +51,9 @@ def damage(path: Path) -> str | None:
                 return f"the checksum of its record {record} does not match"
             if any(record.external_attr & _FOLDER for record in archive.infolist()):
                 return "its table of contents calls a record a folder"  # torch would take whatever is in memory
+        with path.open("rb") as file:
+            if file.read(2) != b"PK":  # zipfile passes over what was put before an archive, torch does not
+                return "something else precedes its contents"
     except Exception as error:  # whatever zipfile makes of a damaged table of contents
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a seek to nowhere
             raise

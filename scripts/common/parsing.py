@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
+from reprlib import repr as _short  # a value may be a list of thousands
 from typing import Any, TypeVar
 
 from common.settings import CPR, FREE_ON_RESUME, OPTIMIZERS, Settings, applicable_only
@@ -133,7 +134,7 @@ def _checked(cls: type[Settings], name: str, value: Any, where: str) -> Any:
         return None
     if metadata["count"]:
         if not isinstance(value, (list, tuple)) or len(value) != metadata["count"]:
-            raise ValueError(f"{where} is {value!r}, but must be {metadata['count']} numbers")
+            raise ValueError(f"{where} is {_short(value)}, but must be {metadata['count']} numbers")
         return tuple(_converted(metadata, single, where) for single in value)
     return _converted(metadata, value, where)
 
@@ -142,20 +143,22 @@ def _converted(metadata: Mapping[str, Any], value: Any, where: str) -> Any:
     kind = metadata["kind"]
     if (kind is bool) != isinstance(value, bool) or isinstance(value, (list, dict)):
         raise ValueError(
-            f"{where} is {value!r}, but must be {'true or false' if kind is bool else 'one ' + kind.__name__}"
+            f"{where} is {_short(value)}, but must be {'true or false' if kind is bool else 'one ' + kind.__name__}"
         )
     try:
         converted = kind(value)  # YAML takes 1e-3 for a text, flags are texts
         if kind is int and float(value) != converted:
             raise ValueError
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{where} is {value!r}, but must be {'a whole' if kind is int else 'a'} number") from error
+        raise ValueError(
+            f"{where} is {_short(value)}, but must be {'a whole' if kind is int else 'a'} number"
+        ) from error
     if metadata["choices"] and converted not in metadata["choices"]:
-        raise ValueError(f"{where} is {value!r}, but must be one of {', '.join(metadata['choices'])}")
+        raise ValueError(f"{where} is {_short(value)}, but must be one of {', '.join(metadata['choices'])}")
     if kind is float and not math.isfinite(converted):
-        raise ValueError(f"{where} is {value!r}, but must be finite")
+        raise ValueError(f"{where} is {_short(value)}, but must be finite")
     if kind is int and abs(converted) > LARGEST:
         raise ValueError(f"{where} is too large; the largest number is {LARGEST}")
     if metadata["least"] is not None and converted < metadata["least"]:
-        raise ValueError(f"{where} is {value!r}, but must be at least {metadata['least']}")
+        raise ValueError(f"{where} is {_short(value)}, but must be at least {metadata['least']}")
     return converted

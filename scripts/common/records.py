@@ -26,6 +26,7 @@ class Table:
 
     Raises:
         ValueError: a line to be kept is damaged.
+        OSError: it cannot be read, say, because it is a folder.
     """
 
     def __init__(self, path: Path, columns: Iterable[str], last_step: int, words: Collection[str] = ()) -> None:
@@ -35,7 +36,7 @@ class Table:
         self._path, self._words, self._kept = path, words, list[str]()
         try:
             # The last line is empty, or was cut off while it was written.
-            lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
+            lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is damaged ({error}); repair it, or move it away to go on without it") from error
         for number, line in enumerate(lines, 1):

@@ -86,23 +86,23 @@ class World:
         content = [json.loads(line) for line in lines]
         return [entry for entry in content if event in (None, entry["event"])]
 
-    def processes(self) -> list[psutil.Process]:
-        """Every living process that knows of this world, apart from this one."""
+    def processes(self, wanted: Callable[[list[str]], object] = lambda _: True) -> list[psutil.Process]:
+        """Every living process that knows of this world and whose command line is `wanted`, apart from this one."""
         found = []
         for process in psutil.process_iter():
             try:
                 mine = process.environ().get("FAKE_NNUNET") == str(self.folder / "control")
-                if mine and process.status() != psutil.STATUS_ZOMBIE:
+                if mine and process.status() != psutil.STATUS_ZOMBIE and wanted(process.cmdline()):
                     found.append(process)
-            except psutil.Error:
+            except psutil.Error:  # gone, or a zombie by now
                 continue
         return found
 
     def snakemake(self) -> psutil.Process:
-        return next(p for p in self.processes() if "--snakefile" in p.cmdline() and "snakemake" in p.cmdline())
+        return self.processes(lambda words: "--snakefile" in words and "snakemake" in words)[0]
 
     def trainings(self) -> list[psutil.Process]:
-        return [p for p in self.processes() if any(word.endswith("nnUNetv2_train") for word in p.cmdline())]
+        return self.processes(lambda words: any(word.endswith("nnUNetv2_train") for word in words))
 
     def wait_for(self, what: Callable[[], object]) -> None:
         until = time.monotonic() + PATIENCE
