@@ -1,5 +1,6 @@
 """The nnU-Net trainer behind every name: nnU-Net's own, with the optimizer, schedule and length the name asks for."""
 
+import math
 import os
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from nnunet_cpr.optim import SGDCPR, AdamCPR, Constraint
 from nnunet_cpr.schedules import warmup_poly_lr
-from nnunet_cpr.training.checkpoints import set_aside
+from nnunet_cpr.training.checkpoints import LATEST, set_aside
 from nnunet_cpr.training.interruptible import InterruptibleTrainer
 from nnunet_cpr.training.precision import in_bfloat16
 from nnunet_cpr.training.seeding import seed_everything, without_benchmarks
@@ -153,6 +154,7 @@ class NamedTrainer(InterruptibleTrainer):
             constraints = self.optimizer.constraints()
             if self._trace is not None:
                 self._record(self._trace, constraints)
+            self._stop_if_diverged(constraints)
         super().on_epoch_end()
 
     def _record(self, trace: Trace, constraints: list[Constraint]) -> None:
@@ -177,6 +179,24 @@ class NamedTrainer(InterruptibleTrainer):
             trace.save()
         except OSError as error:  # say, a full disk: the next epoch writes all rows again
             self.print_to_log_file(f"WARNING: the CPR trace could not be written: {error}")
+
+    def _stop_if_diverged(self, constraints: list[Constraint]) -> None:
+        """Exit before the last good checkpoint is replaced: weights that are not finite stay so, and predict nothing.
+
+        All ranks have the same weights, so all of them exit.
+        """
+        lost = [c.name for c in constraints if not math.isfinite(c.reg)]
+        if not lost:
+            return
+        kept = Path(self.output_folder, LATEST)
+        message = (
+            f"STOPPED: the weights are not finite any more ({len(lost)} of {len(constraints)} tensors, {lost[0]} among "
+            f"them). {f'{kept.name} is from before' if kept.exists() else 'No checkpoint was due before'}. "
+            f"{TRACE_FILE} shows whether lambda grew first; then add _proximal to the trainer's name. Otherwise try a "
+            "lower learning rate (lr<value>) or a warmup (warmup<steps>)."
+        )
+        self.print_to_log_file(message)
+        raise SystemExit(1)
 
 
 def _build_in_bfloat16(

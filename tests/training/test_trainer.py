@@ -173,12 +173,32 @@ def test_baselines_have_no_trace(nnunet, tmp_path):
 
 def test_a_flip_of_signs_is_told_once(nnunet):
     """A bound far below the weights makes lambda explode at once."""
-    trainer = trained(nnunet, "nnUNetTrainerCPR_k1e-9_mu1e9_3epochs_1iters_seed1")
+    trainer = make_trainer(nnunet, "nnUNetTrainerCPR_k1e-9_mu1e9_9epochs_1iters_seed1")
+    with pytest.raises(SystemExit):
+        trainer.run_training()
     warnings = [line for line in log(trainer).splitlines() if "WARNING: lambda of" in line]
     assert len(warnings) == 1
     assert "_proximal" in warnings[0] and "warm start" in warnings[0]
     proximal = trained(nnunet, "nnUNetTrainerCPR_k1e-9_mu1e9_proximal_2epochs_1iters_seed1")
     assert "WARNING: lambda of" not in log(proximal)
+
+
+def test_a_diverged_training_ends_and_keeps_its_last_good_checkpoint(nnunet):
+    trainer = make_trainer(nnunet, "nnUNetTrainerCPR_k1e-9_mu1e9_9epochs_1iters_seed1")
+    with pytest.raises(SystemExit) as stop:
+        trainer.run_training()
+    assert stop.value.code == 1
+    rows = read_trace(f"{trainer.output_folder}/cpr_trace.csv")
+    last = max(row.epoch for row in rows)
+    assert 0 < last < 8
+    assert next(row.epoch for row in rows if not math.isfinite(row.reg)) == last
+    saved = torch.load(f"{trainer.output_folder}/checkpoint_latest.pth", weights_only=False)
+    assert saved["current_epoch"] == last
+    assert all(tensor.isfinite().all() for tensor in saved["network_weights"].values())
+    assert not Path(trainer.output_folder, "checkpoint_final.pth").exists()
+    told = [line for line in log(trainer).splitlines() if "STOPPED: the weights are not finite" in line]
+    assert len(told) == 1
+    assert "checkpoint_latest.pth is from before" in told[0] and "_proximal" in told[0]
 
 
 def test_a_trace_that_cannot_be_written_does_not_end_the_training(nnunet, monkeypatch):
