@@ -160,6 +160,8 @@ def open_nifti(path: Path) -> tuple[nib.Nifti1Image, np.ndarray]:
         voxels = np.asanyarray(image.dataobj)
         if voxels.dtype.kind not in "biuf":
             raise ValueError(f"its voxels are of the type {image.get_data_dtype()}, but must be numbers")
+        if not np.isfinite(image.affine).all():
+            raise ValueError("its place in space, the affine, holds NaN or infinite numbers")
         return image, voxels
     except MemoryError as error:
         raise ValueError(f"{path}: does not fit into memory; if its header is damaged, replace the file") from error
