@@ -129,15 +129,15 @@ def _read_description(path: Path) -> dict[str, Any]:
             raise ValueError(f"{path}: {key} is no {'mapping' if kind is dict else 'list'}; {_LAYOUT}")
     if not all(isinstance(entry, dict) and isinstance(entry.get("image"), str) for entry in description["training"]):
         raise ValueError(f"{path}: an entry of training names no image; {_LAYOUT}")
-    for kind in ("modality", "labels"):
-        for value, name in description[kind].items():
-            if not isinstance(name, str):
-                raise ValueError(f"{path}: the name of {kind} {value} is {name!r:.40}, not a text; {_LAYOUT}")
     values = list(description["labels"])
     if values != [str(value) for value in range(len(values))]:
         raise ValueError(
             f'{path}: labels must be "0", "1", "2"... in that order, each with a name, not {description["labels"]}'
         )
+    for kind in ("modality", "labels"):
+        for value, name in description[kind].items():
+            if not isinstance(name, str):
+                raise ValueError(f"{path}: the name of {kind} {value} is {name!r:.40}, not a text; {_LAYOUT}")
     return description
 
 

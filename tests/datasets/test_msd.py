@@ -184,6 +184,24 @@ def test_nan_in_an_image(folder):
     bad(folder, "case_4: the image holds NaN or infinite voxels")
 
 
+def test_nan_in_a_place(folder):
+    path = folder / "x.nii"
+    write(path, np.ones((4, 5, 6), dtype=np.float32))
+    content = bytearray(path.read_bytes())
+    content[300:304] = np.float32(np.nan).tobytes()  # in srow_y of the NIfTI-1 header
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"x\.nii: cannot be read \(its place in space, the affine, holds NaN"):
+        open_nifti(path)
+
+
+@pytest.mark.parametrize("key", ["labels", "modality"])
+def test_a_name_that_is_no_text(folder, key):
+    names = {"labels": {"0": "background", "1": [None]}, "modality": {"0": "MRI", "1": [None]}}[key]
+    describe(folder, **{key: names})
+    with pytest.raises(ValueError, match=rf"dataset\.json: the name of {key} 1 is \[None\], not a text"):
+        read_msd(folder)
+
+
 def test_channels_must_agree_with_the_modalities(folder):
     write(folder / "imagesTr" / "case_0.nii.gz", np.ones((4, 5, 6, 2), dtype=np.float32))
     bad(folder, r"case_0: the image's shape is \(4, 5, 6, 2\), but .* names 1 channel")

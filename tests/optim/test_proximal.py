@@ -101,3 +101,26 @@ def test_l1_style_oscillation_cannot_run_away(reg):
         opt.step()
     assert torch.isfinite(p).all()
     assert float(algorithm1.regulariser(reg, p.detach().double())) <= start
+
+
+@pytest.mark.parametrize("bound", [0.01, 1.0, 20.0])
+@pytest.mark.parametrize(("excess", "runs_away"), [(0.45, False), (1.05, True)])
+def test_only_the_explicit_step_runs_away_from_a_large_excess(bound, excess, runs_away):
+    """docs/explanation/cpr.md: past 1 in mean square over its bound, with mu = 1, l2's explicit step diverges."""
+
+    def largest(step_form):
+        p = torch.nn.Parameter(torch.full((4, 6), (bound + excess) ** 0.5, dtype=torch.float64))
+        options = {"kappa_init_method": "uniform", "kappa_init_param": bound * p.numel(), "step_form": step_form}
+        opt = SGDCPR([p], lr=0.1, **options)
+        seen = []
+        for _ in range(100):
+            one_step(opt, [p])
+            seen.append(float(p.detach().abs().max()))
+        return max(seen), seen[-1], bound**0.5
+
+    most, last, allowed = largest("explicit")
+    assert (not most < 1e6) == runs_away
+    assert runs_away or last <= allowed
+    most, last, allowed = largest("proximal")
+    assert most < (bound + excess) ** 0.5
+    assert last <= allowed
