@@ -142,7 +142,7 @@ def scale_multipliers(ax: Axes, lagmul: np.ndarray) -> None:
     """Make the axis linear from 0 to about a thousandth of the largest multiplier, logarithmic above."""
     largest = np.max(lagmul, where=np.isfinite(lagmul), initial=0.0)
     if largest > 0:
-        ax.set_yscale("symlog", linthresh=10 ** (math.floor(math.log10(largest)) - 3))  # a tick, so that 0 has room
+        ax.set_yscale("symlog", linthresh=10.0 ** (math.floor(math.log10(largest)) - 3))  # a tick, so that 0 has room
         ax.set_ylim(bottom=0)
     else:
         ax.set_yscale("linear")

@@ -177,7 +177,7 @@ class NamedTrainer(InterruptibleTrainer):
         trace.add(self.current_epoch, (self.current_epoch + 1) * self.num_iterations_per_epoch, constraints)
         try:
             trace.save()
-        except OSError as error:  # say, a full disk: the next epoch writes all rows again
+        except Exception as error:  # a full disk, a figure of odd numbers: the next epoch writes all rows again
             self.print_to_log_file(f"WARNING: the CPR trace could not be written: {error}")
 
     def _stop_if_diverged(self, constraints: list[Constraint]) -> None:

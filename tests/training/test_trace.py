@@ -104,3 +104,14 @@ def test_a_training_that_diverges_has_a_figure(tmp_path, lagmul):
     trace.add(1, 10, constraints(math.inf, 1.5, lagmul))
     trace.save()
     assert len(read(tmp_path)) == 5
+
+
+@pytest.mark.parametrize("lagmul", [8e23, 1e300, math.inf, math.nan])
+@pytest.mark.parametrize("reg", [1e38, math.inf, math.nan])
+def test_a_diverging_training_is_drawn(tmp_path, reg, lagmul):
+    trace = Trace(tmp_path, 0)
+    for epoch, values in enumerate([(5.0, 0.0), (9.8, 1.2), (1.4e6, 189.0), (reg, lagmul)]):
+        trace.add(epoch, epoch + 1, constraints(values[0], 5.0, values[1]))
+    trace.save()
+    assert (tmp_path / "cpr_progress.png").stat().st_size > 0
+    assert draw(trace.rows).axes[0].lines[0].get_ydata()[:3].tolist() == [0.0, 1.2, 189.0]
