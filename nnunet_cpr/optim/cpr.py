@@ -295,6 +295,7 @@ class CPR(Optimizer):
         # Where nothing is to be shrunk, the base's own step stays bit for bit. Reading a CPU tensor waits for nothing.
         keep = L2.factors(lagmul, proximal).tolist()
         shrunk = [i for i, factor in enumerate(keep) if factor != 1]
+        self._sums().forget(params)
         if shrunk:
             some, their = [params[i] for i in shrunk], [states[i] for i in shrunk]
             sums = cpu_kernel.shrink_and_update(update, group, some, [keep[i] for i in shrunk], their)
