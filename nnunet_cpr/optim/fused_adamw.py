@@ -41,9 +41,10 @@ def shrink_and_update(
     with torch.no_grad():
         torch._foreach_add_([state["step"] for state in states], 1)
         for param, factor, state in zip(params, keep, states, strict=True):
+            gradient: Any = param.grad  # not None: such tensors are left out before
             torch._fused_adamw_(
                 [param],
-                [param.grad],
+                [gradient],
                 [state["exp_avg"]],
                 [state["exp_avg_sq"]],
                 [],
