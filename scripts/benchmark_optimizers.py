@@ -2,7 +2,8 @@
 
 Prints the median time of a step, its spread, and the ratio to torch.optim.AdamW(fused=True) and, for the SGDs, to
 torch.optim.SGD(fused=True) in the same run. Between two steps a large buffer is written, so that no contestant finds
-its tensors in the cache. Each contestant has weights of its own, as in a training; gradients are shared.
+its tensors in the cache. Each contestant has weights of its own, as in a training; gradients are shared. On CPU,
+"torch alone" is with active bounds and without the C kernel, as where there is no compiler.
 
     python scripts/benchmark_optimizers.py [--device cuda] [--threads 2] [--rounds 30] [--json FILE]
 """
@@ -14,11 +15,12 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch import Tensor
 
-from nnunet_cpr.optim import SGDCPR, AdamCPR
+from nnunet_cpr.optim import SGDCPR, AdamCPR, cpu_kernel
 
 # Bounds that are never set, set but never reached, and violated at every step: mu shrinks the weights by some 1e-4 in
 # all, and yet every step's factor differs from 1 in float32.
@@ -28,6 +30,8 @@ BOUNDS = {
     "active": {"kappa_init_method": "uniform", "kappa_init_param": 0.0, "kappa_update": 1e-3},
 }
 LR = 1e-9
+# What ends in this is timed as it is where no C compiler is to be had.
+ALONE = "torch alone"
 
 
 def nnunet_shapes() -> list[torch.Size]:
@@ -61,6 +65,7 @@ def contestants(shapes: list[torch.Size], device: torch.device) -> dict[str, tor
 
     adam, sgd = torch.optim.AdamW, torch.optim.SGD
     nesterov = {"momentum": 0.99, "nesterov": True}
+    active = BOUNDS["active"]
     entries = {
         "AdamW fused": adam(params(), lr=LR, fused=True),
         "AdamW foreach": adam(params(), lr=LR, foreach=True),
@@ -71,6 +76,9 @@ def contestants(shapes: list[torch.Size], device: torch.device) -> dict[str, tor
             f"SGDCPR {name}": SGDCPR(params(), lr=LR, fused=True, **nesterov, **bound) for name, bound in BOUNDS.items()
         },
     }
+    if device.type == "cpu":
+        entries[f"AdamCPR {ALONE}"] = AdamCPR(params(), lr=LR, fused=True, **active)
+        entries[f"SGDCPR {ALONE}"] = SGDCPR(params(), lr=LR, fused=True, **nesterov, **active)
     try:
         from pytorch_cpr import AdamCPR as PeerAdamCPR
     except ImportError:
@@ -81,7 +89,7 @@ def contestants(shapes: list[torch.Size], device: torch.device) -> dict[str, tor
             {"params": [p for p in own if p.ndim >= 2], "regularize": True},
             {"params": [p for p in own if p.ndim < 2], "regularize": False},
         ]
-        entries["pytorch-cpr active"] = PeerAdamCPR(groups, lr=LR, foreach=True, **BOUNDS["active"])
+        entries["pytorch-cpr active"] = PeerAdamCPR(groups, lr=LR, foreach=True, **active)
     return entries
 
 
@@ -92,13 +100,15 @@ def measure(optimizers: dict[str, torch.optim.Optimizer], device: torch.device, 
     seconds: dict[str, list[float]] = {name: [] for name in optimizers}
     for turn in range(rounds + 3):
         for name, optimizer in optimizers.items():
-            flush.add_(1)
-            synchronize()
-            start = time.perf_counter()
-            optimizer.step()
-            synchronize()
-            if turn >= 3:
-                seconds[name].append(time.perf_counter() - start)
+            library = (lambda: None) if name.endswith(ALONE) else cpu_kernel.library
+            with mock.patch.object(cpu_kernel, "library", library):
+                flush.add_(1)
+                synchronize()
+                start = time.perf_counter()
+                optimizer.step()
+                synchronize()
+                if turn >= 3:
+                    seconds[name].append(time.perf_counter() - start)
     return seconds
 
 

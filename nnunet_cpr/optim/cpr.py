@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nnunet_cpr.optim import cpu_kernel
+from nnunet_cpr.optim import cpu_kernel, fused_adamw
 from nnunet_cpr.optim.bounds import RULES, STATE_KEYS, Values, start_values
 from nnunet_cpr.optim.known_sums import KnownSums
 from nnunet_cpr.optim.param_groups import param_groups
@@ -269,10 +269,10 @@ class CPR(Optimizer):
         """Do lines 4 to 6 of Algorithm 1 for tensors alike, all multipliers and bounds at once, no host involved."""
         regularizer = REGULARIZERS[group["reg_function"]]
         found_inf = getattr(self, "found_inf", None)
-        update = _KERNEL_UPDATES.get(type(self))
-        use_kernel = update is not None and found_inf is None and cpu_kernel.covers(update, group, params, states)
+        update = _UPDATES.get(type(self)) if found_inf is None else None
+        kernel = update and next((k for k in _ONE_PASS if k.covers(update, group, params, states)), None)
         with torch.no_grad():
-            reg = self._sums().of(params) if use_kernel else regularizer.value(params)
+            reg = self._sums().of(params) if kernel is cpu_kernel else regularizer.value(params)
             old: Values = {key: torch.stack([state[key] for state in states]) for key in start_values(group)}
             new = {**old, **RULES[group["kappa_init_method"]](old["cpr_step"], reg, old, group)}
             new["lagmul"] = self._multipliers(regularizer, params, reg, old["lagmul"], new["kappa"], group)
@@ -289,16 +289,18 @@ class CPR(Optimizer):
             for key, value in new.items():
                 torch._foreach_copy_([state[key] for state in states], list(value.unbind()))
         proximal = group["step_form"] == "proximal"
-        if update is None or not use_kernel:
+        if not kernel:
             regularizer.step(params, lagmul, proximal)
             return ()
         # Where nothing is to be shrunk, the base's own step stays bit for bit. Reading a CPU tensor waits for nothing.
         keep = L2.factors(lagmul, proximal).tolist()
         shrunk = [i for i, factor in enumerate(keep) if factor != 1]
+        self._sums().forget(params)
         if shrunk:
             some, their = [params[i] for i in shrunk], [states[i] for i in shrunk]
-            sums = cpu_kernel.shrink_and_update(update, group, some, [keep[i] for i in shrunk], their)
-            self._sums().remember(some, sums)
+            sums = kernel.shrink_and_update(update, group, some, [keep[i] for i in shrunk], their)
+            if sums is not None:
+                self._sums().remember(some, sums)
             return some
         return ()
 
@@ -336,7 +338,9 @@ class SGDCPR(CPR, torch.optim.SGD):
 
 _NAMED: dict[type[Optimizer], type[CPR]] = {torch.optim.Adam: AdamCPR, torch.optim.SGD: SGDCPR}
 # Not subclasses of these two: their update may be another.
-_KERNEL_UPDATES: dict[type[Optimizer], str] = {AdamCPR: "adam", SGDCPR: "sgd"}
+_UPDATES: dict[type[Optimizer], str] = {AdamCPR: "adam", SGDCPR: "sgd"}
+# What does the constraint step and such an update in one pass over memory, the best first.
+_ONE_PASS = (cpu_kernel, fused_adamw)
 
 
 @functools.cache

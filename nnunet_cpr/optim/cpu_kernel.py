@@ -1,7 +1,7 @@
 """The optional CPU kernel: R in one read, then constraint step and update in one pass, for l2 with `fused=True`.
 
 It is compiled by the machine's C compiler when first used (about a second, kept in the user's cache folder). Without a
-compiler, and wherever a case is not covered, the plain path does the same within float32 rounding.
+compiler, and wherever a case is not covered, torch alone does the same within float32 rounding.
 """
 
 import ctypes
@@ -38,6 +38,8 @@ def covers(
         return False
     if update == "sgd" and group["momentum"] == 0:
         return False  # torch then neither reads nor writes the buffer
+    if not _plain(params[0]) or library() is None:
+        return False
     names = _STATES[update]
     for param, state in zip(params, states, strict=True):
         if not (_plain(param) and _plain(param.grad)):
@@ -47,7 +49,7 @@ def covers(
             # A state that was loaded from another layer's would be read past its end.
             if not _plain(tensor) or (name != "step" and tensor.numel() != param.numel()):
                 return False
-    return library() is not None
+    return True
 
 
 def square_sums(params: Sequence[Tensor]) -> Tensor:
@@ -102,7 +104,7 @@ def library() -> ctypes.CDLL | None:
         kernel.samples.restype = None
         return kernel
     except (OSError, subprocess.SubprocessError, RuntimeError) as error:
-        _log.info("no compiled CPU kernel, the plain path is used: %s", error)
+        _log.info("no compiled CPU kernel, torch alone is used: %s", error)
         return None
 
 

@@ -19,10 +19,10 @@ class _Known(NamedTuple):
 class KnownSums:
     """R = sum(theta^2) of tensors: known from the update that wrote them, or read.
 
-    Weights may be changed between two steps. torch counts every change in place (`load_state_dict`, `p.mul_`), other
-    optimizers' included, and a replaced tensor (`p.data = other`) lies elsewhere. Only edits through `p.data` or NumPy
-    are not counted, so a few elements are compared, too. What escapes all three (such an edit of some elements only)
-    is in R one step later, because every step adds R up anew from the weights that it writes.
+    Weights may be changed between two steps. torch counts every change in place (`load_state_dict`, `p.mul_`), and a
+    replaced tensor (`p.data = other`) lies elsewhere. Edits through `p.data` or NumPy and the steps of torch's fused
+    optimizers are not counted, so a few elements are compared, too. What escapes all three (such an edit of some
+    elements only) is in R one step later: every step adds R up anew from the weights that it writes, or forgets it.
     """
 
     def __init__(self) -> None:
@@ -32,6 +32,11 @@ class KnownSums:
         """Keep what :func:`cpu_kernel.shrink_and_update` has returned for these tensors."""
         for param, reg, samples in zip(params, sums.tolist(), cpu_kernel.samples(params), strict=True):
             self._known[param] = _Known(reg, param._version, param.data_ptr(), samples)
+
+    def forget(self, params: Sequence[Tensor]) -> None:
+        """Drop what is known of these tensors, before torch's own step, which may be fused, changes them."""
+        for param in params:
+            self._known.pop(param, None)
 
     def of(self, params: Sequence[Tensor]) -> Tensor:
         """Return R of each tensor: shape (len(params),), float32, summed in float64."""

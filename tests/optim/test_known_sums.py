@@ -146,6 +146,28 @@ def test_a_step_that_leaves_a_tensor_out(read):
     assert read == []
 
 
+@pytest.mark.parametrize("name", CLASSES)
+def test_torchs_own_fused_steps_in_between_are_noticed(name, monkeypatch):
+    """torch does not count them, and no gradient reaches the elements compared, as in an embedding."""
+    runs = []
+    for remembering in (True, False):
+        if not remembering:
+            monkeypatch.setattr(KnownSums, "remember", lambda self, params, sums: None)
+        param = torch.nn.Parameter(torch.randn(10, 10, generator=torch.Generator().manual_seed(0)))
+        opt = make(name, [param], "uniform", kappa_init_param=60.0, kappa_update=0.05, lr=0.05, fused=True)
+        trained = torch.ones(100)
+        trained[[0, 33, 66, 99]] = 0
+        course = []
+        for step in range(60):
+            sign = 1 if step < 15 else -1  # first towards 0, then away from it
+            param.grad = sign * trained.view(10, 10) * param.detach().sign()
+            opt.step()
+            course.append(float(opt.state[param]["lagmul"]))
+        runs.append(course)
+    assert 0 in runs[0][5:30] and runs[0][-1] > 0  # let go, then acting again
+    assert runs[0] == runs[1]
+
+
 def test_an_uncounted_edit_of_one_element_is_in_the_next_r(read):
     """The one case that nothing notices, as its docstring says: R is of the true weights one step later."""
     pull = Pull(shapes=((130, 257),), dtype=torch.float32)

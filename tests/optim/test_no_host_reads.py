@@ -2,10 +2,8 @@
 
 import pytest
 import torch
-from optim_helpers import CLASSES, REGULARISERS, RULES, STEP_FORMS, Pull, cpr_settings, make
+from optim_helpers import CLASSES, REGULARISERS, RULES, STEP_FORMS, Pull, cpr_settings, make, plain_path
 from torch.utils._python_dispatch import TorchDispatchMode
-
-from nnunet_cpr.optim import cpu_kernel
 
 aten = torch.ops.aten
 READS = {
@@ -38,8 +36,8 @@ class Reads(TorchDispatchMode):
 
 @pytest.fixture
 def reads(monkeypatch):
-    """`Reads`, plus the ways past the dispatcher. The CPU kernel, whose host is the device, stays out."""
-    monkeypatch.setattr(cpu_kernel, "library", lambda: None)
+    """`Reads`, plus the ways past the dispatcher. What is for the CPU alone, whose host is the device, stays out."""
+    plain_path(monkeypatch)
     mode = Reads()
     for name in ("tolist", "numpy", "__array__", "cpu"):
         original = getattr(torch.Tensor, name)
