@@ -142,6 +142,6 @@ def test_any_placement(results, reg, placements):
 
 
 def test_partial_weights_are_refused(results):
-    """torch's own optimizers cannot step them either."""
+    """torch's own Adam cannot step them either."""
     for result in results:
         assert result["partial"].startswith("ValueError: weight of the group is a DTensor whose ranks hold summands")
