@@ -53,6 +53,11 @@ def check(group: Mapping[str, Any]) -> None:
                 f"{param_name(group, index, index)} of the group is complex, but CPR bounds real weights; "
                 "give its group regularize=False"
             )
+        if is_regularized(group, param) and any(kind.is_partial() for kind in getattr(param, "placements", ())):
+            raise ValueError(
+                f"{param_name(group, index, index)} of the group is a DTensor whose ranks hold summands (Partial), of "
+                "which no R can be added up; redistribute it to Replicate or Shard"
+            )
     check_weight_decay(group)
 
 

@@ -41,7 +41,8 @@ def over_shards(values: Tensor, params: Sequence[Tensor]) -> Tensor:
     first: Any = params[0]
     if hasattr(first, "device_mesh"):
         for dim, placement in enumerate(first.placements):
-            if placement.is_shard():
+            # FSDP2 over tensor parallel shards one dimension twice, by a placement whose `is_shard()` is False.
+            if not placement.is_replicate():
                 torch.distributed.all_reduce(values, group=first.device_mesh.get_group(dim))
     return values
 
