@@ -152,7 +152,9 @@ def check_ddp(cls, dtype):
     return all(torch.equal(mine, other) for other in everyone)
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids=["2 ranks", "3 ranks"])
+@pytest.fixture(
+    scope="module", params=[pytest.param(2, id="2 ranks"), pytest.param(3, id="3 ranks", marks=pytest.mark.slow)]
+)
 def results(request, tmp_path_factory):
     checks = {name: (check_fsdp, *training) for name, training in TRAININGS.items()}
     checks |= {("ddp", cls): (check_ddp, cls, torch.float32) for cls in (AdamCPR, SGDCPR)}
