@@ -193,8 +193,8 @@ class NamedTrainer(InterruptibleTrainer):
             f"STOPPED: the weights are not finite any more ({len(lost)} of {len(constraints)} tensors, {lost[0]} among "
             f"them). {f'{kept.name} is from before' if kept.exists() else 'No checkpoint was due before'}. "
             f"If the bounds had just been set (kappa in {TRACE_FILE}), CPR's explicit step has most likely "
-            "diverged: add _proximal to the trainer's name, or set them earlier (ws<steps>). Otherwise try a "
-            "lower learning rate (lr<value>) or a warmup (warmup<steps>)."
+            "diverged: add _proximal to the trainer's name. Otherwise try a lower learning rate (lr<value>) or a "
+            "warmup (warmup<steps>)."
         )
         self.print_to_log_file(message)
         raise SystemExit(1)
