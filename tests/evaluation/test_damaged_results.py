@@ -69,6 +69,7 @@ def write_world(root):
 
 @pytest.fixture
 def fuzz(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)  # where the report goes if the request has lost its output
     good = tmp_path / "good"
     write_world(good)
     monkeypatch.setattr(statistics, "BOOTSTRAP_SAMPLES", 20)
