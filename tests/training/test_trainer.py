@@ -184,7 +184,7 @@ def test_a_flip_of_signs_is_told_once(nnunet):
 
 
 def test_a_diverged_training_ends_and_keeps_its_last_good_checkpoint(nnunet):
-    trainer = make_trainer(nnunet, "nnUNetTrainerCPR_k1e-9_mu1e9_9epochs_1iters_seed1")
+    trainer = make_trainer(nnunet, "nnUNetTrainerCPR_k1e-9_mu1e9_9epochs_1iters_seed2")
     with pytest.raises(SystemExit) as stop:
         trainer.run_training()
     assert stop.value.code == 1
