@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -163,12 +164,16 @@ class InterruptibleTrainer(nnUNetTrainer):
         """Raise Stopped on all ranks at the same step if any of them was asked to stop."""
         if not self._asked_to_stop():
             return
-        self._finish_workers()
         self._say_stopped()
+        self._leave_together(Stopped())
+
+    def _leave_together(self, exit: SystemExit) -> NoReturn:
+        """Raise `exit` once all ranks have come here and cleaned up."""
+        self._finish_workers()
         if self.is_ddp:
-            dist.barrier()  # the first one to exit has the others killed, so all must have cleaned up
+            dist.barrier()  # the first one to exit has the others killed
             dist.destroy_process_group()
-        raise Stopped
+        raise exit
 
     def _asked_to_stop(self) -> bool:
         asked = self._signals.received is not None

@@ -197,7 +197,7 @@ class NamedTrainer(InterruptibleTrainer):
             "warmup (warmup<steps>)."
         )
         self.print_to_log_file(message)
-        raise SystemExit(1)
+        self._leave_together(SystemExit(1))
 
 
 def _build_in_bfloat16(

@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import pytest
 import torch
 
 from nnunet_cpr.optim import SGDCPR, AdamCPR, cpu_kernel, fused_adamw
@@ -120,3 +121,17 @@ def documented(page, heading):
         else:
             blocks[-1].append("")
     return [code for code in ("\n".join(block).strip() for block in blocks) if code]
+
+
+def check_that_autograd_notices(build, calls):
+    """A step by the path whose calls are counted makes a graph that wanted the old weights refuse its backward pass."""
+    pull = Pull(shapes=((7, 5),), dtype=torch.float32)
+    (p,) = pull.params()
+    opt = build([p])
+    pull.run(opt, [p], 0, 10)
+    loss = (p**2).sum()
+    before = len(calls)
+    pull.run(opt, [p], 10, 11)
+    assert len(calls) == before + 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()

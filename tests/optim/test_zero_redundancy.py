@@ -1,12 +1,9 @@
 """Two gloo processes: ZeRO-1 (ZeroRedundancyOptimizer) equals one process bit for bit; FSDP1 is refused."""
 
-import os
-import socket
-
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from gloo_ranks import on_ranks
 from optim_helpers import assert_same_bits, bits, documented
 from torch import nn
 from torch.distributed.optim import ZeroRedundancyOptimizer
@@ -88,30 +85,11 @@ def check_fsdp1(use_orig_params):
     return AdamCPR(model, lr=0.1)
 
 
-def worker(rank, port, file):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    results = {}
-    for key, check, args in [(case, check_zero, case) for case in CASES] + [
-        (("fsdp1", flag), check_fsdp1, (flag,)) for flag in (True, False)
-    ]:
-        try:
-            results[key] = check(*args)
-        except Exception as e:
-            results[key] = f"{type(e).__name__}: {e}"
-    dist.destroy_process_group()
-    torch.save(results, f"{file}.{rank}")
-
-
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    file = tmp_path_factory.mktemp("zero") / "results"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(worker, (port, str(file)), nprocs=2)
-    return [torch.load(f"{file}.{rank}", weights_only=False) for rank in range(2)]
+    checks = {case: (check_zero, *case) for case in CASES}
+    checks |= {("fsdp1", flag): (check_fsdp1, flag) for flag in (True, False)}
+    return on_ranks(2, checks, tmp_path_factory.mktemp("zero"))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c[0].__name__}-{c[1]}-{'view' if c[2] else 'copy'}")
