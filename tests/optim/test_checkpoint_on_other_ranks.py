@@ -22,6 +22,8 @@ from torch.distributed.checkpoint.state_dict import (
 
 from nnunet_cpr.optim import SGDCPR, AdamCPR
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = {AdamCPR: {"lr": 0.02}, SGDCPR: {"lr": 0.01, "momentum": 0.8}}
 # A layer each. Warm start and inflection point set their bounds after 30 steps: one checkpoint is before, one after.
 SETTINGS = {
