@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from killing import KILLS, SEED, Killer, assert_equal, kill_again_and_again, members, wait_for
+from killing import KILLS, SEED, Killer, assert_equal, kill_again_and_again, left_behind, members, wait_for
 from training_helpers import run_command
 
 from nnunet_cpr.training.stopping import RESUME_ME
@@ -110,7 +110,7 @@ def test_stopped_with_workers(nnunet, number):
         assert len(members(process.pid)) > 3
         os.killpg(process.pid, number)
         output = process.communicate(timeout=300)[0].decode()
-        assert (process.returncode, members(process.pid)) == (RESUME_ME, [])
+        assert (process.returncode, left_behind(process.pid)) == (RESUME_ME, [])
         assert f"Stopped by {number.name}" in output and "Traceback" not in output
         assert (folder / "checkpoint_latest.pth").exists()
     finally:
@@ -126,7 +126,7 @@ def test_stopped_in_the_validation(nnunet, undisturbed):
     wait_for(lambda: (folder / "validation").exists(), process)
     os.killpg(process.pid, signal.SIGTERM)
     output = process.communicate(timeout=300)[0].decode()
-    assert (process.returncode, members(process.pid)) == (RESUME_ME, []), output
+    assert (process.returncode, left_behind(process.pid)) == (RESUME_ME, []), output
     assert "Stopped by SIGTERM in the validation; --c repeats it" in output
     assert not (folder / "validation" / "summary.json").exists()
     run_command("nnUNetv2_train", "4", "tiny", "0", "-tr", NAME, "-device", "cpu", "--c")
