@@ -9,6 +9,7 @@ import functools
 import inspect
 import itertools
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nnunet_cpr.optim import cpu_kernel, fused_adamw
-from nnunet_cpr.optim.bounds import RULES, STATE_KEYS, Values, start_values
-from nnunet_cpr.optim.known_sums import KnownSums
+from nnunet_cpr.optim.alike import Alike, Kind, by_kind
+from nnunet_cpr.optim.bounds import RULES, STATE_KEYS, start_values
+from nnunet_cpr.optim.known_sums import same
 from nnunet_cpr.optim.param_groups import param_groups
 from nnunet_cpr.optim.regularizers import L2, REGULARIZERS, Regularizer
 from nnunet_cpr.optim.settings import check, complete, is_regularized, param_name
@@ -138,17 +140,19 @@ class CPR(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._check()
+        chosen = self._check()
         base_step = super().step
         # torch wraps the step of each instantiated class to run hooks. Ours is wrapped already, so not the base's, too.
         if getattr(base_step, "hooked", False):
             base_step = functools.partial(base_step.__wrapped__, self)  # type: ignore[attr-defined]
         with torch.set_grad_enabled(self.defaults.get("differentiable", False)):
-            first_states, updated = self._constrain()
+            first_states, updated = self._constrain(chosen)
         groups = self.param_groups
         try:
             if updated:
-                self.param_groups = [{**g, "params": [p for p in g["params"] if p not in updated]} for g in groups]
+                self.param_groups = [
+                    {**group, "params": [p for p in group["params"] if id(p) not in updated]} for group in groups
+                ]
             base_step()
         finally:
             self.param_groups = groups
@@ -225,46 +229,56 @@ class CPR(Optimizer):
         parameters = inspect.signature(CPR.__init__).parameters.values()
         return (p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
 
-    def _check(self) -> None:
-        """Check before anything moves: settings of a live group may have been assigned to since the last step."""
-        for group in self.param_groups:
-            complete(group)
-            check(group)
-            for param in group["params"]:
-                if param.grad is not None and param.grad.layout is not torch.strided and is_regularized(group, param):
-                    raise RuntimeError(
-                        "a regularised tensor has a sparse gradient: CPR bounds whole tensors; "
-                        "use dense gradients, or regularize=False for its group"
-                    )
+    def _check(self) -> list[list[Tensor]]:
+        """Check before anything moves; return the tensors of each group that this step constrains."""
+        chosen = []
+        for number, group in enumerate(self.param_groups):
+            # Settings of a live group may have been assigned to since the last step.
+            if torch.compiler.is_compiling() or not same(self._kept.checked.get(number, ()), _to_check(group)):
+                complete(group)
+                check(group)
+                self._kept.checked[number] = _to_check(group)
+            regularize = group["regularize"]
+            some = [
+                p for p in group["params"] if p.grad is not None and (p.ndim >= 2 if regularize is None else regularize)
+            ]
+            chosen.append(some)
+            if any([p.grad.layout is not torch.strided for p in some]):
+                raise RuntimeError(
+                    "a regularised tensor has a sparse gradient: CPR bounds whole tensors; "
+                    "use dense gradients, or regularize=False for its group"
+                )
+        return chosen
 
-    def _constrain(self) -> tuple[list[tuple[Tensor, dict[str, Tensor]]], set[Tensor]]:
+    def _constrain(self, chosen: list[list[Tensor]]) -> tuple[list[tuple[Tensor, dict[str, Tensor]]], set[int]]:
         """Update kappa and lambda and apply the constraint step.
 
-        Returns the states of tensors at their first step, and the tensors that a kernel has given the base step, too.
+        Returns the states of tensors at their first step, and the ids of tensors that a kernel has given the base
+        step, too.
         """
-        updated: set[Tensor] = set()
+        updated: set[int] = set()
         first_states: list[tuple[Tensor, dict[str, Tensor]]] = []
-        for group in self.param_groups:
+        for number, (group, params) in enumerate(zip(self.param_groups, chosen, strict=True)):
             start = start_values(group)
-            params = [p for p in group["params"] if p.grad is not None and is_regularized(group, p)]
-            for some in _alike(params):
-                states = []
+            for kind, some in by_kind(params).items():
+                states, first = [], []
                 for param in some:
-                    state = self.state.get(param, {})
-                    if state.get("kappa", param).device != param.device:  # ZeroRedundancyOptimizer loads it to the CPU
-                        state.update({key: state[key].to(param.device) for key in STATE_KEYS if key in state})
-                    missing = [key for key in start if key not in state]  # all of them, or those of a rule changed to
-                    if missing:
-                        dtype = accumulation_dtype(param.dtype)
-                        fresh = {k: torch.full((), start[k], dtype=dtype, device=param.device) for k in missing}
-                        first_states.append((param, fresh))
-                        state = {**state, **fresh}
+                    state = self.state.get(param)
+                    if state is None or not start.keys() <= state.keys():
+                        # All of the values are missing, or those of a rule changed to.
+                        fresh = {
+                            k: torch.full((), value, dtype=accumulation_dtype(param.dtype), device=param.device)
+                            for k, value in start.items()
+                        }
+                        state = {**fresh, **(state or {})}
+                        first.append((param, state))
                     states.append(state)
-                updated.update(self._constrain_some(some, states, group))
+                updated.update(map(id, self._constrain_some(some, states, group, self._kept.alike[number, kind])))
+                first_states += [(param, {name: state[name] for name in start}) for param, state in first]
         return first_states, updated
 
     def _constrain_some(
-        self, params: list[Tensor], states: list[dict[str, Tensor]], group: dict[str, Any]
+        self, params: list[Tensor], states: list[dict[str, Tensor]], group: dict[str, Any], kept: Alike
     ) -> Iterable[Tensor]:
         """Do lines 4 to 6 of Algorithm 1 for tensors alike, all multipliers and bounds at once, no host involved."""
         regularizer = REGULARIZERS[group["reg_function"]]
@@ -272,8 +286,8 @@ class CPR(Optimizer):
         update = _UPDATES.get(type(self)) if found_inf is None else None
         kernel = update and next((k for k in _ONE_PASS if k.covers(update, group, params, states)), None)
         with torch.no_grad():
-            reg = self._sums().of(params) if kernel is cpu_kernel else regularizer.value(params)
-            old: Values = {key: torch.stack([state[key] for state in states]) for key in start_values(group)}
+            reg = kept.sums.of(params) if kernel is cpu_kernel else regularizer.value(params)
+            old = kept.gather(states, start_values(group), params[0].device)
             new = {**old, **RULES[group["kappa_init_method"]](old["cpr_step"], reg, old, group)}
             new["lagmul"] = self._multipliers(regularizer, params, reg, old["lagmul"], new["kappa"], group)
             if group["adaptive_bounds"]:
@@ -286,8 +300,7 @@ class CPR(Optimizer):
                 skip = found_inf.to(reg.device) > 0
                 new = {key: torch.where(skip, old[key], value) for key, value in new.items()}
                 lagmul = torch.where(skip, 0, lagmul)
-            for key, value in new.items():
-                torch._foreach_copy_([state[key] for state in states], list(value.unbind()))
+            kept.scatter(states, old, new)
         proximal = group["step_form"] == "proximal"
         if not kernel:
             regularizer.step(params, lagmul, proximal)
@@ -295,19 +308,20 @@ class CPR(Optimizer):
         # Where nothing is to be shrunk, the base's own step stays bit for bit. Reading a CPU tensor waits for nothing.
         keep = L2.factors(lagmul, proximal).tolist()
         shrunk = [i for i, factor in enumerate(keep) if factor != 1]
-        self._sums().forget(params)
+        kept.sums.forget(params)
         if shrunk:
             some, their = [params[i] for i in shrunk], [states[i] for i in shrunk]
             sums = kernel.shrink_and_update(update, group, some, [keep[i] for i in shrunk], their)
             if sums is not None:
-                self._sums().remember(some, sums)
+                kept.sums.remember(some, sums)
             return some
         return ()
 
-    def _sums(self) -> KnownSums:
-        """What the kernel knows of R. Not part of the state: copies and resumed optimizers read it afresh."""
-        known: KnownSums = self.__dict__.setdefault("_known_sums", KnownSums())
-        return known
+    @property
+    def _kept(self) -> "_Kept":
+        """What is kept between steps beside the state; copies and resumed optimizers begin without it."""
+        kept: _Kept = self.__dict__.setdefault("_kept_between_steps", _Kept())
+        return kept
 
     @staticmethod
     def _multipliers(
@@ -341,6 +355,7 @@ _NAMED: dict[type[Optimizer], type[CPR]] = {torch.optim.Adam: AdamCPR, torch.opt
 _UPDATES: dict[type[Optimizer], str] = {AdamCPR: "adam", SGDCPR: "sgd"}
 # What does the constraint step and such an update in one pass over memory, the best first.
 _ONE_PASS = (cpu_kernel, fused_adamw)
+_CHECKED = ("weight_decay", *CPR._settings())
 
 
 @functools.cache
@@ -378,10 +393,16 @@ def _new(base: type[Optimizer]) -> CPR:
     return cls.__new__(cls)
 
 
-def _alike(params: Iterable[Tensor]) -> Iterable[list[Tensor]]:
-    """Return the tensors that can be handled at once: those of one device, dtype and sharding."""
-    buckets: dict[Any, list[Tensor]] = {}
-    for param in params:
-        sharding = (getattr(param, "device_mesh", None), getattr(param, "placements", None))
-        buckets.setdefault((param.device, param.dtype, sharding), []).append(param)
-    return buckets.values()
+class _Kept:
+    """What an optimizer keeps between steps beside its state."""
+
+    def __init__(self) -> None:
+        self.checked: dict[int, list[Any]] = {}
+        """The objects that were checked, by group."""
+        self.alike: defaultdict[tuple[int, Kind], Alike] = defaultdict(Alike)
+        """By group and kind of tensor."""
+
+
+def _to_check(group: dict[str, Any]) -> list[Any]:
+    """Return what `check` looks at, as objects: numbers and strings that stay the same do so as objects."""
+    return [*[group.get(key) for key in _CHECKED], *group["params"]]

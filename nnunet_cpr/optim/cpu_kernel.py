@@ -25,6 +25,7 @@ _SOURCE = Path(__file__).with_name("cpu_kernel.c")
 _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-std=gnu11")
 _STATES: dict[str, tuple[str, ...]] = {"adam": ("exp_avg", "exp_avg_sq", "step"), "sgd": ("momentum_buffer",)}
 
+_TYPES = (Tensor, torch.nn.Parameter)
 _SAMPLES = 4  # as in the C source
 
 _log = logging.getLogger(__name__)
@@ -38,17 +39,13 @@ def covers(
         return False
     if update == "sgd" and group["momentum"] == 0:
         return False  # torch then neither reads nor writes the buffer
-    if not _plain(params[0]) or library() is None:
+    if not (_plain(params) and _plain([param.grad for param in params])) or library() is None:
         return False
-    names = _STATES[update]
-    for param, state in zip(params, states, strict=True):
-        if not (_plain(param) and _plain(param.grad)):
+    for name in _STATES[update]:
+        tensors = [state.get(name) for state in states]
+        # A state that was loaded from another layer's would be read past its end.
+        if not _plain(tensors) or (name != "step" and _numels(tensors) != _numels(params)):
             return False
-        for name in names:
-            tensor = state.get(name)
-            # A state that was loaded from another layer's would be read past its end.
-            if not _plain(tensor) or (name != "step" and tensor.numel() != param.numel()):
-                return False
     return True
 
 
@@ -61,9 +58,10 @@ def square_sums(params: Sequence[Tensor]) -> Tensor:
 
 def samples(params: Sequence[Tensor]) -> list[bytes]:
     """Return a few elements of each tensor, evenly spread: whoever changed a tensor has most likely changed these."""
-    values = ((ctypes.c_float * _SAMPLES) * len(params))()
+    values = (ctypes.c_float * (_SAMPLES * len(params)))()
     _call("samples", len(params), _sizes(params), _pointers(params), values)
-    return [bytes(some) for some in values]
+    all_bytes, size = bytes(values), ctypes.sizeof(ctypes.c_float) * _SAMPLES
+    return [all_bytes[i : i + size] for i in range(0, len(all_bytes), size)]
 
 
 def shrink_and_update(
@@ -108,15 +106,22 @@ def library() -> ctypes.CDLL | None:
         return None
 
 
-def _plain(tensor: Any) -> TypeGuard[Tensor]:
-    """Return whether this is a tensor, no subclass's, of float32 in one piece of the host's memory."""
-    return (
-        type(tensor) in (Tensor, torch.nn.Parameter)
-        and tensor.dtype == torch.float32
-        and tensor.is_cpu
-        and tensor.layout == torch.strided
-        and tensor.is_contiguous()
+def _plain(tensors: Sequence[Any]) -> TypeGuard[Sequence[Tensor]]:
+    """Return whether these are tensors, no subclass's, of float32, each in one piece of the host's memory."""
+    return all(
+        [
+            type(tensor) in _TYPES
+            and tensor.dtype is torch.float32
+            and tensor.is_cpu
+            and tensor.layout is torch.strided
+            and tensor.is_contiguous()
+            for tensor in tensors
+        ]
     )
+
+
+def _numels(tensors: Sequence[Tensor]) -> list[int]:
+    return [tensor.numel() for tensor in tensors]
 
 
 def _openmp() -> Path:
@@ -180,8 +185,8 @@ def _pointer(tensor: Tensor) -> ctypes.c_void_p:
 
 
 def _pointers(tensors: Sequence[Any]) -> Any:
-    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
+    return (ctypes.c_void_p * len(tensors))(*[tensor.data_ptr() for tensor in tensors])
 
 
 def _sizes(tensors: Sequence[Tensor]) -> Any:
-    return (ctypes.c_int64 * len(tensors))(*(tensor.numel() for tensor in tensors))
+    return (ctypes.c_int64 * len(tensors))(*_numels(tensors))

@@ -178,7 +178,8 @@ def test_an_uncounted_edit_of_one_element_is_in_the_next_r(read):
     param.data.view(-1)[UNSAMPLED] = 40.0
     pull.run(opt, [param], 10, 11)
     assert read == []
-    assert float(opt._sums().of([param])) == float(cpu_kernel.square_sums([param]).float())
+    (kept,) = opt._kept.alike.values()
+    assert float(kept.sums.of([param])) == float(cpu_kernel.square_sums([param]).float())
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
