@@ -43,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=2000, help="documents between two states to resume from")
     args = parser.parse_args(argv)
     try:
+        if args.batch < 1:
+            raise ValueError(f"--batch is {args.batch}, but must be at least 1")
         if (args.out / META_FILE).exists():
             print(f"{args.out} is complete already: {describe(read_meta(args.out))}")
             return 0

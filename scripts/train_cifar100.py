@@ -35,7 +35,7 @@ class CIFAR100Settings(ImageSettings):
     """The settings of a ResNet18 training; the defaults are those of the narrow model on digits."""
 
     defaults: ClassVar[dict[str, Any]] = {
-        "lr": 1e-3, "betas": (0.9, 0.98), "max_steps": 300, "warmup_steps": 30, "eval_every": 50,
+        "lr": 1e-3, "betas": (0.9, 0.98), "max_steps": 300, "eval_every": 50, "trace_every": 10,
     }  # fmt: skip
 
     data: str | None = setting(

@@ -37,7 +37,7 @@ class GPT2Settings(Settings):
     """The settings of a GPT2 training; the defaults are those of the tiny model on embedded text."""
 
     defaults: ClassVar[dict[str, Any]] = {
-        "lr": 1e-3, "betas": (0.9, 0.99), "eps": 1e-9, "max_steps": 400, "warmup_steps": 40, "eval_every": 50,
+        "lr": 1e-3, "betas": (0.9, 0.99), "eps": 1e-9, "max_steps": 400, "eval_every": 50, "trace_every": 10,
     }  # fmt: skip
 
     size: str = setting("tiny", "of the model", choices=SIZES)
@@ -49,7 +49,7 @@ class GPT2Settings(Settings):
     batch_size: int = setting(16, "sequences in a step, on all processes together", least=1)
     accumulate: int = setting(1, "forward and backward passes that a step is divided into", least=1)
     dropout: float = setting(0.1, "of embeddings, attention and residuals", least=0)
-    clip_norm: float = setting(1.0, "largest norm of the gradient", least=0)
+    clip_norm: float = setting(1.0, "largest norm of the gradient; 0: any", least=0)
     eval_sequences: int = setting(64, "validation sequences in an evaluation", least=1)
 
 
@@ -154,7 +154,7 @@ def train(settings: GPT2Settings) -> None:
                 loss = sequence_loss(model, part) / settings.accumulate
                 run.accelerator.backward(loss)
             losses.append(loss.detach())
-        run.accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
+        run.accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm or math.inf)
         optimizer.step()
         optimizer.zero_grad()
         run.end_step(step, torch.stack(losses).sum(), lr, evaluate)

@@ -121,6 +121,12 @@ def train(settings: GrokkingSettings) -> None:
     about = {"pairs": len(sums), "training pairs": len(train_pairs)}
     metrics = ("val_loss", "val_accuracy", "train_accuracy")
     run = Run("train_grokking", settings, metrics, ("pairs", settings.batch_size), about)
+    processes = run.accelerator.num_processes
+    if wrong := [n for n in (settings.batch_size, len(train_pairs) % settings.batch_size) if n % processes]:
+        raise ValueError(
+            f"a batch of {wrong[0]} (batch_size, or what is left of {len(train_pairs)} pairs at the end of an epoch) "
+            f"cannot be shared equally among {processes} processes"
+        )
     model = build_model(settings).to(run.device)
     model, optimizer = run.prepare(model, build_optimizer(model, settings))
     all_inputs, all_sums = (torch.from_numpy(array).to(run.device) for array in (inputs, sums))

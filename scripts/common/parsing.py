@@ -5,6 +5,7 @@ import json
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -16,6 +17,8 @@ from nnunet_cpr.files import read_json, read_yaml
 
 CONFIG_FILE = "config.json"
 LARGEST = 2**63 - 1
+PATIENCE = 3.0
+"""Seconds that other processes leave the first of their node to report a mistake that all of them have found."""
 S = TypeVar("S", bound=Settings)
 
 
@@ -61,12 +64,18 @@ def read_config(cls: type[Settings], path: Path) -> dict[str, Any]:
 
 
 def run_script(cls: type[S], train: Callable[[S], None], description: str, argv: list[str] | None = None) -> int:
-    """Parse, train, and return the exit code. A user's mistake leaves as one line on stderr with exit code 2."""
+    """Parse, train, and return the exit code. A user's mistake leaves as one line on stderr with exit code 2.
+
+    Of several processes on a node, one that fails alone says so, too: its share of the data may hold a broken file.
+    """
     try:
         train(parse(cls, description, argv))
     except (ValueError, OSError) as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # once a node
-            print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        where = ""
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            where = f"process {os.environ.get('RANK', '')}: "
+            time.sleep(PATIENCE)  # where the first process fails, too, torchrun ends this one now
+        print(f"{Path(sys.argv[0]).name}: error: {where}{' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; --resume continues from the last checkpoint", file=sys.stderr)
@@ -94,6 +103,8 @@ def _resumed(cls: type[S], file: Mapping[str, Any], flags: Mapping[str, Any]) ->
     for name, value in stored.items():
         if not (value is None and name in of_some_optimizers):
             _checked(cls, name, value, f"{path}: {name}")
+    if stored["warmup_steps"] is None:  # None stands for a default that a started run has filled in
+        raise ValueError(f"{path}: warmup_steps is None, but must be a whole number")
     asked = {name: value for name, value in {**file, **flags}.items() if name not in FREE_ON_RESUME}
     foreign = applicable_only(OPTIMIZERS[stored["optimizer"]])
     for name, value in asked.items():

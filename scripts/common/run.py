@@ -1,5 +1,6 @@
 """One training: its folder, devices, randomness, metrics, checkpoints, exact resume. Works under torchrun."""
 
+import os
 import pickle
 import time
 from collections.abc import Callable, Iterator
@@ -41,7 +42,8 @@ class Run:
         data: what the record of the run says of the data.
 
     Raises:
-        ValueError: the folder holds a run already (or, to resume, none that fits); the device does not exist.
+        ValueError: the folder holds a run already (or, to resume, none that fits); the device does not exist, or
+            cannot be used by several processes or with this precision.
     """
 
     def __init__(
@@ -50,9 +52,18 @@ class Run:
         _check_device(settings.device)
         self.settings, self.script = settings, script
         self.folder = Path(settings.out or f"runs/{script}/{settings.optimizer}-seed{settings.seed}")
-        self.accelerator = Accelerator(cpu=settings.device == "cpu", mixed_precision=PRECISIONS[settings.precision])
+        # Without a GPU, accelerate joins the processes of torchrun only if it is told to use the CPU.
+        on_cpu = settings.device == "cpu" or (settings.device == "auto" and not torch.accelerator.is_available())
+        if on_cpu and settings.precision == "fp16":  # accelerate would train in fp32 and not say so
+            raise ValueError("--precision fp16 needs a GPU; on a CPU there are bf16 and fp32")
+        self.accelerator = Accelerator(cpu=on_cpu, mixed_precision=PRECISIONS[settings.precision])
         self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
-        if self.main and not settings.resume and (self.folder / CONFIG_FILE).exists():
+        started, joined = int(os.environ.get("WORLD_SIZE", "1")), self.accelerator.num_processes
+        if started != joined:  # each would train alone, and all would write to the same folder
+            raise ValueError(f"{started} processes were started, but on {self.device} they do not work together; "
+                             "start one, or use --device cpu")  # fmt: skip
+        written = (CONFIG_FILE, METRICS_FILE, CHECKPOINT_FILE)
+        if self.main and not settings.resume and any((self.folder / name).exists() for name in written):
             raise ValueError(f"{self.folder} holds a run already; continue it with --resume, or name another --out")
         self.first_step = 0
         self._trace: Table | None = None

@@ -60,7 +60,9 @@ class Settings:
     reg_embedding: bool = setting(False, "regularise or decay embeddings, too")
 
     max_steps: int = setting(1000, "optimizer steps", least=1)
-    warmup_steps: int = setting(100, "steps of linear learning rate warmup", least=0)
+    warmup_steps: int | None = setting(
+        None, "steps of linear learning rate warmup; if no default is named, a tenth of max_steps", kind=int, least=0
+    )
     seed: int = setting(1234, "of weights, data order and dropout", least=0)
     device: str = setting("auto", "where to train", choices=("auto", "cpu", "cuda", "mps"))
     precision: str = setting("fp32", "of the forward pass (autocast)", choices=("fp32", "bf16", "fp16"))
@@ -74,6 +76,8 @@ class Settings:
 
     def check(self) -> None:
         """Fill in defaults that depend on other settings. Raises ValueError for settings that do not fit together."""
+        if self.warmup_steps is None:
+            self.warmup_steps = self.max_steps // 10
         if self.warmup_steps >= self.max_steps:
             raise ValueError(f"warmup_steps is {self.warmup_steps}, but the training has only {self.max_steps} steps")
         for name in applicable_only(OPTIMIZERS[self.optimizer]):

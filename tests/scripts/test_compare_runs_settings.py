@@ -46,7 +46,8 @@ def names(*given, records=None, cls=GPT2Settings):
         # and what the rules have by themselves neither
         ([CPR, WS], ["adamcpr Kappa-IP", "adamcpr Kappa-WS 80"]),
         ([{**CPR, "lr": 0.01}, {"optimizer": "adam"}], ["adamcpr Kappa-IP, lr 0.01", "adam, lr 0.001"]),
-        ([{**CPR, "max_steps": 10**6}, {"optimizer": "adam"}], ["adamcpr Kappa-IP, 1000000 steps", "adam, 400 steps"]),
+        ([{**CPR, "max_steps": 10**6, "warmup_steps": 40}, {"optimizer": "adam"}],
+         ["adamcpr Kappa-IP, 1000000 steps", "adam, 400 steps"]),
         ([{"optimizer": "adam", "eps": 1e-8}, CPR], ["adam, eps 1e-08", "adamcpr Kappa-IP, eps 1e-09"]),
         ([{**CPR, "betas": (0.9, beta)} for beta in (0.95, 0.99)],
          [f"adamcpr Kappa-IP, betas 0.9/{beta}" for beta in (0.95, 0.99)]),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from common.images import Split
 from common.parsing import make, parse
 from PIL import Image
 from script_helpers import ROOT, losses, run_python, stop_after
@@ -224,6 +225,16 @@ def test_the_digits_keep_their_values_on_the_way_to_the_model():
     distances = (expected - grey[0]).abs().amax(dim=(1, 2))
     assert distances.min() < 1e-6
     assert digits.target[distances.argmin()] == label
+
+
+def test_photographs_are_evaluated_as_timm_evaluates_a_deit(tmp_path):
+    from timm.data import create_transform, resolve_model_data_config
+
+    photo = Image.effect_noise((400, 300), 90).convert("RGB")
+    settings = make(DeiTSettings, {"size": "small", "image_size": 224, "data": "photos", "interpolation": "random"})
+    _, val = datasets(settings, Split([], [(photo, 0)], ["cat"]))
+    expected = create_transform(**resolve_model_data_config(build_model(settings, 2)))(photo)
+    torch.testing.assert_close(val[0][0], expected)
 
 
 @pytest.mark.parametrize(("size", "millions"), [("tiny", 5.7), ("small", 22.1), ("base", 86.6)])

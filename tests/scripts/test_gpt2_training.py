@@ -198,12 +198,29 @@ def test_a_folder_with_a_run_is_not_written_over(finished, text):
     assert {path.name: path.read_bytes() for path in finished.iterdir()} == before
 
 
+@pytest.mark.parametrize("kept", ["checkpoint.pt", "metrics.csv"])
+def test_a_run_that_lost_its_config_is_not_written_over(finished, text, tmp_path, kept):
+    (tmp_path / "run").mkdir()
+    shutil.copy(finished / kept, tmp_path / "run")
+    with pytest.raises(ValueError, match="holds a run already"):
+        train_gpt2_here(gpt2_flags(text, tmp_path / "run"))
+    assert (tmp_path / "run" / kept).read_bytes() == (finished / kept).read_bytes()
+
+
+def test_the_norm_of_the_gradient_is_clipped_unless_the_bound_is_0(text, tmp_path):
+    for norm in ("0", "1e9", "1e-8"):
+        train_gpt2_here(gpt2_flags(text, tmp_path / norm, "--clip-norm", norm))
+    assert losses(tmp_path / "0") == losses(tmp_path / "1e9") != losses(tmp_path / "1e-8")
+    assert float(losses(tmp_path / "0")[-1][1]) < float(losses(tmp_path / "1e-8")[-1][1])
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--context", "5000"], "1000 validation tokens are too few for a context of 5000"),
         (["--batch-size", "3", "--accumulate", "2"], "batch_size 3 cannot be divided into 1 processes x 2 passes"),
         (["--device", "cuda"], "this PyTorch sees no cuda device"),
+        (["--precision", "fp16"], "--precision fp16 needs a GPU; on a CPU there are bf16 and fp32"),
     ],
 )
 def test_what_does_not_fit_is_one_line_and_leaves_no_folder(text, tmp_path, flags, message):

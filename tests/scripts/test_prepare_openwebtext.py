@@ -186,3 +186,8 @@ def test_sources_that_cannot_be_loaded_are_one_line(tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "cannot be loaded" in error
     assert not (tmp_path / "out").exists()
+
+
+def test_a_batch_of_no_documents_is_one_line(tmp_path, capsys):
+    assert main(["--batch", "0", "--dataset", str(tmp_path / "absent"), "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == "prepare_openwebtext.py: error: --batch is 0, but must be at least 1\n"

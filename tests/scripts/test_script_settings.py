@@ -46,6 +46,14 @@ def test_the_papers_defaults_of_the_bounds(flags, parameter, samples):
     assert (settings.kappa_init_param, settings.reg_step_size) == (parameter, samples)
 
 
+def test_the_warmup_is_a_tenth_of_the_training_unless_it_is_given(tmp_path):
+    assert gpt2().warmup_steps == 40
+    assert gpt2("--max-steps", "25").warmup_steps == 2
+    assert gpt2("--max-steps", "25", "--warmup-steps", "0").warmup_steps == 0
+    assert gpt2("--config", config(tmp_path, "warmup_steps: 7"), "--max-steps", "25").warmup_steps == 7
+    assert parse(GrokkingSettings, "", []).warmup_steps == 0
+
+
 def test_a_rule_on_the_command_line_does_not_inherit_the_parameter_of_another():
     grokking = parse(GrokkingSettings, "", ["--kappa-init-method", "warm_start", "--warmup-steps", "30"])
     assert grokking.kappa_init_param == 60  # not the 0.8 of Kappa-kI0
@@ -89,7 +97,7 @@ def test_a_config_without_meaning_is_one_line(tmp_path, text, message):
          "warm start of 100 steps .* not over within max_steps = 100"),
         ("--max-steps 100 --warmup-steps 60 --kappa-init-method warm_start", "warm start of 120 steps"),
         ("--kappa-init-method warm_start --kappa-init-param 10.5", "10.5, but a warm start has whole steps"),
-        ("--max-steps 40", "warmup_steps is 40, but the training has only 40 steps"),
+        ("--max-steps 40 --warmup-steps 40", "warmup_steps is 40, but the training has only 40 steps"),
         ("--reg-step-size 200", "three samples, reg_step_size = 200 steps apart, but the training has only 400"),
         ("--optimizer adamw --kappa-update 2", "kappa_update means nothing for the optimizer adamw"),
         ("--momentum 0.5", "momentum means nothing for the optimizer adamcpr"),
@@ -148,10 +156,17 @@ def test_resume_with_a_damaged_config(stored, text):
         gpt2("--resume", "--out", stored)
 
 
-def test_resume_with_a_config_of_other_types(stored):
-    content = {"settings": gpt2("--lr", "5e-4").to_json() | {"max_steps": "many"}}
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_steps": "many"}, "max_steps is 'many', but must be a whole number"),
+        ({"warmup_steps": None}, "warmup_steps is None, but must be a whole number"),
+    ],
+)
+def test_resume_with_a_config_of_other_types(stored, change, message):
+    content = {"settings": gpt2("--lr", "5e-4").to_json() | change}
     Path(stored, "config.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"config\.json: max_steps is 'many', but must be a whole number"):
+    with pytest.raises(ValueError, match=rf"config\.json: {message}"):
         gpt2("--resume", "--out", stored)
 
 
