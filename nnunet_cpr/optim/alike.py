@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from nnunet_cpr.optim.bounds import Values
+from nnunet_cpr.optim.gpu_kernel import Chunks
 from nnunet_cpr.optim.known_sums import KnownSums, same
+from nnunet_cpr.optim.one_pass import recorded
 
 Kind = tuple[Any, ...]
 _WHOLE = (Tensor, torch.nn.Parameter)
@@ -33,6 +35,7 @@ class Alike:
 
     def __init__(self) -> None:
         self.sums = KnownSums()
+        self.chunks = Chunks()
         self._vectors: dict[str, tuple[Sequence[Tensor], Tensor]] = {}
 
     def gather(self, states: Sequence[dict[str, Tensor]], names: Iterable[str], device: torch.device) -> Values:
@@ -56,14 +59,9 @@ class Alike:
             return vector
         # A CPU's scalars may belong to tensors elsewhere: ZeroRedundancyOptimizer loads them so.
         vector = torch.stack([scalar.to(device) for scalar in scalars])
-        if not _recorded():
+        if not recorded():
             views = vector.unbind()
             self._vectors[name] = (views, vector)
             for state, view in zip(states, views, strict=True):
                 state[name] = view
         return vector
-
-
-def _recorded() -> bool:
-    """Return whether this step is compiled or captured, and will be done again with the states of now."""
-    return torch.compiler.is_compiling() or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())

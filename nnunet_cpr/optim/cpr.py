@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nnunet_cpr.optim import cpu_kernel, fused_adamw
+from nnunet_cpr.optim import cpu_kernel, gpu_kernel, in_cache
 from nnunet_cpr.optim.alike import Alike, Kind, by_kind
 from nnunet_cpr.optim.bounds import RULES, STATE_KEYS, start_values
 from nnunet_cpr.optim.known_sums import same
+from nnunet_cpr.optim.one_pass import OnePass, Work
 from nnunet_cpr.optim.param_groups import param_groups
 from nnunet_cpr.optim.regularizers import L2, REGULARIZERS, Regularizer
 from nnunet_cpr.optim.settings import check, complete, is_regularized, param_name
@@ -283,10 +284,10 @@ class CPR(Optimizer):
         """Do lines 4 to 6 of Algorithm 1 for tensors alike, all multipliers and bounds at once, no host involved."""
         regularizer = REGULARIZERS[group["reg_function"]]
         found_inf = getattr(self, "found_inf", None)
-        update = _UPDATES.get(type(self)) if found_inf is None else None
-        kernel = update and next((k for k in _ONE_PASS if k.covers(update, group, params, states)), None)
+        work = Work(_UPDATES.get(type(self)), group, params, states, found_inf, getattr(self, "grad_scale", None))
+        one_pass = next((way for way in _ONE_PASS if way.covers(work)), None)
         with torch.no_grad():
-            reg = kept.sums.of(params) if kernel is cpu_kernel else regularizer.value(params)
+            reg = one_pass.value(work, kept) if one_pass else regularizer.value(params)
             old = kept.gather(states, start_values(group), params[0].device)
             new = {**old, **RULES[group["kappa_init_method"]](old["cpr_step"], reg, old, group)}
             new["lagmul"] = self._multipliers(regularizer, params, reg, old["lagmul"], new["kappa"], group)
@@ -301,20 +302,10 @@ class CPR(Optimizer):
                 new = {key: torch.where(skip, old[key], value) for key, value in new.items()}
                 lagmul = torch.where(skip, 0, lagmul)
             kept.scatter(states, old, new)
-        proximal = group["step_form"] == "proximal"
-        if not kernel:
-            regularizer.step(params, lagmul, proximal)
-            return ()
-        # Where nothing is to be shrunk, the base's own step stays bit for bit. Reading a CPU tensor waits for nothing.
-        keep = L2.factors(lagmul, proximal).tolist()
-        shrunk = [i for i, factor in enumerate(keep) if factor != 1]
-        kept.sums.forget(params)
-        if shrunk:
-            some, their = [params[i] for i in shrunk], [states[i] for i in shrunk]
-            sums = kernel.shrink_and_update(update, group, some, [keep[i] for i in shrunk], their)
-            if sums is not None:
-                kept.sums.remember(some, sums)
-            return some
+            proximal = group["step_form"] == "proximal"
+            if one_pass:
+                return one_pass.step(work, kept, L2.factors(lagmul, proximal), new["kappa"])
+        regularizer.step(params, lagmul, proximal)
         return ()
 
     @property
@@ -354,7 +345,7 @@ _NAMED: dict[type[Optimizer], type[CPR]] = {torch.optim.Adam: AdamCPR, torch.opt
 # Not subclasses of these two: their update may be another.
 _UPDATES: dict[type[Optimizer], str] = {AdamCPR: "adam", SGDCPR: "sgd"}
 # What does the constraint step and such an update in one pass over memory, the best first.
-_ONE_PASS = (cpu_kernel, fused_adamw)
+_ONE_PASS: tuple[OnePass, ...] = (gpu_kernel, cpu_kernel, in_cache)
 _CHECKED = ("weight_decay", *CPR._settings())
 
 

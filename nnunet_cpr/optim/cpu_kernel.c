@@ -13,7 +13,6 @@
 #define CHUNK 8192
 #define BLOCK 64 /* updated, then squared while in the first-level cache; CHUNK is a multiple */
 #define ROW 32    /* BLOCK is a multiple */
-#define SAMPLES 4
 
 static int64_t chunks(int64_t n) { return (n + CHUNK - 1) / CHUNK; }
 static int64_t length(int64_t n, int64_t chunk) { return n - chunk * CHUNK < CHUNK ? n - chunk * CHUNK : CHUNK; }
@@ -91,12 +90,6 @@ int square_sums(int64_t count, const int64_t *n, const float *const *x, double *
     }
     add_up(&partial, count, sums);
     return 0;
-}
-
-/* values[t] = SAMPLES elements of tensor t, evenly spread from the first to the last; 0 where it is empty. */
-void samples(int64_t count, const int64_t *n, const float *const *x, float (*values)[SAMPLES]) {
-    for (int64_t t = 0; t < count; t++)
-        for (int64_t i = 0; i < SAMPLES; i++) values[t][i] = n[t] ? x[t][(n[t] - 1) * i / (SAMPLES - 1)] : 0;
 }
 
 /* x = x * keep[t] - lr * (m / correction1) / (sqrt(v) / correction2 + eps), as torch.optim.Adam; counts steps up.

@@ -14,39 +14,51 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor
 
+from nnunet_cpr.optim.one_pass import STATES, Work, bounded, contiguous, could_cover, numels, plain
+
+if TYPE_CHECKING:
+    from nnunet_cpr.optim.alike import Alike
+
 _SOURCE = Path(__file__).with_name("cpu_kernel.c")
 _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-std=gnu11")
-_STATES: dict[str, tuple[str, ...]] = {"adam": ("exp_avg", "exp_avg_sq", "step"), "sgd": ("momentum_buffer",)}
-
-_TYPES = (Tensor, torch.nn.Parameter)
-_SAMPLES = 4  # as in the C source
-
 _log = logging.getLogger(__name__)
 
 
-def covers(
-    update: str, group: Mapping[str, Any], params: Sequence[Tensor], states: Sequence[Mapping[str, Any]]
-) -> bool:
-    """Return whether the kernel can do R, the constraint step and the `update` ("adam" or "sgd") of these tensors."""
-    if not group.get("fused") or group["reg_function"] != "l2" or group.get("amsgrad") or torch.compiler.is_compiling():
+def covers(work: Work) -> bool:
+    """Return whether the kernel can do R, the constraint step and the update of these tensors."""
+    if not (could_cover(work) and work.found_inf is None and work.params[0].is_cpu) or library() is None:
         return False
-    if update == "sgd" and group["momentum"] == 0:
-        return False  # torch then neither reads nor writes the buffer
-    if not (_plain(params) and _plain([param.grad for param in params])) or library() is None:
+    if not (_fit(work.params) and _fit(work.gradients())):
         return False
-    for name in _STATES[update]:
-        tensors = [state.get(name) for state in states]
+    for name in STATES[str(work.update)]:
+        buffers = work.buffers(name)
         # A state that was loaded from another layer's would be read past its end.
-        if not _plain(tensors) or (name != "step" and _numels(tensors) != _numels(params)):
+        if not _fit(buffers) or (name != "step" and numels(buffers) != numels(work.params)):
             return False
     return True
+
+
+def value(work: Work, kept: "Alike") -> Tensor:
+    """Return R of each tensor; it is read only where no step before has added it up."""
+    return kept.sums.of(work.params, read=square_sums)
+
+
+def step(work: Work, kept: "Alike", keep: Tensor, kappa: Tensor) -> Sequence[Tensor]:
+    """Shrink and update the tensors whose bound is set."""
+    numbers = bounded(kappa, keep)
+    kept.sums.forget(work.params)
+    if not numbers:
+        return ()
+    params = [work.params[number] for number in numbers]
+    kept.sums.remember(params, shrink_and_update(work, numbers, keep.tolist()))
+    return params
 
 
 def square_sums(params: Sequence[Tensor]) -> Tensor:
@@ -56,37 +68,29 @@ def square_sums(params: Sequence[Tensor]) -> Tensor:
     return sums
 
 
-def samples(params: Sequence[Tensor]) -> list[bytes]:
-    """Return a few elements of each tensor, evenly spread: whoever changed a tensor has most likely changed these."""
-    values = (ctypes.c_float * (_SAMPLES * len(params)))()
-    _call("samples", len(params), _sizes(params), _pointers(params), values)
-    all_bytes, size = bytes(values), ctypes.sizeof(ctypes.c_float) * _SAMPLES
-    return [all_bytes[i : i + size] for i in range(0, len(all_bytes), size)]
-
-
-def shrink_and_update(
-    update: str, group: Mapping[str, Any], params: Sequence[Tensor], keep: Sequence[float], states: Sequence[Any]
-) -> Tensor:
-    """Multiply each tensor by its `keep` and do the optimizer's update, its state included, in one pass.
+def shrink_and_update(work: Work, numbers: Sequence[int], keep: Sequence[float]) -> Tensor:
+    """Multiply these tensors by their `keep` and do the optimizer's update, its state included, in one pass.
 
     Returns:
-        R of each tensor after it, bit for bit what :func:`square_sums` would find: shape (len(params),), float64.
+        R of each tensor after it, bit for bit what :func:`square_sums` would find: shape (len(numbers),), float64.
     """
+    group, params = work.group, [work.params[number] for number in numbers]
+    states = [work.states[number] for number in numbers]
     gradients = [param.grad for param in params]
-    buffers = [_pointers([state[name] for state in states]) for name in _STATES[update]]
+    buffers = [_pointers([state[name] for state in states]) for name in STATES[str(work.update)]]
     lr = ctypes.c_double(float(group["lr"]))
-    if update == "adam":
+    if work.update == "adam":
         beta1, beta2 = (ctypes.c_double(float(beta)) for beta in group["betas"])
         options = [lr, beta1, beta2, ctypes.c_double(group["eps"]), int(group["maximize"])]
     else:
-        numbers = [ctypes.c_double(group[name]) for name in ("momentum", "dampening")]
-        options = [lr, *numbers, int(group["nesterov"]), int(group["maximize"])]
-    factors = (ctypes.c_float * len(params))(*keep)
+        values = [ctypes.c_double(group[name]) for name in ("momentum", "dampening")]
+        options = [lr, *values, int(group["nesterov"]), int(group["maximize"])]
+    factors = (ctypes.c_float * len(params))(*[keep[number] for number in numbers])
     sums = torch.empty(len(params), dtype=torch.float64, device="cpu")
     tensors = [_pointers(params), _pointers(gradients), factors, _pointer(sums), *buffers]
-    _call(update, len(params), _sizes(params), *tensors, *options)
+    _call(str(work.update), len(params), _sizes(params), *tensors, *options)
     # The kernel writes past torch: autograd must still notice if a graph wanted the old weights.
-    torch.autograd.graph.increment_version(list(params))
+    torch.autograd.graph.increment_version(params)
     return sums
 
 
@@ -98,30 +102,14 @@ def library() -> ctypes.CDLL | None:
         path = _cache() / f"cpu_kernel-{_fingerprint(runtime)}.so"
         if not _intact(path):
             _compile(path, runtime)
-        kernel = ctypes.CDLL(str(path))
-        kernel.samples.restype = None
-        return kernel
+        return ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError, RuntimeError) as error:
         _log.info("no compiled CPU kernel, torch alone is used: %s", error)
         return None
 
 
-def _plain(tensors: Sequence[Any]) -> TypeGuard[Sequence[Tensor]]:
-    """Return whether these are tensors, no subclass's, of float32, each in one piece of the host's memory."""
-    return all(
-        [
-            type(tensor) in _TYPES
-            and tensor.dtype is torch.float32
-            and tensor.is_cpu
-            and tensor.layout is torch.strided
-            and tensor.is_contiguous()
-            for tensor in tensors
-        ]
-    )
-
-
-def _numels(tensors: Sequence[Tensor]) -> list[int]:
-    return [tensor.numel() for tensor in tensors]
+def _fit(tensors: Sequence[Any]) -> TypeGuard[Sequence[Tensor]]:
+    return plain(tensors, "cpu") and contiguous(tensors)
 
 
 def _openmp() -> Path:
@@ -189,4 +177,4 @@ def _pointers(tensors: Sequence[Any]) -> Any:
 
 
 def _sizes(tensors: Sequence[Tensor]) -> Any:
-    return (ctypes.c_int64 * len(tensors))(*_numels(tensors))
+    return (ctypes.c_int64 * len(tensors))(*numels(tensors))

@@ -1,26 +1,15 @@
-"""R of tensors that the CPU kernel has just written, kept for the next step so that nothing is read twice."""
+"""R of tensors that were just written, kept for the next step so that nothing is read twice. For the CPU."""
 
+import ctypes
 import operator
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from nnunet_cpr.optim import cpu_kernel
-
-Mark = tuple[int, int, bytes]
-"""What tells whether a tensor is as it was left: torch's count of changes, its address, a few elements."""
-
-
-class _Known(NamedTuple):
-    params: list[Tensor]
-    marks: list[Mark]
-    sums: Tensor
-
 
 class KnownSums:
-    """R = sum(theta^2) of tensors: known from the update that wrote them, or read.
+    """R = sum(theta^2) of float32 tensors: known from the update that wrote them, or read.
 
     Weights may be changed between two steps. torch counts every change in place (`load_state_dict`, `p.mul_`), and a
     replaced tensor (`p.data = other`) lies elsewhere. Edits through `p.data` or NumPy and the steps of torch's fused
@@ -29,51 +18,60 @@ class KnownSums:
     """
 
     def __init__(self) -> None:
-        self._known: _Known | None = None
+        self._known: dict[int, _Known] = {}
 
     def remember(self, params: Sequence[Tensor], sums: Tensor) -> None:
-        """Keep what :func:`cpu_kernel.shrink_and_update` has returned for these tensors, forgotten before."""
-        known = _Known(list(params), _marks(params), sums)
-        if self._known is not None:
-            old = self._known
-            known = _Known(old.params + known.params, old.marks + known.marks, torch.cat([old.sums, sums]))
-        self._known = known
+        """Keep the float64 sums of these tensors, bit for bit what reading them would give."""
+        for param, value in zip(params, sums.tolist(), strict=True):
+            known = self._known.get(id(param))
+            if known is None or not known.in_place():
+                known = self._known[id(param)] = _Known(param)
+            known.set(value)
 
     def forget(self, params: Sequence[Tensor]) -> None:
         """Drop what is known of these tensors, before torch's own step, which may be fused, changes them uncounted."""
-        known, self._known = self._known, None
-        if known is None or same(known.params, params):
-            return
-        gone = set(map(id, params))
-        rest = [i for i, param in enumerate(known.params) if id(param) not in gone]
-        if rest:
-            self._known = _Known([known.params[i] for i in rest], [known.marks[i] for i in rest], known.sums[rest])
+        for param in params:
+            if known := self._known.get(id(param)):
+                known.sum = None
 
-    def of(self, params: Sequence[Tensor]) -> Tensor:
-        """Return R of each tensor: shape (len(params),), float32, summed in float64."""
-        known, marks = self._known, _marks(params)
-        if known is None:
-            sums = cpu_kernel.square_sums(params)
-        elif same(known.params, params) and known.marks == marks:
-            sums = known.sums
-        else:
-            regs = dict(zip(zip(map(id, known.params), known.marks, strict=True), known.sums.tolist(), strict=True))
-            found = [regs.get((id(param), mark)) for param, mark in zip(params, marks, strict=True)]
-            unknown = [i for i, reg in enumerate(found) if reg is None]
-            if unknown:
-                read = cpu_kernel.square_sums([params[i] for i in unknown]).tolist()
-                for i, reg in zip(unknown, read, strict=True):
-                    found[i] = reg
-            sums = torch.tensor(found, dtype=torch.float64, device="cpu")
-        return sums.to(torch.float32)
+    def of(self, params: Sequence[Tensor], read: Callable[[Sequence[Tensor]], Tensor]) -> Tensor:
+        """Return R of each tensor, shape (len(params),), float32; what is not known is `read`, in float64."""
+        sums = [known.get() if (known := self._known.get(id(param))) else None for param in params]
+        unknown = [number for number, value in enumerate(sums) if value is None]
+        if unknown:
+            for number, value in zip(unknown, read([params[number] for number in unknown]).tolist(), strict=True):
+                sums[number] = value
+        return torch.tensor(sums, dtype=torch.float32, device="cpu")
+
+
+class _Known:
+    """The sum of squares of a tensor, and what tells whether the tensor is as it was left."""
+
+    __slots__ = ("_address", "_bits", "_elements", "_numel", "_param", "_version", "sum")
+
+    def __init__(self, param: Tensor) -> None:
+        self._param, self._address, self._numel = param, param.data_ptr(), param.numel()
+        # Views of four elements, evenly spread in memory; as integers, so that NaN is equal to itself.
+        last = self._numel - 1
+        places = [self._address + 4 * (last * i // 3) for i in range(4)] if last >= 0 else []
+        self._elements = [ctypes.c_uint32.from_address(place) for place in places]
+        self.sum: float | None = None
+
+    def in_place(self) -> bool:
+        """Return whether the tensor lies where it did: elsewhere the memory of the views may be gone."""
+        return self._param.data_ptr() == self._address and self._param.numel() == self._numel
+
+    def set(self, value: float) -> None:
+        self.sum, self._version = value, self._param._version
+        self._bits = [element.value for element in self._elements]
+
+    def get(self) -> float | None:
+        """Return the sum if it is known and still that of the tensor."""
+        if self.sum is None or not self.in_place() or self._param._version != self._version:
+            return None
+        return self.sum if [element.value for element in self._elements] == self._bits else None
 
 
 def same(some: Sequence[object], others: Sequence[object]) -> bool:
     """Return whether two lists hold the same objects, not equal ones."""
     return len(some) == len(others) and all(map(operator.is_, some, others))
-
-
-def _marks(params: Sequence[Tensor]) -> list[Mark]:
-    versions = [param._version for param in params]
-    addresses = [param.data_ptr() for param in params]
-    return list(zip(versions, addresses, cpu_kernel.samples(params), strict=True))

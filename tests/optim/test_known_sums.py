@@ -1,4 +1,4 @@
-"""R that the kernel adds up while it writes the weights: the R of these weights, never of others."""
+"""R that is added up while the weights are written: the R of these weights, never of others."""
 
 import copy
 import pickle
@@ -7,10 +7,10 @@ import pytest
 import torch
 from optim_helpers import CLASSES, Pull, assert_same_bits, bits, make
 
-from nnunet_cpr.optim import cpu_kernel
+from nnunet_cpr.optim import cpu_kernel, in_cache
 from nnunet_cpr.optim.known_sums import KnownSums
+from nnunet_cpr.optim.sums import ROW
 
-pytestmark = pytest.mark.skipif(cpu_kernel.library() is None, reason="no C compiler, or not Linux")
 SHAPES = ((7, 5), (130, 257), (4, 3, 3, 3))
 CHUNK = 8192  # of the C source
 UNSAMPLED = 5  # an element that is not among the few compared
@@ -21,33 +21,45 @@ def build(name, params):
     return make(name, params, "dependent", kappa_init_param=0.5, kappa_update=0.05, fused=True)
 
 
+@pytest.fixture(params=[cpu_kernel, in_cache], ids=["kernel", "torch alone"], autouse=True)
+def way(request, monkeypatch):
+    """What does the constraint step and the update in one pass."""
+    if request.param is in_cache:
+        monkeypatch.setattr(cpu_kernel, "library", lambda: None)
+        monkeypatch.setattr(in_cache, "PIECE", 4 * ROW)
+    elif cpu_kernel.library() is None:
+        pytest.skip("no C compiler, or not Linux")
+    return request.param
+
+
 @pytest.fixture
-def read(monkeypatch):
+def read(way, monkeypatch):
     """The tensors that were read to find R, one entry a call."""
     seen = []
-    original = cpu_kernel.square_sums
+    original = way.square_sums
 
     def noted(params):
         seen.append(list(params))
         return original(params)
 
-    monkeypatch.setattr(cpu_kernel, "square_sums", noted)
+    monkeypatch.setattr(way, "square_sums", noted)
     return seen
 
 
 @pytest.mark.parametrize("name", CLASSES)
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_the_update_returns_what_reading_would(name, threads, monkeypatch):
+def test_the_update_returns_what_reading_would(name, threads, way, monkeypatch):
     pairs = []
-    original = cpu_kernel.shrink_and_update
+    original = way.shrink_and_update
 
-    def compared(update, group, params, keep, states):
-        sums = original(update, group, params, keep, states)
+    def compared(work, numbers, keep):
+        sums = original(work, numbers, keep)
+        params = [work.params[number] for number in numbers]
         exact = torch.stack([p.detach().double().square().sum() for p in params])
-        pairs.append((sums, cpu_kernel.square_sums(params), exact))
+        pairs.append((sums, way.square_sums(params), exact))
         return sums
 
-    monkeypatch.setattr(cpu_kernel, "shrink_and_update", compared)
+    monkeypatch.setattr(way, "shrink_and_update", compared)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -57,9 +69,10 @@ def test_the_update_returns_what_reading_would(name, threads, monkeypatch):
     finally:
         torch.set_num_threads(before)
     assert len(pairs) > 5
+    rounding = 1e-12 if way is cpu_kernel else 2e-7  # torch alone squares in float32
     for returned, found, exact in pairs:
         assert torch.equal(returned, found)
-        torch.testing.assert_close(returned, exact, rtol=1e-12, atol=0)
+        torch.testing.assert_close(returned, exact, rtol=rounding, atol=0)
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -168,7 +181,7 @@ def test_torchs_own_fused_steps_in_between_are_noticed(name, monkeypatch):
     assert runs[0] == runs[1]
 
 
-def test_an_uncounted_edit_of_one_element_is_in_the_next_r(read):
+def test_an_uncounted_edit_of_one_element_is_in_the_next_r(way, read):
     """The one case that nothing notices, as its docstring says: R is of the true weights one step later."""
     pull = Pull(shapes=((130, 257),), dtype=torch.float32)
     (param,) = pull.params()
@@ -179,7 +192,7 @@ def test_an_uncounted_edit_of_one_element_is_in_the_next_r(read):
     pull.run(opt, [param], 10, 11)
     assert read == []
     (kept,) = opt._kept.alike.values()
-    assert float(kept.sums.of([param])) == float(cpu_kernel.square_sums([param]).float())
+    assert float(kept.sums.of([param], way.square_sums)) == float(way.square_sums([param]).float())
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])

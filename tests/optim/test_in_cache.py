@@ -1,10 +1,11 @@
-"""Without the C kernel torch's fused AdamW does the constraint step, too: what the plain path and a reference say."""
+"""Without the C kernel torch's own operators go from piece to piece: as the plain path and a reference."""
 
 import copy
 
 import pytest
 import torch
 from optim_helpers import (
+    BASE_KWARGS,
     CLASSES,
     STEP_FORMS,
     Pull,
@@ -17,39 +18,44 @@ from optim_helpers import (
 )
 from reference import algorithm1
 
-from nnunet_cpr.optim import AdamCPR, cpu_kernel, fused_adamw
+from nnunet_cpr.optim import AdamCPR, cpu_kernel, in_cache
+from nnunet_cpr.optim.sums import ROW
 
 SHAPES = ((7, 5), (130, 257), (4, 3, 3, 3), (7,), (0, 3), (1, 1))
 BOUND = {"kappa_init_method": "dependent", "kappa_init_param": 0.8, "kappa_update": 0.3}
 OPTIONS = [
-    {},
-    {"maximize": True, "eps": 1e-3, "betas": (0.5, 0.6)},
-    {"lr": torch.tensor(0.02)},
+    ("Adam", {}),
+    ("Adam", {"maximize": True, "eps": 1e-3, "betas": (0.5, 0.6)}),
+    ("Adam", {"lr": torch.tensor(0.02)}),
+    ("SGD", {}),
+    ("SGD", {"nesterov": True}),
+    ("SGD", {"dampening": 0.5, "maximize": True}),
 ]
 
 
 def build(params, name="Adam", **options):
-    return CLASSES[name](params, **{"lr": 0.02, **BOUND, "fused": True, **copy.deepcopy(options)})
+    return CLASSES[name](params, **{**BASE_KWARGS[name], **BOUND, "fused": True, **copy.deepcopy(options)})
 
 
 @pytest.fixture(autouse=True)
 def calls(monkeypatch):
-    """No C kernel; the tensors of each call of what is tested here."""
+    """No C kernel, and small pieces; the tensors of each call of what is tested here."""
     monkeypatch.setattr(cpu_kernel, "library", lambda: None)
+    monkeypatch.setattr(in_cache, "PIECE", 4 * ROW)
     seen = []
-    original = fused_adamw.shrink_and_update
+    original = in_cache.shrink_and_update
 
-    def noted(update, group, params, keep, states):
-        seen.append(list(params))
-        return original(update, group, params, keep, states)
+    def noted(work, numbers, keep):
+        seen.append([work.params[number] for number in numbers])
+        return original(work, numbers, keep)
 
-    monkeypatch.setattr(fused_adamw, "shrink_and_update", noted)
+    monkeypatch.setattr(in_cache, "shrink_and_update", noted)
     return seen
 
 
 @pytest.mark.parametrize("form", STEP_FORMS)
-@pytest.mark.parametrize("options", OPTIONS)
-def test_equals_the_plain_path(options, form, calls, monkeypatch):
+@pytest.mark.parametrize("name, options", OPTIONS)
+def test_equals_the_plain_path(name, options, form, calls, monkeypatch):
     pull = Pull(shapes=SHAPES, dtype=torch.float32)
     sign = -1 if options.get("maximize") else 1
     runs = []
@@ -58,7 +64,7 @@ def test_equals_the_plain_path(options, form, calls, monkeypatch):
             if plain:
                 plain_path(patch)
             params = pull.params()
-            opt = build(params, step_form=form, **options)
+            opt = build(params, name, step_form=form, **options)
             for step in range(60):
                 for p, g in zip(params, pull.grads(params, step), strict=True):
                     p.grad = sign * g
@@ -66,7 +72,7 @@ def test_equals_the_plain_path(options, form, calls, monkeypatch):
             runs.append((params, [opt.state[p] for p in params]))
         if not plain:
             count = len(calls)
-            assert count > 30 and max(len(some) for some in calls) == 4  # all but the vector and the empty tensor
+            assert count > 30 and max(len(some) for some in calls) == 5  # all but the vector
     assert len(calls) == count
     torch.testing.assert_close(runs[0], runs[1], rtol=1e-6, atol=1e-6)
 
@@ -77,7 +83,7 @@ def test_equals_algorithm_1_step_by_step(form, calls):
     (p,) = pull.params()
     opt = build([p], step_form=form)
     constraint = algorithm1.Constraint(algorithm1.Settings(reg_function="l2", step_form=form, **BOUND))
-    adam = algorithm1.Adam(lr=0.02)
+    adam = algorithm1.Adam(**BASE_KWARGS["Adam"])
     for step in range(40):
         (p.grad,) = pull.grads([p], step)
         expected = adam.step(constraint.step(p.detach().double()), p.grad.double())
@@ -108,19 +114,31 @@ def test_any_multiplier(lagmul, form, calls, monkeypatch):
     torch.testing.assert_close(*ends, rtol=1e-6, atol=1e-6, equal_nan=True)
 
 
-def test_tensors_that_are_not_shrunk_keep_torchs_step_bit_for_bit(calls):
-    """The second tensor's bound is never reached; the third has none."""
+def test_tensors_without_a_bound_keep_torchs_step_bit_for_bit(calls):
+    """The second tensor's bound is never set; the third has none."""
     pull = Pull(shapes=((7, 5), (130, 257), (7,)), dtype=torch.float32)
     params, twins = pull.params(), pull.params()
-    far = {"kappa_init_method": "uniform", "kappa_init_param": 1e30}
-    opt = build([{"params": [params[0], params[2]]}, {"params": [params[1]], **far}])
-    plain = torch.optim.Adam(twins, lr=0.02, fused=True)
+    late = {"kappa_init_method": "warm_start", "kappa_init_param": 1000}
+    opt = build([{"params": [params[0], params[2]]}, {"params": [params[1]], **late}])
+    plain = torch.optim.Adam(twins, **BASE_KWARGS["Adam"], fused=True)
     pull.run(opt, params, 0, 40)
     pull.run(plain, twins, 0, 40)
     assert {id(p) for some in calls for p in some} == {id(params[0])}
     assert_same_bits(bits(params[1:]), bits(twins[1:]))
     for p, twin in zip(params, twins, strict=True):
         assert_same_bits([opt.state[p]["step"]], [plain.state[twin]["step"]])
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_bound_that_is_never_reached_changes_no_bit(name, calls):
+    pull = Pull(shapes=SHAPES, dtype=torch.float32)
+    params, twins = pull.params(), pull.params()
+    opt = build(params, name, kappa_init_method="uniform", kappa_init_param=1e30)
+    plain = CLASSES[name].__mro__[2](twins, **BASE_KWARGS[name], fused=True)
+    pull.run(opt, params, 0, 40)
+    pull.run(plain, twins, 0, 40)
+    assert calls
+    assert_same_bits(bits(params), bits(twins))
 
 
 @pytest.mark.parametrize("plain_first", [True, False])
@@ -150,7 +168,7 @@ class Noted(AdamCPR):
     """A user's own subclass."""
 
 
-CASES = ["SGD", "not fused", "amsgrad", "found_inf", "bfloat16", "float64", "l1", "own class", "lr 0", "first step"]
+CASES = ["not fused", "amsgrad", "found_inf", "bfloat16", "float64", "l1", "own class", "no momentum", "first step"]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -160,15 +178,16 @@ def test_what_is_not_covered_takes_the_plain_path(case, calls):
     (p,) = pull.params()
     options = {
         "fused": case != "not fused",
-        "lr": 0.0 if case == "lr 0" else 0.02,
         "reg_function": "l1" if case == "l1" else "l2",
         **({"amsgrad": True} if case == "amsgrad" else {}),
         **({"kappa_init_method": "uniform", "kappa_init_param": 0.1} if case == "first step" else {}),
     }
     if case == "own class":
-        opt = Noted([p], **{**BOUND, **options})
+        opt = Noted([p], lr=0.02, **{**BOUND, **options})
+    elif case == "no momentum":
+        opt = build([p], "SGD", kappa_init_param=0.1, momentum=0.0, **options)
     else:
-        opt = build([p], "SGD" if case == "SGD" else "Adam", **{**options, "kappa_init_param": 0.1})
+        opt = build([p], **{**options, "kappa_init_param": 0.1})
     if case == "found_inf":
         opt.found_inf, opt.grad_scale = torch.tensor(0.0), torch.tensor(1.0)
     pull.run(opt, [p], 0, 1 if case == "first step" else 20)
@@ -186,7 +205,7 @@ def test_lr_0_still_shrinks(calls):
     opt.param_groups[0]["lr"] = 0.0
     before, count = p.detach().clone(), len(calls)
     pull.run(opt, [p], 10, 11)
-    assert len(calls) == count > 0
+    assert len(calls) == count + 1
     torch.testing.assert_close(p.detach(), before * (1 - 2 * opt.state[p]["lagmul"]), rtol=1e-6, atol=0)
 
 
