@@ -284,8 +284,8 @@ class CPR(Optimizer):
         """Do lines 4 to 6 of Algorithm 1 for tensors alike, all multipliers and bounds at once, no host involved."""
         regularizer = REGULARIZERS[group["reg_function"]]
         found_inf = getattr(self, "found_inf", None)
-        work = Work(_UPDATES.get(type(self)), group, params, states, found_inf, getattr(self, "grad_scale", None))
-        one_pass = next((way for way in _ONE_PASS if way.covers(work)), None)
+        work = Work(_UPDATES.get(type(self), ""), group, params, states, found_inf, getattr(self, "grad_scale", None))
+        one_pass = next((way for way in _ONE_PASS if way.covers(work, kept)), None)
         with torch.no_grad():
             reg = one_pass.value(work, kept) if one_pass else regularizer.value(params)
             old = kept.gather(states, start_values(group), params[0].device)

@@ -16,12 +16,12 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from nnunet_cpr.optim.one_pass import STATES, Work, bounded, contiguous, could_cover, numels, plain
+from nnunet_cpr.optim.one_pass import STATES, Work, could_cover, fits
 
 if TYPE_CHECKING:
     from nnunet_cpr.optim.alike import Alike
@@ -31,18 +31,9 @@ _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-std=
 _log = logging.getLogger(__name__)
 
 
-def covers(work: Work) -> bool:
+def covers(work: Work, kept: "Alike") -> bool:
     """Return whether the kernel can do R, the constraint step and the update of these tensors."""
-    if not (could_cover(work) and work.found_inf is None and work.params[0].is_cpu) or library() is None:
-        return False
-    if not (_fit(work.params) and _fit(work.gradients())):
-        return False
-    for name in STATES[str(work.update)]:
-        buffers = work.buffers(name)
-        # A state that was loaded from another layer's would be read past its end.
-        if not _fit(buffers) or (name != "step" and numels(buffers) != numels(work.params)):
-            return False
-    return True
+    return could_cover(work) and work.found_inf is None and fits(work, "cpu") and library() is not None
 
 
 def value(work: Work, kept: "Alike") -> Tensor:
@@ -52,13 +43,7 @@ def value(work: Work, kept: "Alike") -> Tensor:
 
 def step(work: Work, kept: "Alike", keep: Tensor, kappa: Tensor) -> Sequence[Tensor]:
     """Shrink and update the tensors whose bound is set."""
-    numbers = bounded(kappa, keep)
-    kept.sums.forget(work.params)
-    if not numbers:
-        return ()
-    params = [work.params[number] for number in numbers]
-    kept.sums.remember(params, shrink_and_update(work, numbers, keep.tolist()))
-    return params
+    return kept.sums.step(work, keep, kappa, shrink_and_update)
 
 
 def square_sums(params: Sequence[Tensor]) -> Tensor:
@@ -77,7 +62,8 @@ def shrink_and_update(work: Work, numbers: Sequence[int], keep: Sequence[float])
     group, params = work.group, [work.params[number] for number in numbers]
     states = [work.states[number] for number in numbers]
     gradients = [param.grad for param in params]
-    buffers = [_pointers([state[name] for state in states]) for name in STATES[str(work.update)]]
+    names = [*STATES[work.update], *(["step"] if work.update == "adam" else [])]
+    buffers = [_pointers([state[name] for state in states]) for name in names]
     lr = ctypes.c_double(float(group["lr"]))
     if work.update == "adam":
         beta1, beta2 = (ctypes.c_double(float(beta)) for beta in group["betas"])
@@ -88,7 +74,7 @@ def shrink_and_update(work: Work, numbers: Sequence[int], keep: Sequence[float])
     factors = (ctypes.c_float * len(params))(*[keep[number] for number in numbers])
     sums = torch.empty(len(params), dtype=torch.float64, device="cpu")
     tensors = [_pointers(params), _pointers(gradients), factors, _pointer(sums), *buffers]
-    _call(str(work.update), len(params), _sizes(params), *tensors, *options)
+    _call(work.update, len(params), _sizes(params), *tensors, *options)
     # The kernel writes past torch: autograd must still notice if a graph wanted the old weights.
     torch.autograd.graph.increment_version(params)
     return sums
@@ -106,10 +92,6 @@ def library() -> ctypes.CDLL | None:
     except (OSError, subprocess.SubprocessError, RuntimeError) as error:
         _log.info("no compiled CPU kernel, torch alone is used: %s", error)
         return None
-
-
-def _fit(tensors: Sequence[Any]) -> TypeGuard[Sequence[Tensor]]:
-    return plain(tensors, "cpu") and contiguous(tensors)
 
 
 def _openmp() -> Path:
@@ -177,4 +159,4 @@ def _pointers(tensors: Sequence[Any]) -> Any:
 
 
 def _sizes(tensors: Sequence[Tensor]) -> Any:
-    return (ctypes.c_int64 * len(tensors))(*numels(tensors))
+    return (ctypes.c_int64 * len(tensors))(*[tensor.numel() for tensor in tensors])

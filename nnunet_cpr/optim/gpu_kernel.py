@@ -6,44 +6,37 @@ that fails, and wherever a case is not covered, the plain path does the same wit
 
 import functools
 import logging
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nnunet_cpr.optim.known_sums import same
-from nnunet_cpr.optim.one_pass import STATES, Work, contiguous, could_cover, numels, plain, recorded
+from nnunet_cpr.optim.one_pass import STATES, Work, could_cover, fits, gradients_fit, recorded
 
 if TYPE_CHECKING:
     from nnunet_cpr.optim.alike import Alike
 
 DEVICE_TYPE = "cuda"  # ROCm calls itself so, too
-_ALIGNED = 16  # bytes; what torch allocates is
+_WIDE, _NARROW = 16, 4  # bytes of which addresses are multiples
 _log = logging.getLogger(__name__)
 
 
-def covers(work: Work) -> bool:
+def covers(work: Work, kept: "Alike") -> bool:
     """Return whether the kernels can do R, the constraint step and the update of these tensors."""
-    if not (could_cover(work) and _fit(work.params) and _fit(work.gradients())):
-        return False
-    if any([isinstance(number, Tensor) for number in work.group.get("betas", ())]):
+    if not (could_cover(work) and work.params[0].device.type == DEVICE_TYPE and _importable()):
         return False
     # A captured graph would be replayed with the table of addresses of now.
-    if recorded() or not _works(_variant(work), work.params[0].device):
+    if recorded() or any([isinstance(number, Tensor) for number in work.group.get("betas", ())]):
         return False
-    for name in STATES[str(work.update)]:
-        buffers = work.buffers(name)
-        if not plain(buffers, DEVICE_TYPE) or (name != "step" and not _alike(buffers, work.params)):
-            return False
-    return True
+    return kept.chunks.take(work) and _works(kept.chunks.variant, work.params[0].device)
 
 
 def value(work: Work, kept: "Alike") -> Tensor:
     """Return R of each tensor; only what the last step has not added up is read."""
-    kept.chunks.of(work)
     return kept.chunks.regs()
 
 
@@ -53,96 +46,122 @@ def step(work: Work, kept: "Alike", keep: Tensor, kappa: Tensor) -> Sequence[Ten
     return work.params
 
 
+class Variant(NamedTuple):
+    """What the kernels are compiled for."""
+
+    update: str
+    nesterov: bool
+    guarded: bool
+    scaled: bool
+    align: int
+
+
 class Chunks:
     """Tensors as the kernels see them: a table of addresses, cut into chunks, each chunk with its sum of squares.
 
     A sum is that of the weights that the last step wrote. Weights may be changed in between: where torch has counted a
     change, or a tensor lies elsewhere, everything is read again. What torch does not count (edits through `p.data`, the
-    steps of its fused optimizers) the device notices by the first element of each chunk of 8192. What escapes this,
-    too, is in R one step later.
+    steps of its fused optimizers, a replayed graph) the device notices by the first element of each chunk of 8192. What
+    escapes this, too, is not in R before the step after.
     """
+
+    variant: Variant
 
     def __init__(self) -> None:
         self._params: list[Tensor] = []
-        self._addresses: list[int] = []
+        self._states: list[Tensor] = []
+        self._place: list[Any] = []
+        self._gradients: list[int] = []
         self._options: list[float] = []
         self._versions: list[int] = []
 
-    def of(self, work: Work) -> None:
-        """Take these tensors, and bring the sums of chunks up to date."""
-        lengths = numels(work.params)  # `p.data = other` may change them
-        if not same(self._params, work.params) or self._lengths != lengths:
-            self._cut(list(work.params), lengths)
-        tensors = [work.params, work.gradients(), *[work.buffers(name) for name in STATES[str(work.update)]]]
-        addresses = [tensor.data_ptr() for row in tensors for tensor in row]
-        count = len(self._params)
-        changed = self._versions != _versions(self._params) or self._addresses[:count] != addresses[:count]
-        if self._addresses != addresses:
-            self._table = _upload(addresses, torch.int64, self._device)
-            self._addresses = addresses
-        self._launch("read_chunks", len(self._starts), self._table, count, *self._cuts, self._marks, self._sums,
-                     int(changed), chunk=kernels().CHUNK, block=kernels().BLOCK)  # fmt: skip
+    def take(self, work: Work) -> bool:
+        """Take the tensors of a step; return whether they are such as the kernels handle."""
+        params, states = list(work.params), [state for row in [*work.buffers(), work.steps()] for state in row]
+        if any([state is None for state in states]):
+            return False
+        device = params[0].device
+        # What is uploaded belongs to the stream that reads it.
+        stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
+        addresses, others = [param.data_ptr() for param in params], [state.data_ptr() for state in states]
+        place = [stream, [param.numel() for param in params], addresses, others]
+        settled = same(self._params, params) and same(self._states, states) and self._place == place
+        # Gradients are new in each step; weights and states are checked when they change.
+        if not (gradients_fit(work) if settled else fits(work, DEVICE_TYPE)):
+            return False
+        gradients = [gradient.data_ptr() for gradient in work.gradients()]
+        if not settled:
+            self._params, self._states, self._place, self._device = params, states, place, device
+            self._cut()
+        if self._gradients != gradients:
+            table = [*addresses, *gradients, *others]
+            self._table, self._gradients = _upload(table, torch.int64, device), gradients
+            self._align = _WIDE if all([address % _WIDE == 0 for address in table]) else _NARROW
+        guarded, scaled = work.found_inf is not None, work.grad_scale is not None
+        self.variant = Variant(work.update, bool(work.group.get("nesterov")), guarded, scaled, self._align)
+        return True
 
     def regs(self) -> Tensor:
         """Return the sum of squares of each tensor: shape (number of tensors,), float32, added in float64."""
-        regs = torch.empty(len(self._params), dtype=torch.float32, device=self._device)
-        self._launch("add_chunks", len(self._params), self._first, self._sums, regs, block=kernels().BLOCK)
+        count = len(self._params)
+        regs = torch.empty(count, dtype=torch.float32, device=self._device)
+        with self._on_device():
+            all_changed = int(self._versions != _versions(self._params))
+            self._launch_chunks("read_chunks", all_changed)
+            self._launch("add_chunks", count, self._first, self._sums, regs, block=kernels().BLOCK)
         return regs
 
     def shrink_and_update(self, work: Work, keep: Tensor) -> None:
-        """Multiply the tensors that :meth:`of` has taken by `keep` and do the optimizer's update, state included."""
-        group, device = work.group, self._device
+        """Multiply the tensors that were taken by `keep` and do the optimizer's update, its state included."""
+        group, device, count = work.group, self._device, len(self._params)
         adam = work.update == "adam"
-        lr = group["lr"]
-        on_device = isinstance(lr, Tensor) and lr.device == device
-        numbers = [*group["betas"], group["eps"]] if adam else [group["momentum"], group["dampening"]]
-        options = [float("nan") if on_device else float(lr), *map(float, numbers), -1.0 if group["maximize"] else 1.0]
-        if on_device or options != self._options:
-            self._option_table = _upload(options, torch.float64, device)
-            self._options = options
-        if on_device:
-            self._option_table[0].copy_(lr)
-        nothing = self._sums
-        found_inf = nothing if work.found_inf is None else work.found_inf.to(device)
-        grad_scale = nothing if work.grad_scale is None else work.grad_scale.to(device)
-        flags: dict[str, Any] = {"guarded": work.found_inf is not None}
-        count, extra = len(self._params), []
-        if adam:
-            extra = [torch.empty(count, dtype=torch.float32, device=device) for _ in ("rates", "spreads")]
-            self._launch("begin_adam", count, self._table, count, self._option_table, *extra, found_inf, **flags)
-        else:
-            flags["nesterov"] = group["nesterov"]
-        self._launch(str(work.update), len(self._starts), self._table, count, *self._cuts, self._marks, self._sums,
-                     keep, *extra, self._option_table, found_inf, grad_scale, chunk=kernels().CHUNK,
-                     block=kernels().BLOCK, scaled=work.grad_scale is not None, **flags)  # fmt: skip
+        lr, numbers = group["lr"], [*group["betas"], group["eps"]] if adam else [group["momentum"], group["dampening"]]
+        lr_on_device = isinstance(lr, Tensor) and not lr.is_cpu
+        options = [0.0 if lr_on_device else float(lr), *map(float, numbers), -1.0 if group["maximize"] else 1.0]
+        if options != self._options:
+            self._option_table, self._options = _upload(options, torch.float64, device), options
+        if lr_on_device:
+            self._option_table[:1].copy_(lr.reshape(1))
+        # Without GradScaler these are never read.
+        found_inf = self._sums if work.found_inf is None else work.found_inf.to(device, torch.float32)
+        grad_scale = self._sums if work.grad_scale is None else work.grad_scale.to(device, torch.float32)
+        flags: dict[str, Any] = {"guarded": self.variant.guarded}
+        with self._on_device():
+            extra = []
+            if adam:
+                extra = [torch.empty(count, dtype=torch.float32, device=device) for _ in ("rates", "spreads")]
+                self._launch("begin_adam", count, self._table, count, self._option_table, *extra, found_inf, **flags)
+            else:
+                flags["nesterov"] = self.variant.nesterov
+            flags["scaled"] = self.variant.scaled
+            self._launch_chunks(work.update, keep, *extra, self._option_table, found_inf, grad_scale, **flags)
         # The kernel writes past torch: autograd must still notice if a graph wanted the old weights.
         torch.autograd.graph.increment_version(self._params)
         self._versions = _versions(self._params)
 
-    def _cut(self, params: list[Tensor], lengths: list[int]) -> None:
-        chunk = kernels().CHUNK
-        self._params, self._lengths, self._device = params, lengths, params[0].device
-        self._addresses, self._versions = [], []
-        counts = [-(-length // chunk) for length in lengths]
-        self._starts = [start for length in lengths for start in range(0, length, chunk)]
-        owners = [number for number, count in enumerate(counts) for _ in range(count)]
-        self._cuts = [
-            _upload(owners, torch.int32, self._device),
-            _upload(self._starts, torch.int64, self._device),
-            _upload(lengths, torch.int64, self._device),
-        ]
-        first = [0]
-        for count in counts:
-            first.append(first[-1] + count)
-        self._first = _upload(first, torch.int32, self._device)
-        self._sums = torch.zeros(len(self._starts), dtype=torch.float32, device=self._device)
-        self._marks = torch.zeros(len(self._starts), dtype=torch.int32, device=self._device)
+    def _cut(self) -> None:
+        lengths = torch.tensor([param.numel() for param in self._params], device="cpu")
+        counts = (lengths + kernels().CHUNK - 1) // kernels().CHUNK
+        first = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        self._count = int(first[-1])
+        self._owners = _to(torch.repeat_interleave(counts).to(torch.int32), self._device)
+        self._first, self._lengths = _to(first.to(torch.int32), self._device), _to(lengths, self._device)
+        self._sums = torch.zeros(self._count, dtype=torch.float32, device=self._device)
+        self._marks = torch.zeros(self._count, dtype=torch.int32, device=self._device)
+        self._gradients, self._options, self._versions = [], [], []
+
+    def _launch_chunks(self, name: str, *arguments: Any, **constants: Any) -> None:
+        of_chunks = [self._table, len(self._params), self._owners, self._first, self._lengths, self._marks, self._sums]
+        sizes = {"chunk": kernels().CHUNK, "block": kernels().BLOCK, "align": self._align}
+        self._launch(name, self._count, *of_chunks, *arguments, **sizes, **constants)
 
     def _launch(self, name: str, programs: int, *arguments: Any, **constants: Any) -> None:
         if programs:
-            # Triton launches on the current device.
-            with torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext():
-                getattr(kernels(), name)[(programs,)](*arguments, **constants)
+            getattr(kernels(), name)[(programs,)](*arguments, **constants)
+
+    def _on_device(self) -> AbstractContextManager[Any]:
+        """Triton launches on the current device."""
+        return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
 
 
 @functools.cache
@@ -153,99 +172,88 @@ def kernels() -> ModuleType:
     return gpu_kernel_triton
 
 
-def _upload(numbers: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return numbers of the host as a tensor, shape (len(numbers),), without waiting for the device."""
-    tensor = torch.tensor(numbers, dtype=dtype, device="cpu")
+@functools.cache
+def _importable() -> bool:
+    try:
+        kernels()
+    except Exception as error:  # ImportError, or whatever a Triton raises that does not fit this torch or driver
+        _log.info("no GPU kernel, torch alone is used: %s", error)
+        return False
+    return True
+
+
+def _to(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the host on the device, without waiting for the device."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
-def _fit(tensors: Sequence[Any]) -> bool:
-    return plain(tensors, DEVICE_TYPE) and contiguous(tensors) and _aligned(tensors)
-
-
-def _alike(buffers: Sequence[Tensor], params: Sequence[Tensor]) -> bool:
-    # A state that was loaded from another layer's would be read past its end.
-    return contiguous(buffers) and _aligned(buffers) and numels(buffers) == numels(params)
-
-
-def _aligned(tensors: Sequence[Tensor]) -> bool:
-    return all([tensor.data_ptr() % _ALIGNED == 0 for tensor in tensors])
+def _upload(numbers: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return _to(torch.tensor(numbers, dtype=dtype, device="cpu"), device)
 
 
 def _versions(params: Sequence[Tensor]) -> list[int]:
     return [param._version for param in params]
 
 
-class _Variant(NamedTuple):
-    """What the kernels are compiled for."""
-
-    update: str
-    nesterov: bool
-    guarded: bool
-    scaled: bool
-
-
-def _variant(work: Work) -> _Variant:
-    nesterov = bool(work.group.get("nesterov"))
-    return _Variant(str(work.update), nesterov, work.found_inf is not None, work.grad_scale is not None)
-
-
 @functools.cache
-def _works(variant: _Variant, device: torch.device) -> bool:
+def _works(variant: Variant, device: torch.device) -> bool:
     """Return whether the kernels compile here and agree with torch; the reason why not goes to the log."""
     # This waits for the device, once; a user who forbids that means the steps.
     mode = torch.cuda.get_sync_debug_mode() if device.type == "cuda" else 0
     try:
-        if device.type == "cuda":
+        if mode:
             torch.cuda.set_sync_debug_mode(0)
-        agrees = _agrees_with_torch(variant, device)
+        with torch.no_grad():
+            agrees = _agrees_with_torch(variant, device)
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # whatever a driver, a compiler or Triton may raise
         _log.info("no GPU kernel, torch alone is used: %s", error)
         return False
     finally:
-        if device.type == "cuda":
+        if mode:
             torch.cuda.set_sync_debug_mode(mode)
     if not agrees:
-        _log.warning(
-            "the GPU kernel %s disagrees with torch on %s, so torch alone is used; please report it", variant, device
-        )
+        _log.warning("%s on %s disagrees with torch, so torch alone is used; please report it", variant, device)
     return agrees
 
 
-def _agrees_with_torch(variant: _Variant, device: torch.device) -> bool:
-    scale = 4.0 if variant.scaled else 1.0
+def _agrees_with_torch(variant: Variant, device: torch.device) -> bool:
+    """Do a step of two tensors, one of them of two chunks, with the kernels and with torch's fused operators."""
 
-    def case() -> tuple[list[Tensor], torch.optim.Optimizer]:
-        params: list[Tensor] = []
-        for numel in (5, kernels().CHUNK + 3):
-            param = nn.Parameter(torch.linspace(-1, 1, numel, device=device))
-            param.grad = param.detach().cos()
-            params.append(param)
-        optimizer: torch.optim.Optimizer
-        if variant.update == "adam":
-            optimizer = torch.optim.Adam(params, lr=0.1, fused=True)
-        else:
-            optimizer = torch.optim.SGD(params, lr=0.1, momentum=0.9, nesterov=variant.nesterov, fused=True)
-        optimizer.step()
-        return params, optimizer
+    def tensors(function: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        sizes = (5, kernels().CHUNK + 3)
+        values = [function(torch.linspace(-1, 1, size, dtype=torch.float32, device=device)) for size in sizes]
+        return values if variant.align == _WIDE else [torch.cat([x[:1], x])[1:] for x in values]
 
-    with torch.enable_grad():
-        (ours, mine), (theirs, base) = case(), case()
-    keep = torch.stack([torch.full((), factor, device=device) for factor in (0.5, 1.0)])
-    with torch.no_grad():
-        torch._foreach_mul_(theirs, list(keep.unbind()))
-        torch._foreach_mul_([param.grad for param in ours if param.grad is not None], scale)
-    base.step()
+    def scalar(number: float) -> Tensor:
+        return torch.full((), number, dtype=torch.float32, device=device)
+
+    names = STATES[variant.update]
+    params, gradients, *buffers = [tensors(f) for f in (torch.sin, torch.cos, *[torch.square for _ in names])]
+    steps = [scalar(3) for _ in params]
+    copies: list[Any] = [[tensor.clone() for tensor in row] for row in (params, gradients, *buffers, steps)]
+    x, g, *b, t = copies
+    scale = scalar(4) if variant.scaled else None
+    for param, gradient in zip(params, gradients, strict=True):
+        param.grad = gradient if scale is None else gradient.mul_(scale)
+    options: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "dampening": 0.0, "nesterov": variant.nesterov}
+    group = {**options, "betas": (0.9, 0.99), "eps": 1e-8, "maximize": False}
+    states = [dict(zip([*names, "step"], row, strict=True)) for row in zip(*buffers, steps, strict=True)]
+    work = Work(variant.update, group, params, states, scalar(0) if variant.guarded else None, scale)
+    keep = torch.linspace(0.5, 1, 2, dtype=torch.float32, device=device)
     chunks = Chunks()
-    work = Work(
-        variant.update, mine.param_groups[0], ours, [mine.state[param] for param in ours],
-        torch.zeros((), device=device) if variant.guarded else None,
-        torch.full((), scale, device=device) if variant.scaled else None,
-    )  # fmt: skip
-    chunks.of(work)
+    if not chunks.take(work):
+        return False
+    chunks.regs()
     chunks.shrink_and_update(work, keep)
-    pairs = [(chunks.regs(), torch.stack([param.detach().square().sum() for param in theirs]))]
-    pairs += list(zip(ours, theirs, strict=True))
-    for name in STATES[variant.update]:
-        pairs += [(mine.state[x][name], base.state[y][name]) for x, y in zip(ours, theirs, strict=True)]
-    return all([torch.allclose(x, y, rtol=1e-5, atol=1e-6) for x, y in pairs])
+    torch._foreach_mul_(x, list(keep.unbind()))
+    if variant.update == "adam":
+        torch._foreach_add_(t, 1)
+        options = {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "amsgrad": False}
+        torch._fused_adam_(x, g, b[0], b[1], [], t, weight_decay=0, maximize=False, **options)
+    else:
+        torch._fused_sgd_(x, g, b[0], weight_decay=0, maximize=False, is_first_step=False, **options)
+    ours = [*params, *gradients, *[buffer for row in buffers for buffer in row], *steps, chunks.regs()]
+    theirs = [*x, *g, *[buffer for row in b for buffer in row], *t, torch.stack([y.square().sum() for y in x])]
+    return all([torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(ours, theirs, strict=True)])

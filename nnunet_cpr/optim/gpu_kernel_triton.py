@@ -3,8 +3,9 @@
 
 A table holds the addresses of the tensors; these are cut into chunks of CHUNK elements, one program a chunk. What an
 update has written it squares while it is in registers. The sums of chunks are added in order, so results do not depend
-on which program comes first. Addresses are multiples of 16 bytes, so that a thread moves four elements at once. No
-argument's value is specialised for: what was compiled for the first step serves for all.
+on which program comes first. Reading and updating add up alike (fma), so that both find the same bits. Where all
+addresses are multiples of 16 bytes (`align`) a thread moves four elements at once. No other argument's value is
+specialised for: what was compiled for the first step serves for all.
 """
 
 import triton
@@ -21,8 +22,8 @@ def _tensor(table, row, number, tensors):
 
 
 @triton.jit
-def _chunk(table, row, number, tensors, start):
-    return tl.multiple_of(_tensor(table, row, number, tensors) + start, 16)
+def _chunk(table, row, number, tensors, start, align: tl.constexpr):
+    return tl.multiple_of(_tensor(table, row, number, tensors) + start, align)
 
 
 @triton.jit
@@ -51,18 +52,18 @@ def _squares(x, length, chunk: tl.constexpr, block: tl.constexpr, whole: tl.cons
     sums = tl.zeros((block,), tl.float32)
     for start in range(0, chunk, block):
         weight = _load(x, start + tl.arange(0, block), length, whole)
-        sums += weight * weight
+        sums = tl.fma(weight, weight, sums)
     return tl.sum(sums)
 
 
 @triton.jit(do_not_specialize=["tensors", "all_changed"])
-def read_chunks(table, tensors, number_of_chunk, start_of_chunk, lengths, marks, sums, all_changed,
-                chunk: tl.constexpr, block: tl.constexpr):  # fmt: skip
+def read_chunks(table, tensors, number_of_chunk, first_chunk, lengths, marks, sums, all_changed,
+                chunk: tl.constexpr, block: tl.constexpr, align: tl.constexpr):  # fmt: skip
     """sums[c] = sum of squares of chunk c: of all chunks, or of those whose first element is not marks[c] any more."""
     c = tl.program_id(0)
     number = tl.load(number_of_chunk + c)
-    start = tl.load(start_of_chunk + c)
-    x = _chunk(table, 0, number, tensors, start)
+    start = (c - tl.load(first_chunk + number)).to(tl.int64) * chunk
+    x = _chunk(table, 0, number, tensors, start, align)
     mark = _mark(x)
     if (all_changed != 0) | (mark != tl.load(marks + c)):
         length = tl.load(lengths + number) - start
@@ -70,7 +71,6 @@ def read_chunks(table, tensors, number_of_chunk, start_of_chunk, lengths, marks,
             tl.store(sums + c, _squares(x, length, chunk, block, True))
         else:
             tl.store(sums + c, _squares(x, length, chunk, block, False))
-        tl.store(marks + c, mark)
 
 
 @triton.jit
@@ -91,7 +91,7 @@ def begin_adam(table, tensors, options, rates, spreads, found_inf, guarded: tl.c
     if guarded and tl.load(found_inf) != 0:
         return
     number = tl.program_id(0)
-    steps = _tensor(table, 4, number, tensors)
+    steps = _tensor(table, 4, number, tensors)  # the last row
     step = tl.load(steps) + 1
     tl.store(steps, step)
     # 1 - beta^step loses its digits in float32
@@ -123,20 +123,20 @@ def _adam(x, g, m, v, keep, rate, spread, options, length, grad_scale,
         gradient = _gradient(g, offsets, length, sign, grad_scale, whole, scaled)
         momentum = b1 * _load(m, offsets, length, whole) + c1 * gradient
         square = b2 * _load(v, offsets, length, whole) + c2 * gradient * gradient
-        weight = keep * _load(x, offsets, length, whole) - rate * momentum / (tl.sqrt(square) * spread + eps)
+        weight = keep * _load(x, offsets, length, whole) - tl.div_rn(rate * momentum, tl.sqrt_rn(square) * spread + eps)
         _store(m, offsets, momentum, length, whole)
         _store(v, offsets, square, length, whole)
         _store(x, offsets, weight, length, whole)
         if not whole:
             weight = tl.where(offsets < length, weight, 0.0)
-        sums += weight * weight
+        sums = tl.fma(weight, weight, sums)
     return tl.sum(sums)
 
 
 @triton.jit(do_not_specialize=["tensors"])
-def adam(table, tensors, number_of_chunk, start_of_chunk, lengths, marks, sums, keep, rates, spreads, options,
-         found_inf, grad_scale, chunk: tl.constexpr, block: tl.constexpr, guarded: tl.constexpr,
-         scaled: tl.constexpr):  # fmt: skip
+def adam(table, tensors, number_of_chunk, first_chunk, lengths, marks, sums, keep, rates, spreads, options,
+         found_inf, grad_scale, chunk: tl.constexpr, block: tl.constexpr, align: tl.constexpr,
+         guarded: tl.constexpr, scaled: tl.constexpr):  # fmt: skip
     """x = x * keep[t] - lr * (m / correction1) / (sqrt(v) / correction2 + eps), as torch.optim.Adam; sums, marks.
 
     Rows of the table: x, gradient, m, v, step. options: lr, beta1, beta2, eps, sign of the gradient. `guarded`: nothing
@@ -146,10 +146,10 @@ def adam(table, tensors, number_of_chunk, start_of_chunk, lengths, marks, sums, 
         return
     c = tl.program_id(0)
     number = tl.load(number_of_chunk + c)
-    start = tl.load(start_of_chunk + c)
+    start = (c - tl.load(first_chunk + number)).to(tl.int64) * chunk
     length = tl.load(lengths + number) - start
-    x, g = _chunk(table, 0, number, tensors, start), _chunk(table, 1, number, tensors, start)
-    m, v = _chunk(table, 2, number, tensors, start), _chunk(table, 3, number, tensors, start)
+    x, g = _chunk(table, 0, number, tensors, start, align), _chunk(table, 1, number, tensors, start, align)
+    m, v = _chunk(table, 2, number, tensors, start, align), _chunk(table, 3, number, tensors, start, align)
     k, rate, spread = tl.load(keep + number), tl.load(rates + number), tl.load(spreads + number)
     if length >= chunk:
         total = _adam(x, g, m, v, k, rate, spread, options, length, grad_scale, chunk, block, True, scaled)
@@ -175,14 +175,14 @@ def _sgd(x, g, buffer, keep, options, length, grad_scale,
         weight = keep * _load(x, offsets, length, whole) - lr * direction
         _store(buffer, offsets, carried, length, whole)
         _store(x, offsets, weight, length, whole)
-        sums += weight * weight  # 0 beyond the end
+        sums = tl.fma(weight, weight, sums)  # 0 beyond the end
     return tl.sum(sums)
 
 
 @triton.jit(do_not_specialize=["tensors"])
-def sgd(table, tensors, number_of_chunk, start_of_chunk, lengths, marks, sums, keep, options, found_inf, grad_scale,
-        chunk: tl.constexpr, block: tl.constexpr, guarded: tl.constexpr, scaled: tl.constexpr,
-        nesterov: tl.constexpr):  # fmt: skip
+def sgd(table, tensors, number_of_chunk, first_chunk, lengths, marks, sums, keep, options, found_inf, grad_scale,
+        chunk: tl.constexpr, block: tl.constexpr, align: tl.constexpr, guarded: tl.constexpr,
+        scaled: tl.constexpr, nesterov: tl.constexpr):  # fmt: skip
     """x = x * keep[t] - lr * direction, as torch.optim.SGD with momentum; sums, marks.
 
     Rows of the table: x, gradient, momentum buffer. options: lr, momentum, dampening, sign. The rest as for adam.
@@ -191,10 +191,10 @@ def sgd(table, tensors, number_of_chunk, start_of_chunk, lengths, marks, sums, k
         return
     c = tl.program_id(0)
     number = tl.load(number_of_chunk + c)
-    start = tl.load(start_of_chunk + c)
+    start = (c - tl.load(first_chunk + number)).to(tl.int64) * chunk
     length = tl.load(lengths + number) - start
-    x, g = _chunk(table, 0, number, tensors, start), _chunk(table, 1, number, tensors, start)
-    buffer, k = _chunk(table, 2, number, tensors, start), tl.load(keep + number)
+    x, g = _chunk(table, 0, number, tensors, start, align), _chunk(table, 1, number, tensors, start, align)
+    buffer, k = _chunk(table, 2, number, tensors, start, align), tl.load(keep + number)
     if length >= chunk:
         total = _sgd(x, g, buffer, k, options, length, grad_scale, chunk, block, True, scaled, nesterov)
     else:

@@ -1,7 +1,9 @@
 """Where there is no compiled kernel: torch's own operators, a piece of the weights at a time (l2, CPU, float32).
 
-Shrinking, torch's fused update and the next step's R each go through memory once. Done piece by piece, the second and
-third find their piece in the cache.
+torch's fused AdamW multiplies the weights by 1 - lr * weight_decay before Adam's update; with weight_decay =
+(1 - keep) / lr that is our factor. SGD's weight decay goes through the momentum, so there the weights are scaled by an
+operator of its own. The next step's R is read right after the update. Done piece by piece, what comes second or third
+finds its piece in the cache.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nnunet_cpr.optim.one_pass import STATES, Work, bounded, could_cover, plain
+from nnunet_cpr.optim.one_pass import STATES, Work, could_cover, fits
 from nnunet_cpr.optim.sums import ROW
 
 if TYPE_CHECKING:
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
 
 PIECE = 2**20
 """Elements, a multiple of ROW. Fewer would cost calls; these, with gradient and state, take up to 16 MB of cache."""
-_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+_SMALLEST_LR = 1e-100  # (1 - keep) / lr must stay finite; float32 holds no factor that overflows here
 
 
 class _Piece(NamedTuple):
@@ -29,19 +33,9 @@ class _Piece(NamedTuple):
     buffers: list[Tensor]
 
 
-def covers(work: Work) -> bool:
-    """Return whether the tensors are float32 in the host's memory, each without gaps, gradients and state alike."""
-    if not (could_cover(work) and work.found_inf is None and plain(work.params, "cpu")):
-        return False
-    if not (all(map(_without_gaps, work.params)) and _alike(work.gradients(), work.params)):
-        return False
-    return all(
-        [
-            plain(buffers, "cpu") if name == "step" else _alike(buffers, work.params)
-            for name in STATES[str(work.update)]
-            for buffers in [work.buffers(name)]
-        ]
-    )
+def covers(work: Work, kept: "Alike") -> bool:
+    """Return whether this can do the constraint step and the update of these tensors."""
+    return could_cover(work) and work.found_inf is None and fits(work, "cpu")
 
 
 def value(work: Work, kept: "Alike") -> Tensor:
@@ -56,13 +50,7 @@ def square_sums(params: Sequence[Tensor]) -> Tensor:
 
 def step(work: Work, kept: "Alike", keep: Tensor, kappa: Tensor) -> Sequence[Tensor]:
     """Shrink and update the tensors whose bound is set."""
-    numbers = bounded(kappa, keep)
-    kept.sums.forget(work.params)
-    if not numbers:
-        return ()
-    params = [work.params[number] for number in numbers]
-    kept.sums.remember(params, shrink_and_update(work, numbers, keep.tolist()))
-    return params
+    return kept.sums.step(work, keep, kappa, shrink_and_update)
 
 
 def shrink_and_update(work: Work, numbers: Sequence[int], keep: Sequence[float]) -> Tensor:
@@ -71,39 +59,64 @@ def shrink_and_update(work: Work, numbers: Sequence[int], keep: Sequence[float])
     Returns:
         R of each tensor after it, bit for bit what :func:`square_sums` would find: shape (len(numbers),), float64.
     """
-    params = [work.params[number] for number in numbers]
     norms: dict[int, list[Tensor]] = {number: [] for number in numbers}
     with torch.no_grad():
         if work.update == "adam":
             torch._foreach_add_([work.states[number]["step"] for number in numbers], 1)
         for batch in _batches(work, numbers):
-            torch._foreach_mul_([piece.weights for piece in batch], [keep[piece.number] for piece in batch])
-            _update(work, batch)
+            if work.update == "adam":
+                for piece in batch:
+                    _adam(work, piece, keep[piece.number])
+            else:
+                torch._foreach_mul_([piece.weights for piece in batch], [keep[piece.number] for piece in batch])
+                _sgd(work, batch)
             for piece in batch:
                 norms[piece.number].append(_row_norms(piece.weights))
     # torch's fused optimizers change weights without counting it: autograd must still notice.
-    torch.autograd.graph.increment_version(params)
+    torch.autograd.graph.increment_version([work.params[number] for number in numbers])
     return _add(list(norms.values()))
 
 
-def _update(work: Work, batch: Sequence[_Piece]) -> None:
-    group = work.group
-    lists: list[Any] = [[piece.weights for piece in batch], [piece.gradient for piece in batch]]
-    lists += [list(some) for some in zip(*[piece.buffers for piece in batch], strict=True)]
-    options: dict[str, Any] = {"lr": float(group["lr"]), "weight_decay": 0.0, "maximize": group["maximize"]}
-    if work.update == "adam":
-        beta1, beta2 = map(float, group["betas"])
-        options |= {"beta1": beta1, "beta2": beta2, "eps": group["eps"], "amsgrad": False}
-        lists += [[], [work.states[piece.number]["step"] for piece in batch]]
-        torch._fused_adam_(*lists, **options)
-    else:
-        options |= {name: group[name] for name in ("momentum", "dampening", "nesterov")}
-        torch._fused_sgd_(*lists, is_first_step=False, **options)
+def _adam(work: Work, piece: _Piece, keep: float) -> None:
+    group, lr = work.group, float(work.group["lr"])
+    if lr <= _SMALLEST_LR:
+        piece.weights.mul_(keep)
+        keep = 1.0
+    beta1, beta2 = map(float, group["betas"])
+    exp_avg, exp_avg_sq = piece.buffers
+    torch._fused_adamw_(
+        [piece.weights],
+        [piece.gradient],
+        [exp_avg],
+        [exp_avg_sq],
+        [],
+        [work.states[piece.number]["step"]],
+        lr=lr,
+        beta1=beta1,
+        beta2=beta2,
+        weight_decay=(1 - keep) / lr if keep != 1 else 0.0,
+        eps=group["eps"],
+        amsgrad=False,
+        maximize=group["maximize"],
+    )
+
+
+def _sgd(work: Work, batch: Sequence[_Piece]) -> None:
+    options = {name: work.group[name] for name in ("momentum", "dampening", "nesterov", "maximize")}
+    torch._fused_sgd_(
+        [piece.weights for piece in batch],
+        [piece.gradient for piece in batch],
+        [piece.buffers[0] for piece in batch],
+        lr=float(work.group["lr"]),
+        weight_decay=0.0,
+        is_first_step=False,
+        **options,
+    )
 
 
 def _batches(work: Work, numbers: Sequence[int]) -> Iterator[list[_Piece]]:
     """Cut tensors into pieces, and put small ones together, PIECE elements at most."""
-    names = [name for name in STATES[str(work.update)] if name != "step"]
+    names = STATES[work.update]
     batch: list[_Piece] = []
     elements = 0
     for number in numbers:
@@ -144,16 +157,3 @@ def _add(norms: Sequence[Sequence[Tensor]]) -> Tensor:
     """Return the sum of squares of each tensor's norms, in their order, whatever the pieces."""
     squares = torch.cat([part for some in norms for part in some]).double().square_()
     return torch.stack([part.sum() for part in torch.split(squares, [sum(map(len, some)) for some in norms])])
-
-
-def _alike(tensors: Sequence[Any], params: Sequence[Tensor]) -> bool:
-    return plain(tensors, "cpu") and all(
-        [x.shape == p.shape and x.stride() == p.stride() for x, p in zip(tensors, params, strict=True)]
-    )
-
-
-def _without_gaps(tensor: Tensor) -> bool:
-    if tensor.is_contiguous():
-        return True
-    format = _FORMATS.get(tensor.ndim)
-    return format is not None and tensor.is_contiguous(memory_format=format)

@@ -4,9 +4,8 @@ Such a way is a module with `covers`, `value` and `step`, see :class:`OnePass`. 
 the plain path does R, the constraint step and the base optimizer's step one after the other.
 """
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -14,16 +13,17 @@ from torch import Tensor
 if TYPE_CHECKING:
     from nnunet_cpr.optim.alike import Alike
 
-STATES: dict[str, tuple[str, ...]] = {"adam": ("exp_avg", "exp_avg_sq", "step"), "sgd": ("momentum_buffer",)}
-"""What each update keeps for a tensor; all but the step count have the tensor's size."""
+STATES: dict[str, tuple[str, ...]] = {"adam": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
+"""What each update keeps for a tensor and is of its size; Adam counts its steps in `step`, too."""
 _TYPES = (Tensor, torch.nn.Parameter)
+_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class Work(NamedTuple):
     """Tensors alike that are to be constrained and updated, all of which have a gradient."""
 
-    update: str | None
-    """The base optimizer's update: "adam", "sgd", or None for any other."""
+    update: str
+    """The base optimizer's update: "adam", "sgd", or nothing for any other."""
     group: Mapping[str, Any]
     params: Sequence[Tensor]
     states: Sequence[dict[str, Tensor]]
@@ -36,15 +36,19 @@ class Work(NamedTuple):
         """Return the gradients, which are never None here."""
         return [param.grad for param in self.params]
 
-    def buffers(self, name: str) -> list[Any]:
-        """Return a value of all states, None where a state lacks it."""
-        return [state.get(name) for state in self.states]
+    def buffers(self) -> list[list[Any]]:
+        """Return the values of the states that have the tensors' sizes, None where a state lacks one."""
+        return [[state.get(name) for state in self.states] for name in STATES[self.update]]
+
+    def steps(self) -> list[Any]:
+        """Return the step counts of Adam."""
+        return [state.get("step") for state in self.states] if self.update == "adam" else []
 
 
 class OnePass(Protocol):
     """A way to do the constraint step of l2 and the update in one pass."""
 
-    def covers(self, work: Work) -> bool:
+    def covers(self, work: Work, kept: "Alike") -> bool:
         """Return whether it can be used."""
 
     def value(self, work: Work, kept: "Alike") -> Tensor:
@@ -61,7 +65,7 @@ def could_cover(work: Work) -> bool:
     """Return whether the settings are those that every one of these ways asks for: l2, fused, Adam or SGD."""
     group = work.group
     return (
-        work.update is not None
+        work.update in STATES
         and bool(group.get("fused"))
         and group["reg_function"] == "l2"
         and not group.get("amsgrad")
@@ -76,38 +80,49 @@ def recorded() -> bool:
     return torch.compiler.is_compiling() or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
 
 
-def plain(tensors: Sequence[Any], device_type: str) -> TypeGuard[Sequence[Tensor]]:
-    """Return whether these are tensors, no subclass's, of float32, on such a device."""
-    device = tensors[0].device if isinstance(tensors[0], Tensor) else None
+def fits(work: Work, device_type: str) -> bool:
+    """Return whether all tensors are float32, on one device of this type, without gaps, and each as its weights are.
+
+    A state or gradient of another size (after loading another layer's, say) would be read past its end. Weights that
+    share memory would be written twice.
+    """
+    params, device = work.params, work.params[0].device
+    places = [param.data_ptr() for param in params if param.numel()]
     return (
-        device is not None
-        and device.type == device_type
-        and all(
-            [
-                type(tensor) in _TYPES
-                and tensor.dtype is torch.float32
-                and tensor.device == device
-                and tensor.layout is torch.strided
-                for tensor in tensors
-            ]
-        )
+        device.type == device_type
+        and _float32(params, device)
+        and all(map(_without_gaps, params))
+        and len(set(places)) == len(places)
+        and all([_alike(tensors, params, device) for tensors in [work.gradients(), *work.buffers()]])
+        and _float32(work.steps(), device)
     )
 
 
-def contiguous(tensors: Sequence[Tensor]) -> bool:
-    """Return whether each is in one piece of memory, in the order of its dimensions."""
-    return all([tensor.is_contiguous() for tensor in tensors])
+def gradients_fit(work: Work) -> bool:
+    """Return whether the gradients are as they should be, where weights and states are known to be."""
+    return _alike(work.gradients(), work.params, work.params[0].device)
 
 
-def numels(tensors: Sequence[Tensor]) -> list[int]:
-    """Return the number of elements of each."""
-    return [tensor.numel() for tensor in tensors]
+def _alike(tensors: Sequence[Any], params: Sequence[Tensor], device: torch.device) -> bool:
+    return _float32(tensors, device) and all(
+        [x.shape == p.shape and x.stride() == p.stride() for x, p in zip(tensors, params, strict=True)]
+    )
 
 
-def bounded(kappa: Tensor, keep: Tensor) -> list[int]:
-    """Return the numbers of the tensors whose bound is set: what is left takes torch's own step, bit for bit.
+def _float32(tensors: Sequence[Any], device: torch.device) -> bool:
+    return all(
+        [
+            type(tensor) in _TYPES
+            and tensor.dtype is torch.float32
+            and tensor.device == device
+            and tensor.layout is torch.strided
+            for tensor in tensors
+        ]
+    )
 
-    For the CPU, of which nothing has to be waited for.
-    """
-    pairs = zip(kappa.tolist(), keep.tolist(), strict=True)
-    return [number for number, (bound, factor) in enumerate(pairs) if bound != math.inf or factor != 1]
+
+def _without_gaps(tensor: Tensor) -> bool:
+    if tensor.is_contiguous():
+        return True
+    memory_format = _FORMATS.get(tensor.ndim)
+    return memory_format is not None and tensor.is_contiguous(memory_format=memory_format)

@@ -21,7 +21,8 @@ def complete(group: dict[str, Any]) -> None:
     A state_dict with NumPy's scalars in it would not load with `weights_only=True`.
     """
     for key in _NUMBERS:
-        if isinstance(group[key], numbers.Real) and not isinstance(group[key], bool):
+        # Only where needed: torch.compile writes all of a group that is written to, `capturable` as it traces it, too.
+        if isinstance(group[key], numbers.Real) and type(group[key]) not in (bool, int, float):
             group[key] = int(group[key]) if isinstance(group[key], numbers.Integral) else float(group[key])
     if group["kappa_init_param"] is None and group["kappa_init_method"] == "warm_start":
         group["kappa_init_param"] = WARM_START_STEPS

@@ -10,16 +10,16 @@ from triton.compiler import ASTSource
 from nnunet_cpr.optim import gpu_kernel_triton
 
 TYPES = {
-    "table": "*i64", "tensors": "i32", "number_of_chunk": "*i32", "start_of_chunk": "*i64", "lengths": "*i64",
+    "table": "*i64", "tensors": "i32", "number_of_chunk": "*i32", "lengths": "*i64",
     "marks": "*i32", "sums": "*fp32", "all_changed": "i32", "first_chunk": "*i32", "regs": "*fp32", "options": "*fp64",
     "rates": "*fp32", "spreads": "*fp32", "found_inf": "*fp32", "grad_scale": "*fp32", "keep": "*fp32",
 }  # fmt: skip
-CONSTANTS = {"chunk": gpu_kernel_triton.CHUNK, "block": gpu_kernel_triton.BLOCK, "guarded": True}
+CONSTANTS = {"chunk": gpu_kernel_triton.CHUNK, "block": gpu_kernel_triton.BLOCK, "guarded": True, "align": 16}
 VARIANTS = {
     "read_chunks": [{}],
     "add_chunks": [{}],
     "begin_adam": [{}, {"guarded": False}],
-    "adam": [{"scaled": False}, {"scaled": True}, {"scaled": False, "guarded": False}],
+    "adam": [{"scaled": False}, {"scaled": True}, {"scaled": False, "guarded": False}, {"scaled": False, "align": 4}],
     "sgd": [{"scaled": scaled, "nesterov": nesterov} for scaled in (False, True) for nesterov in (False, True)],
 }
 
@@ -35,7 +35,7 @@ def compiled(name: str, constants: dict, capability: int) -> dict:
     result = triton.compile(source, target=GPUTarget("cuda", capability, 32))
     text = result.asm["ptx"]
     return {
-        "kernel": name, "capability": capability, "binary": len(result.asm["cubin"]),
+        "kernel": name, "capability": capability, "align": constants.get("align"), "binary": len(result.asm["cubin"]),
         "wide_loads": len(re.findall(r"ld\.global[\w.:]*\.v4", text)),
         "wide_stores": len(re.findall(r"st\.global[\w.:]*\.v4", text)),
         "spilled": ".local" in text,

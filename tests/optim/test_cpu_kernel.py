@@ -117,14 +117,14 @@ class Noted(AdamCPR):
 
 
 @pytest.mark.parametrize(
-    "case", ["not fused", "amsgrad", "found_inf", "bfloat16", "channels_last", "l1", "own class", "odd gradient"]
+    "case", ["not fused", "amsgrad", "found_inf", "bfloat16", "transposed", "l1", "own class", "odd gradient"]
 )
 def test_what_is_not_covered_does_not_reach_the_kernel(case, calls):
     shape = (4, 3, 3, 3)
     pull = Pull(shapes=(shape,), dtype=torch.bfloat16 if case == "bfloat16" else torch.float32)
     (p,) = pull.params()
-    if case == "channels_last":
-        p = torch.nn.Parameter(p.detach().to(memory_format=torch.channels_last))
+    if case == "transposed":
+        p = torch.nn.Parameter(p.detach().transpose(0, 3).contiguous().transpose(0, 3))
     options = {
         "fused": case != "not fused",
         "amsgrad": case == "amsgrad",
@@ -236,5 +236,44 @@ def test_a_state_of_another_size_is_not_covered():
     opt = build("Adam", [p])
     pull.run(opt, [p], 0, 2)
     group, state = opt.param_groups[0], opt.state[p]
-    assert cpu_kernel.covers(Work("adam", group, [p], [state]))
-    assert not cpu_kernel.covers(Work("adam", group, [p], [{**state, "exp_avg": torch.zeros(2, 2)}]))
+    (kept,) = opt._kept.alike.values()
+    assert cpu_kernel.covers(Work("adam", group, [p], [state]), kept)
+    assert not cpu_kernel.covers(Work("adam", group, [p], [{**state, "exp_avg": torch.zeros(2, 2)}]), kept)
+    p.data = p.data[:3]
+    state = {**state, "exp_avg": torch.zeros(3, 5), "exp_avg_sq": torch.zeros(3, 5)}
+    assert not cpu_kernel.covers(Work("adam", group, [p], [state]), kept)  # the gradient is that of the whole
+
+
+@needs_kernel
+def test_weights_that_share_memory_are_not_covered():
+    """They would be written twice, and the R of the first would be that of neither."""
+    pull = Pull(shapes=((7, 5),), dtype=torch.float32)
+    (p,) = pull.params()
+    params = [p, torch.nn.Parameter(p.data)]
+    opt = build("Adam", params)
+    for step in range(20):
+        for param, grad in zip(params, pull.grads([p, p][:1], step) * 2, strict=True):
+            param.grad = grad
+        opt.step()
+        if step:
+            before = [float(opt.state[q]["lagmul"]) for q in params]
+    true = float((p.detach().double() ** 2).sum())
+    for q in params:
+        p.grad = q.grad = torch.zeros_like(p)
+    opt.step()
+    for q, lagmul in zip(params, before, strict=True):
+        expected = max(0.0, lagmul + 0.3 / 35 * (true - float(opt.state[q]["kappa"])))
+        assert float(opt.state[q]["lagmul"]) == pytest.approx(expected, rel=1e-5)
+
+
+@needs_kernel
+def test_channels_last_goes_in_memory_order(calls):
+    ends = []
+    for layout in (torch.channels_last, torch.contiguous_format):
+        pull = Pull(shapes=((4, 3, 3, 3),), dtype=torch.float32)
+        p = torch.nn.Parameter(pull.params()[0].detach().to(memory_format=layout))
+        opt = build("Adam", [p])
+        pull.run(opt, [p], 0, 30)
+        ends.append(p.detach().contiguous())
+    assert len(calls) == 2 * 29
+    torch.testing.assert_close(*ends, rtol=1e-5, atol=1e-6)
