@@ -66,3 +66,11 @@ def start_values(group: Mapping[str, Any]) -> dict[str, float]:
     if group["kappa_init_method"] == "inflection_point":
         return {**_START, **_START_INFLECTION_POINT}
     return _START
+
+
+def needs_reg(values: Values, group: Mapping[str, Any]) -> bool:
+    """Return whether this step needs R: during a warm start it does not. For a CPU's values: they are read here."""
+    if group["kappa_init_method"] != "warm_start":
+        return True
+    steps, bounds = values["cpr_step"].tolist(), values["kappa"].tolist()
+    return any([t == group["kappa_init_param"] or kappa != math.inf for t, kappa in zip(steps, bounds, strict=True)])

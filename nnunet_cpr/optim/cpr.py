@@ -287,8 +287,8 @@ class CPR(Optimizer):
         work = Work(_UPDATES.get(type(self), ""), group, params, states, found_inf, getattr(self, "grad_scale", None))
         one_pass = next((way for way in _ONE_PASS if way.covers(work, kept)), None)
         with torch.no_grad():
-            reg = one_pass.value(work, kept) if one_pass else regularizer.value(params)
             old = kept.gather(states, start_values(group), params[0].device)
+            reg = one_pass.value(work, kept, old) if one_pass else regularizer.value(params)
             new = {**old, **RULES[group["kappa_init_method"]](old["cpr_step"], reg, old, group)}
             new["lagmul"] = self._multipliers(regularizer, params, reg, old["lagmul"], new["kappa"], group)
             if group["adaptive_bounds"]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from nnunet_cpr.optim.bounds import Values
 from nnunet_cpr.optim.known_sums import same
 from nnunet_cpr.optim.one_pass import STATES, Work, could_cover, fits, gradients_fit, recorded
 
@@ -35,7 +36,7 @@ def covers(work: Work, kept: "Alike") -> bool:
     return kept.chunks.take(work) and _works(kept.chunks.variant, work.params[0].device)
 
 
-def value(work: Work, kept: "Alike") -> Tensor:
+def value(work: Work, kept: "Alike", values: Values) -> Tensor:
     """Return R of each tensor; only what the last step has not added up is read."""
     return kept.chunks.regs()
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from nnunet_cpr.optim.bounds import Values, needs_reg
 from nnunet_cpr.optim.one_pass import STATES, Work, could_cover, fits
 from nnunet_cpr.optim.sums import ROW
 
@@ -38,8 +39,10 @@ def covers(work: Work, kept: "Alike") -> bool:
     return could_cover(work) and work.found_inf is None and fits(work, "cpu")
 
 
-def value(work: Work, kept: "Alike") -> Tensor:
-    """Return R of each tensor; it is read only where no step before has added it up."""
+def value(work: Work, kept: "Alike", values: Values) -> Tensor:
+    """Return R of each tensor; it is read only where it counts and no step before has added it up."""
+    if not needs_reg(values, work.group):
+        return torch.zeros(len(work.params), dtype=torch.float32, device="cpu")
     return kept.sums.of(work.params, read=square_sums)
 
 

@@ -90,6 +90,22 @@ def test_nothing_is_read_while_the_constraints_act(name, read):
     assert read == []
 
 
+@pytest.mark.parametrize("name", CLASSES)
+def test_nothing_is_read_during_a_warm_start(name, read):
+    """Then R once, of the weights at its end; and after that it is known."""
+    pull = Pull(shapes=SHAPES, dtype=torch.float32)
+    params = pull.params()
+    opt = make(name, params, "warm_start", fused=True)  # 30 steps
+    pull.run(opt, params, 0, 1)
+    read.clear()
+    pull.run(opt, params, 1, 30)
+    assert read == []
+    exact = [float((p.detach().double() ** 2).sum()) for p in params]
+    pull.run(opt, params, 30, 40)
+    assert len(read) == 1
+    assert [c.kappa for c in opt.constraints()] == pytest.approx(exact, rel=1e-6)
+
+
 def optimizers_step(param):
     param.grad = torch.ones_like(param)
     torch.optim.SGD([param], lr=0.01).step()
