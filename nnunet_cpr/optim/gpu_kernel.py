@@ -117,8 +117,9 @@ class Chunks:
         group, device, count = work.group, self._device, len(self._params)
         adam = work.update == "adam"
         lr, numbers = group["lr"], [*group["betas"], group["eps"]] if adam else [group["momentum"], group["dampening"]]
-        lr_on_device = isinstance(lr, Tensor) and not lr.is_cpu
-        options = [0.0 if lr_on_device else float(lr), *map(float, numbers), -1.0 if group["maximize"] else 1.0]
+        lr_on_device = isinstance(lr, Tensor) and lr.device.type == DEVICE_TYPE
+        # -1 stands for what is copied below: no lr is negative.
+        options = [-1.0 if lr_on_device else float(lr), *map(float, numbers), -1.0 if group["maximize"] else 1.0]
         if options != self._options:
             self._option_table, self._options = _upload(options, torch.float64, device), options
         if lr_on_device:

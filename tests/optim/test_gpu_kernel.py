@@ -37,8 +37,8 @@ BOUND = {"kappa_init_method": "dependent", "kappa_init_param": 0.8, "kappa_updat
 OPTIONS = [
     ("Adam", {}),
     ("Adam", {"maximize": True, "eps": 1e-3, "betas": (0.5, 0.6)}),
-    ("Adam", {"lr": torch.tensor(0.02)}),
-    ("Adam", {"lr": torch.tensor([0.02])}),
+    ("Adam", {"lr": torch.tensor(0.02, device=DEVICE)}),
+    ("Adam", {"lr": torch.tensor([0.02], device=DEVICE)}),
     ("SGD", {}),
     ("SGD", {"nesterov": True}),
     ("SGD", {"dampening": 0.5, "maximize": True}),
