@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from nnunet_cpr.optim.bounds import Values, needs_reg
+from nnunet_cpr.optim.bounds import Values
 from nnunet_cpr.optim.one_pass import STATES, Work, could_cover, fits
 
 if TYPE_CHECKING:
@@ -39,9 +39,7 @@ def covers(work: Work, kept: "Alike") -> bool:
 
 def value(work: Work, kept: "Alike", values: Values) -> Tensor:
     """Return R of each tensor; it is read only where it counts and no step before has added it up."""
-    if not needs_reg(values, work.group):
-        return torch.zeros(len(work.params), dtype=torch.float32, device="cpu")
-    return kept.sums.of(work.params, read=square_sums)
+    return kept.sums.value(work, values, square_sums)
 
 
 def step(work: Work, kept: "Alike", keep: Tensor, kappa: Tensor) -> Sequence[Tensor]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nnunet_cpr.optim.bounds import Values, needs_reg
+from nnunet_cpr.optim.bounds import Values
 from nnunet_cpr.optim.one_pass import STATES, Work, could_cover, fits
 from nnunet_cpr.optim.sums import ROW
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 PIECE = 2**20
 """Elements, a multiple of ROW. Fewer would cost calls; these, with gradient and state, take up to 16 MB of cache."""
-
-
 _SMALLEST_LR = 1e-100  # (1 - keep) / lr must stay finite; float32 holds no factor that overflows here
 
 
@@ -41,9 +39,7 @@ def covers(work: Work, kept: "Alike") -> bool:
 
 def value(work: Work, kept: "Alike", values: Values) -> Tensor:
     """Return R of each tensor; it is read only where it counts and no step before has added it up."""
-    if not needs_reg(values, work.group):
-        return torch.zeros(len(work.params), dtype=torch.float32, device="cpu")
-    return kept.sums.of(work.params, read=square_sums)
+    return kept.sums.value(work, values, square_sums)
 
 
 def square_sums(params: Sequence[Tensor]) -> Tensor:

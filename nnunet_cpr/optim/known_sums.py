@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from nnunet_cpr.optim.bounds import Values, needs_reg
 from nnunet_cpr.optim.one_pass import Work
 
 
@@ -46,6 +47,12 @@ class KnownSums:
             for number, value in zip(unknown, read([params[number] for number in unknown]).tolist(), strict=True):
                 sums[number] = value
         return torch.tensor(sums, dtype=torch.float32, device="cpu")
+
+    def value(self, work: Work, values: Values, read: Callable[[Sequence[Tensor]], Tensor]) -> Tensor:
+        """Return R of each tensor, as :meth:`of` does, or zeros where this step does not need it."""
+        if not needs_reg(values, work.group):
+            return torch.zeros(len(work.params), dtype=torch.float32, device="cpu")
+        return self.of(work.params, read)
 
     def step(
         self,

@@ -1,5 +1,6 @@
 """Small problems and bookkeeping that several test files share."""
 
+import copy
 import io
 from pathlib import Path
 
@@ -25,6 +26,16 @@ STEP_FORMS = ("explicit", "proximal")
 CLASSES = {"Adam": AdamCPR, "SGD": SGDCPR}
 BASE_KWARGS = {"Adam": {"lr": 0.02, "betas": (0.9, 0.99)}, "SGD": {"lr": 0.001, "momentum": 0.8}}
 SHAPES = ((7, 5), (4, 3, 3, 3), (7,))
+# What the kernels do: an active bound, and the options of the base that make a difference.
+FUSED_BOUND = {"kappa_init_method": "dependent", "kappa_init_param": 0.8, "kappa_update": 0.3}
+FUSED_OPTIONS = [
+    ("Adam", {}),
+    ("Adam", {"maximize": True, "eps": 1e-3, "betas": (0.5, 0.6)}),
+    ("Adam", {"lr": torch.tensor(0.02)}),
+    ("SGD", {}),
+    ("SGD", {"nesterov": True}),
+    ("SGD", {"dampening": 0.5, "maximize": True}),
+]
 
 
 class Pull:
@@ -64,6 +75,11 @@ def cpr_settings(rule, reg_function="l2", **kwargs):
 
 def make(name, params, rule="warm_start", reg_function="l2", **kwargs):
     return CLASSES[name](params, **{**BASE_KWARGS[name], **cpr_settings(rule, reg_function, **kwargs)})
+
+
+def make_fused(params, name="Adam", **options):
+    settings = {**BASE_KWARGS[name], **FUSED_BOUND, "fused": True, **copy.deepcopy(options)}
+    return CLASSES[name](params, **settings)
 
 
 def plain_path(monkeypatch):

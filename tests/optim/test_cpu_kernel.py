@@ -1,17 +1,17 @@
 """The compiled CPU kernel does what the plain path does, and is not missed where it cannot be had."""
 
-import copy
-
 import pytest
 import torch
 from optim_helpers import (
-    BASE_KWARGS,
     CLASSES,
+    FUSED_BOUND,
+    FUSED_OPTIONS,
     Pull,
     assert_same_bits,
     bits,
     check_that_autograd_notices,
     make,
+    make_fused,
     plain_path,
     round_trip,
 )
@@ -21,19 +21,6 @@ from nnunet_cpr.optim.one_pass import Work
 
 needs_kernel = pytest.mark.skipif(cpu_kernel.library() is None, reason="no C compiler, or not Linux")
 SHAPES = ((7, 5), (130, 257), (4, 3, 3, 3), (7,), (0, 3), (1, 1))
-BOUND = {"kappa_init_method": "dependent", "kappa_init_param": 0.8, "kappa_update": 0.3}
-OPTIONS = [
-    ("Adam", {}),
-    ("Adam", {"maximize": True, "eps": 1e-3, "betas": (0.5, 0.6)}),
-    ("Adam", {"lr": torch.tensor(0.02)}),
-    ("SGD", {}),
-    ("SGD", {"nesterov": True}),
-    ("SGD", {"dampening": 0.5, "maximize": True}),
-]
-
-
-def build(name, params, **options):
-    return CLASSES[name](params, **{**BASE_KWARGS[name], **BOUND, "fused": True, **copy.deepcopy(options)})
 
 
 @pytest.fixture
@@ -52,7 +39,7 @@ def calls(monkeypatch):
 
 @needs_kernel
 @pytest.mark.parametrize("form", ["explicit", "proximal"])
-@pytest.mark.parametrize("name, options", OPTIONS)
+@pytest.mark.parametrize("name, options", FUSED_OPTIONS)
 def test_equals_the_plain_path(name, options, form, calls, monkeypatch):
     pull = Pull(shapes=SHAPES, dtype=torch.float32)
     sign = -1 if options.get("maximize") else 1
@@ -62,7 +49,7 @@ def test_equals_the_plain_path(name, options, form, calls, monkeypatch):
             if not kernel:
                 plain_path(patch)
             params = pull.params()
-            opt = build(name, params, step_form=form, **options)
+            opt = make_fused(params, name, step_form=form, **options)
             for step in range(60):
                 for p, g in zip(params, pull.grads(params, step), strict=True):
                     p.grad = sign * g
@@ -97,10 +84,10 @@ def test_square_sums_are_exact_and_do_not_depend_on_threads():
 def test_resumes_bit_for_bit(name):
     pull = Pull(shapes=SHAPES, dtype=torch.float32)
     params = pull.params()
-    opt = build(name, params)
+    opt = make_fused(params, name)
     pull.run(opt, params, 0, 25)
     resumed = [torch.nn.Parameter(p) for p in bits(params)]
-    other = build(name, resumed)
+    other = make_fused(resumed, name)
     other.load_state_dict(round_trip(opt.state_dict()))
     pull.run(opt, params, 25, 60)
     pull.run(other, resumed, 25, 60)
@@ -109,7 +96,7 @@ def test_resumes_bit_for_bit(name):
 
 @needs_kernel
 def test_an_autograd_graph_notices_the_new_weights(calls):
-    check_that_autograd_notices(lambda params: build("Adam", params), calls)
+    check_that_autograd_notices(lambda params: make_fused(params, "Adam"), calls)
 
 
 class Noted(AdamCPR):
@@ -130,7 +117,7 @@ def test_what_is_not_covered_does_not_reach_the_kernel(case, calls):
         "amsgrad": case == "amsgrad",
         "reg_function": "l1" if case == "l1" else "l2",
     }
-    opt = (Noted if case == "own class" else AdamCPR)([p], lr=0.02, **BOUND, **options)
+    opt = (Noted if case == "own class" else AdamCPR)([p], lr=0.02, **FUSED_BOUND, **options)
     if case == "found_inf":
         opt.found_inf, opt.grad_scale = torch.tensor(0.0), torch.tensor(1.0)
     for step in range(20):
@@ -203,7 +190,7 @@ def test_a_compiler_with_arguments(monkeypatch, fresh_cache):
 def test_another_default_device(calls):
     pull = Pull(shapes=((7, 5),), dtype=torch.float32)
     (p,) = pull.params()
-    opt = build("Adam", [p])
+    opt = make_fused([p], "Adam")
     pull.run(opt, [p], 0, 2)
     torch.set_default_device("meta")
     try:
@@ -218,7 +205,7 @@ def test_momentum_switched_off_is_torchs_own(calls):
     for fused in (True, False):
         pull = Pull(shapes=((7, 5),), dtype=torch.float32)
         (p,) = pull.params()
-        opt = build("SGD", [p], fused=fused, dampening=0.5)
+        opt = make_fused([p], "SGD", fused=fused, dampening=0.5)
         pull.run(opt, [p], 0, 5)
         opt.param_groups[0]["momentum"] = 0
         before = len(calls)
@@ -233,7 +220,7 @@ def test_a_state_of_another_size_is_not_covered():
     """As after loading another layer's checkpoint: the kernel would read past the end."""
     pull = Pull(shapes=((7, 5),), dtype=torch.float32)
     (p,) = pull.params()
-    opt = build("Adam", [p])
+    opt = make_fused([p], "Adam")
     pull.run(opt, [p], 0, 2)
     group, state = opt.param_groups[0], opt.state[p]
     (kept,) = opt._kept.alike.values()
@@ -250,7 +237,7 @@ def test_weights_that_share_memory_are_not_covered():
     pull = Pull(shapes=((7, 5),), dtype=torch.float32)
     (p,) = pull.params()
     params = [p, torch.nn.Parameter(p.data)]
-    opt = build("Adam", params)
+    opt = make_fused(params, "Adam")
     for step in range(20):
         for param, grad in zip(params, pull.grads([p, p][:1], step) * 2, strict=True):
             param.grad = grad
@@ -272,7 +259,7 @@ def test_channels_last_goes_in_memory_order(calls):
     for layout in (torch.channels_last, torch.contiguous_format):
         pull = Pull(shapes=((4, 3, 3, 3),), dtype=torch.float32)
         p = torch.nn.Parameter(pull.params()[0].detach().to(memory_format=layout))
-        opt = build("Adam", [p])
+        opt = make_fused([p], "Adam")
         pull.run(opt, [p], 0, 30)
         ends.append(p.detach().contiguous())
     assert len(calls) == 2 * 29

@@ -1,6 +1,5 @@
 """The GPU kernels do what the plain path does; without a GPU they run in Triton's interpreter, on the CPU's tensors."""
 
-import copy
 import json
 import logging
 import os
@@ -13,12 +12,15 @@ import torch
 from optim_helpers import (
     BASE_KWARGS,
     CLASSES,
+    FUSED_BOUND,
+    FUSED_OPTIONS,
     STEP_FORMS,
     Pull,
     assert_same_bits,
     bits,
     check_that_autograd_notices,
     make,
+    make_fused,
     plain_path,
     round_trip,
 )
@@ -33,16 +35,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 INTERPRETED = DEVICE.type == "cpu"
 CHUNK = 2048 if INTERPRETED else kernels.CHUNK  # the interpreter is slow
 SHAPES = ((7, 5), (CHUNK + 100, 1), (4, 3, 3, 3), (7,), (0, 3), (1, 1))
-BOUND = {"kappa_init_method": "dependent", "kappa_init_param": 0.8, "kappa_update": 0.3}
-OPTIONS = [
-    ("Adam", {}),
-    ("Adam", {"maximize": True, "eps": 1e-3, "betas": (0.5, 0.6)}),
-    ("Adam", {"lr": torch.tensor(0.02, device=DEVICE)}),
-    ("Adam", {"lr": torch.tensor([0.02], device=DEVICE)}),
-    ("SGD", {}),
-    ("SGD", {"nesterov": True}),
-    ("SGD", {"dampening": 0.5, "maximize": True}),
-]
+OPTIONS = [*FUSED_OPTIONS, *[("Adam", {"lr": torch.tensor(lr, device=DEVICE)}) for lr in (0.02, [0.02])]]
 
 
 @pytest.fixture(autouse=True)
@@ -90,10 +83,6 @@ def on_device(pull):
     return [torch.nn.Parameter(p.detach().to(DEVICE)) for p in pull.params()]
 
 
-def build(params, name="Adam", **options):
-    return CLASSES[name](params, **{**BASE_KWARGS[name], **BOUND, "fused": True, **copy.deepcopy(options)})
-
-
 def run(pull, opt, params, start, stop, sign=1, scale=1.0):
     for step in range(start, stop):
         weights = [p.detach().cpu() for p in params]
@@ -112,7 +101,7 @@ def test_equals_the_plain_path(name, options, form, calls, monkeypatch):
             if plain:
                 plain_path(patch)
             params = on_device(pull)
-            opt = build(params, name, step_form=form, **options)
+            opt = make_fused(params, name, step_form=form, **options)
             run(pull, opt, params, 0, 25, sign=-1 if options.get("maximize") else 1)
             runs.append((params, [opt.state[p] for p in params]))
         assert [len(some) for some in calls] == [5] * 24  # from the second step on, all but the vector
@@ -124,8 +113,8 @@ def test_equals_the_plain_path(name, options, form, calls, monkeypatch):
 def test_equals_algorithm_1_step_by_step(form, calls):
     pull = Pull(shapes=((3 * CHUNK - 1, 1),), dtype=torch.float32)
     (p,) = params = on_device(pull)
-    opt = build(params, step_form=form)
-    constraint = algorithm1.Constraint(algorithm1.Settings(reg_function="l2", step_form=form, **BOUND))
+    opt = make_fused(params, step_form=form)
+    constraint = algorithm1.Constraint(algorithm1.Settings(reg_function="l2", step_form=form, **FUSED_BOUND))
     adam = algorithm1.Adam(**BASE_KWARGS["Adam"])
     for step in range(30):
         (grad,) = pull.grads([p.detach().cpu()], step)
@@ -160,7 +149,7 @@ def test_a_step_after_many(name, step):
 def test_the_sum_of_squares_is_exact_and_the_one_of_the_written_weights(numel, launches):
     pull = Pull(shapes=((numel, 1),), dtype=torch.float32)
     (p,) = params = on_device(pull)
-    opt = build(params)
+    opt = make_fused(params)
     run(pull, opt, params, 0, 4)
     exact = p.detach().double().square().sum()
     (kept,) = opt._kept.alike.values()
@@ -212,7 +201,7 @@ def optimizers_step(param):
 def test_weights_changed_between_steps_are_read_again(edit):
     pull = Pull(shapes=SHAPES[:3], dtype=torch.float32)
     params = on_device(pull)
-    opt = build(params)
+    opt = make_fused(params)
     run(pull, opt, params, 0, 5)
     assert sums_are_of_the_weights(opt, params)
     edit(params[1])
@@ -222,7 +211,7 @@ def test_weights_changed_between_steps_are_read_again(edit):
 def test_without_a_change_nothing_is_read_again():
     pull = Pull(shapes=SHAPES[:3], dtype=torch.float32)
     params = on_device(pull)
-    opt = build(params)
+    opt = make_fused(params)
     run(pull, opt, params, 0, 5)
     params[1].data.view(-1)[5] = 300.0  # the one kind of edit that nothing notices
     assert not sums_are_of_the_weights(opt, params)
@@ -233,7 +222,7 @@ def test_without_a_change_nothing_is_read_again():
 def test_a_step_that_leaves_a_tensor_out():
     pull = Pull(shapes=SHAPES[:3], dtype=torch.float32)
     params = on_device(pull)
-    opt = build(params)
+    opt = make_fused(params)
     run(pull, opt, params, 0, 5)
     params[0].grad = None
     opt.step()
@@ -246,10 +235,10 @@ def test_a_step_that_leaves_a_tensor_out():
 def test_resumes_bit_for_bit(name):
     pull = Pull(shapes=SHAPES, dtype=torch.float32)
     params = on_device(pull)
-    opt = build(params, name)
+    opt = make_fused(params, name)
     run(pull, opt, params, 0, 15)
     resumed = [torch.nn.Parameter(p) for p in bits(params)]
-    other = build(resumed, name)
+    other = make_fused(resumed, name)
     other.load_state_dict(round_trip(opt.state_dict()))
     run(pull, opt, params, 15, 30)
     run(pull, other, resumed, 15, 30)
@@ -264,7 +253,7 @@ def test_grad_scaler_skips_and_scales(name, unscaled, calls):
     runs, scale = [], 1.0 if unscaled else 4.0
     for scaled in (True, False):
         params = on_device(pull)
-        opt = build(params, name)
+        opt = make_fused(params, name)
         for step in range(25):
             bad = step % 5 == 2
             if scaled:
@@ -285,7 +274,7 @@ def test_grad_scaler_skips_and_scales(name, unscaled, calls):
 def test_an_autograd_graph_notices_the_new_weights(calls, monkeypatch):
     if DEVICE.type == "cuda":
         pytest.skip("the helper makes its tensors on the CPU")
-    check_that_autograd_notices(build, calls)
+    check_that_autograd_notices(make_fused, calls)
 
 
 def test_a_changing_lr_is_followed():
@@ -293,7 +282,7 @@ def test_a_changing_lr_is_followed():
     ends = []
     for fused in (True, False):
         (p,) = params = on_device(pull)
-        opt = build(params, fused=fused)
+        opt = make_fused(params, fused=fused)
         for step in range(20):
             opt.param_groups[0]["lr"] = 0.02 * (20 - step) / 20
             opt.param_groups[0]["betas"] = (0.8 + 0.01 * (step % 10), 0.99)
@@ -306,7 +295,7 @@ def test_weights_that_are_not_finite(calls):
     """NaN equals itself as a mark, and R is what it should be."""
     pull = Pull(shapes=((7, 5),), dtype=torch.float32)
     (p,) = params = on_device(pull)
-    opt = build(params)
+    opt = make_fused(params)
     run(pull, opt, params, 0, 3)
     with torch.no_grad():
         p[0, 0] = float("nan")
@@ -350,7 +339,7 @@ def test_other_places_in_memory(name, laid_out, calls):
     for change in (laid_out, torch.clone):
         pull = Pull(shapes=((4, 3, 3, 3), (2, 5, CHUNK // 8, 1)), dtype=torch.float32)
         params = [torch.nn.Parameter(change(p.detach())) for p in on_device(pull)]
-        opt = build(params, name)
+        opt = make_fused(params, name)
         for step in range(12):
             for p, g in zip(params, pull.grads([p.detach().cpu() for p in params], step), strict=True):
                 p.grad = change(g.to(DEVICE))
@@ -366,7 +355,7 @@ def test_other_places_in_memory(name, laid_out, calls):
 def test_another_default_dtype(dtype, first_use, calls):
     pull = Pull(shapes=((7, 5),), dtype=torch.float32)
     params = on_device(pull)
-    opt = build(params)
+    opt = make_fused(params)
     torch.set_default_dtype(dtype)
     try:
         run(pull, opt, params, 0, 3)
@@ -381,7 +370,7 @@ def test_the_trial_is_no_step_of_an_optimizer(first_use):
     try:
         pull = Pull(shapes=((7, 5),), dtype=torch.float32)
         params = on_device(pull)
-        run(pull, build(params), params, 0, 2)
+        run(pull, make_fused(params), params, 0, 2)
     finally:
         handle.remove()
     assert seen == ["AdamCPR", "AdamCPR"]
@@ -407,7 +396,7 @@ def test_sizes_that_change_are_noticed(change):
     """Or the kernels would read and write past the end of a tensor."""
     pull = Pull(shapes=((CHUNK + 100, 1), (7, 5)), dtype=torch.float32)
     params = on_device(pull)
-    opt = build(params)
+    opt = make_fused(params)
     run(pull, opt, params, 0, 3)
     (kept,) = opt._kept.alike.values()
     change(params[0], opt.state[params[0]])
@@ -436,7 +425,7 @@ def test_what_is_not_covered_does_not_reach_the_kernels(case, calls):
         "amsgrad": case == "amsgrad",
         "reg_function": "l1" if case == "l1" else "l2",
     }
-    opt = (Noted if case == "own class" else AdamCPR)([p], lr=0.02, **BOUND, **options)
+    opt = (Noted if case == "own class" else AdamCPR)([p], lr=0.02, **FUSED_BOUND, **options)
     for step in range(20):
         (grad,) = (g.to(DEVICE) for g in pull.grads([p.detach().cpu()], step))
         p.grad = grad.transpose(0, 3).contiguous().transpose(0, 3) if case == "odd gradient" else grad

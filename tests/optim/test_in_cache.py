@@ -1,18 +1,19 @@
 """Without the C kernel torch's own operators go from piece to piece: as the plain path and a reference."""
 
-import copy
-
 import pytest
 import torch
 from optim_helpers import (
     BASE_KWARGS,
     CLASSES,
+    FUSED_BOUND,
+    FUSED_OPTIONS,
     STEP_FORMS,
     Pull,
     assert_same_bits,
     bits,
     check_that_autograd_notices,
     make,
+    make_fused,
     plain_path,
     round_trip,
 )
@@ -22,19 +23,6 @@ from nnunet_cpr.optim import AdamCPR, cpu_kernel, in_cache
 from nnunet_cpr.optim.sums import ROW
 
 SHAPES = ((7, 5), (130, 257), (4, 3, 3, 3), (7,), (0, 3), (1, 1))
-BOUND = {"kappa_init_method": "dependent", "kappa_init_param": 0.8, "kappa_update": 0.3}
-OPTIONS = [
-    ("Adam", {}),
-    ("Adam", {"maximize": True, "eps": 1e-3, "betas": (0.5, 0.6)}),
-    ("Adam", {"lr": torch.tensor(0.02)}),
-    ("SGD", {}),
-    ("SGD", {"nesterov": True}),
-    ("SGD", {"dampening": 0.5, "maximize": True}),
-]
-
-
-def build(params, name="Adam", **options):
-    return CLASSES[name](params, **{**BASE_KWARGS[name], **BOUND, "fused": True, **copy.deepcopy(options)})
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +42,7 @@ def calls(monkeypatch):
 
 
 @pytest.mark.parametrize("form", STEP_FORMS)
-@pytest.mark.parametrize("name, options", OPTIONS)
+@pytest.mark.parametrize("name, options", FUSED_OPTIONS)
 def test_equals_the_plain_path(name, options, form, calls, monkeypatch):
     pull = Pull(shapes=SHAPES, dtype=torch.float32)
     sign = -1 if options.get("maximize") else 1
@@ -64,7 +52,7 @@ def test_equals_the_plain_path(name, options, form, calls, monkeypatch):
             if plain:
                 plain_path(patch)
             params = pull.params()
-            opt = build(params, name, step_form=form, **options)
+            opt = make_fused(params, name, step_form=form, **options)
             for step in range(60):
                 for p, g in zip(params, pull.grads(params, step), strict=True):
                     p.grad = sign * g
@@ -81,8 +69,8 @@ def test_equals_the_plain_path(name, options, form, calls, monkeypatch):
 def test_equals_algorithm_1_step_by_step(form, calls):
     pull = Pull(shapes=((130, 257),), dtype=torch.float32)
     (p,) = pull.params()
-    opt = build([p], step_form=form)
-    constraint = algorithm1.Constraint(algorithm1.Settings(reg_function="l2", step_form=form, **BOUND))
+    opt = make_fused([p], step_form=form)
+    constraint = algorithm1.Constraint(algorithm1.Settings(reg_function="l2", step_form=form, **FUSED_BOUND))
     adam = algorithm1.Adam(**BASE_KWARGS["Adam"])
     for step in range(40):
         (p.grad,) = pull.grads([p], step)
@@ -101,7 +89,7 @@ def test_any_multiplier(lagmul, form, calls, monkeypatch):
     for plain in (False, True):
         pull = Pull(shapes=((7, 5),), dtype=torch.float32)
         (p,) = pull.params()
-        opt = build([p], step_form=form, kappa_update=1e-9)
+        opt = make_fused([p], step_form=form, kappa_update=1e-9)
         with monkeypatch.context() as patch:
             if plain:
                 plain_path(patch)
@@ -119,7 +107,7 @@ def test_tensors_without_a_bound_keep_torchs_step_bit_for_bit(calls):
     pull = Pull(shapes=((7, 5), (130, 257), (7,)), dtype=torch.float32)
     params, twins = pull.params(), pull.params()
     late = {"kappa_init_method": "warm_start", "kappa_init_param": 1000}
-    opt = build([{"params": [params[0], params[2]]}, {"params": [params[1]], **late}])
+    opt = make_fused([{"params": [params[0], params[2]]}, {"params": [params[1]], **late}])
     plain = torch.optim.Adam(twins, **BASE_KWARGS["Adam"], fused=True)
     pull.run(opt, params, 0, 40)
     pull.run(plain, twins, 0, 40)
@@ -133,7 +121,7 @@ def test_tensors_without_a_bound_keep_torchs_step_bit_for_bit(calls):
 def test_a_bound_that_is_never_reached_changes_no_bit(name, calls):
     pull = Pull(shapes=SHAPES, dtype=torch.float32)
     params, twins = pull.params(), pull.params()
-    opt = build(params, name, kappa_init_method="uniform", kappa_init_param=1e30)
+    opt = make_fused(params, name, kappa_init_method="uniform", kappa_init_param=1e30)
     plain = CLASSES[name].__mro__[2](twins, **BASE_KWARGS[name], fused=True)
     pull.run(opt, params, 0, 40)
     pull.run(plain, twins, 0, 40)
@@ -145,7 +133,7 @@ def test_a_bound_that_is_never_reached_changes_no_bit(name, calls):
 def test_a_checkpoint_of_one_path_goes_on_with_the_other(plain_first, calls, monkeypatch):
     pull = Pull(shapes=SHAPES, dtype=torch.float32)
     whole = pull.params()
-    uninterrupted = build(whole)
+    uninterrupted = make_fused(whole)
     pull.run(uninterrupted, whole, 0, 60)
     calls.clear()
     weights, state = pull.params(), None
@@ -154,7 +142,7 @@ def test_a_checkpoint_of_one_path_goes_on_with_the_other(plain_first, calls, mon
             if plain:
                 plain_path(patch)
             params = [torch.nn.Parameter(p) for p in bits(weights)]
-            opt = build(params)
+            opt = make_fused(params)
             if state is not None:
                 opt.load_state_dict(state)
             pull.run(opt, params, start, stop)
@@ -183,11 +171,11 @@ def test_what_is_not_covered_takes_the_plain_path(case, calls):
         **({"kappa_init_method": "uniform", "kappa_init_param": 0.1} if case == "first step" else {}),
     }
     if case == "own class":
-        opt = Noted([p], lr=0.02, **{**BOUND, **options})
+        opt = Noted([p], lr=0.02, **{**FUSED_BOUND, **options})
     elif case == "no momentum":
-        opt = build([p], "SGD", kappa_init_param=0.1, momentum=0.0, **options)
+        opt = make_fused([p], "SGD", kappa_init_param=0.1, momentum=0.0, **options)
     else:
-        opt = build([p], **{**options, "kappa_init_param": 0.1})
+        opt = make_fused([p], **{**options, "kappa_init_param": 0.1})
     if case == "found_inf":
         opt.found_inf, opt.grad_scale = torch.tensor(0.0), torch.tensor(1.0)
     pull.run(opt, [p], 0, 1 if case == "first step" else 20)
@@ -200,7 +188,7 @@ def test_lr_0_still_shrinks(calls):
     """A schedule that ends at 0: only the constraint moves the weights, as on the plain path."""
     pull = Pull(shapes=((7, 5),), dtype=torch.float32)
     (p,) = pull.params()
-    opt = build([p], kappa_init_param=0.1)
+    opt = make_fused([p], kappa_init_param=0.1)
     pull.run(opt, [p], 0, 10)
     opt.param_groups[0]["lr"] = 0.0
     before, count = p.detach().clone(), len(calls)
@@ -213,7 +201,7 @@ def test_lr_0_still_shrinks(calls):
 def test_a_tiny_lr_shrinks_as_much(lr, calls):
     pull = Pull(shapes=((7, 5),), dtype=torch.float32)
     (p,) = pull.params()
-    opt = build([p], kappa_init_param=0.1)
+    opt = make_fused([p], kappa_init_param=0.1)
     pull.run(opt, [p], 0, 10)
     opt.param_groups[0]["lr"] = lr
     before, count = p.detach().clone(), len(calls)
@@ -227,14 +215,14 @@ def test_channels_last_and_gradients_alike():
     for layout in (torch.channels_last, torch.contiguous_format):
         pull = Pull(shapes=((4, 3, 3, 3),), dtype=torch.float32)
         p = torch.nn.Parameter(pull.params()[0].detach().to(memory_format=layout))
-        opt = build([p])
+        opt = make_fused([p])
         pull.run(opt, [p], 0, 30)
         ends.append(p.detach().contiguous())
     torch.testing.assert_close(*ends, rtol=1e-5, atol=1e-6)
 
 
 def test_an_autograd_graph_notices_the_new_weights(calls):
-    check_that_autograd_notices(build, calls)
+    check_that_autograd_notices(make_fused, calls)
 
 
 def test_a_kappa_rule_that_sets_its_bound_on_the_way(calls):
