@@ -3,7 +3,7 @@
 
 A table holds the addresses of the tensors; these are cut into chunks of CHUNK elements, one program a chunk. What an
 update has written it squares while it is in registers. The sums of chunks are added in order, so results do not depend
-on which program comes first. Reading and updating add up alike (fma), so that both find the same bits. Where all
+on which program comes first. Reading and updating add up by the same function, and so find the same bits. Where all
 addresses are multiples of 16 bytes (`align`) a thread moves four elements at once. No other argument's value is
 specialised for: what was compiled for the first step serves for all.
 """
@@ -48,11 +48,19 @@ def _mark(x):
 
 
 @triton.jit
+def _add_squares(sums, weight, offsets, length, whole: tl.constexpr):
+    """Reading and updating add up alike: both without what lies beyond the end, where an update may find NaN."""
+    if not whole:
+        weight = tl.where(offsets < length, weight, 0.0)
+    return tl.fma(weight, weight, sums)
+
+
+@triton.jit
 def _squares(x, length, chunk: tl.constexpr, block: tl.constexpr, whole: tl.constexpr):
     sums = tl.zeros((block,), tl.float32)
     for start in range(0, chunk, block):
-        weight = _load(x, start + tl.arange(0, block), length, whole)
-        sums = tl.fma(weight, weight, sums)
+        offsets = start + tl.arange(0, block)
+        sums = _add_squares(sums, _load(x, offsets, length, whole), offsets, length, whole)
     return tl.sum(sums)
 
 
@@ -127,9 +135,7 @@ def _adam(x, g, m, v, keep, rate, spread, options, length, grad_scale,
         _store(m, offsets, momentum, length, whole)
         _store(v, offsets, square, length, whole)
         _store(x, offsets, weight, length, whole)
-        if not whole:
-            weight = tl.where(offsets < length, weight, 0.0)
-        sums = tl.fma(weight, weight, sums)
+        sums = _add_squares(sums, weight, offsets, length, whole)
     return tl.sum(sums)
 
 
@@ -175,7 +181,7 @@ def _sgd(x, g, buffer, keep, options, length, grad_scale,
         weight = keep * _load(x, offsets, length, whole) - lr * direction
         _store(buffer, offsets, carried, length, whole)
         _store(x, offsets, weight, length, whole)
-        sums = tl.fma(weight, weight, sums)  # 0 beyond the end
+        sums = _add_squares(sums, weight, offsets, length, whole)
     return tl.sum(sums)
 
 

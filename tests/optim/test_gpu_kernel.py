@@ -469,3 +469,18 @@ def test_kernels_that_are_wrong_are_not_used(first_use, calls, monkeypatch, capl
     monkeypatch.setattr(gpu_kernel.Chunks, "_launch", wrong)
     train(calls, caplog)
     assert "disagrees with torch" in caplog.text
+
+
+@pytest.mark.parametrize("keep", [float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_end_of_a_tensor_adds_nothing_to_a_diverged_one(name, keep):
+    """There the update computes 0 * inf; a resumed training, which reads R, must find what the update has added up."""
+    pull = Pull(shapes=((CHUNK // 2 + 3, 1),), dtype=torch.float32)
+    (p,) = params = on_device(pull)
+    opt = make_fused(params, name)
+    run(pull, opt, params, 0, 2)
+    (kept,) = opt._kept.alike.values()
+    work = Work(name.lower(), opt.param_groups[0], params, [opt.state[p]])
+    assert kept.chunks.take(work)
+    kept.chunks.shrink_and_update(work, torch.full((1,), keep, device=DEVICE))
+    assert float(kept.chunks.regs()) == float("inf") == float(p.detach().square().sum())
