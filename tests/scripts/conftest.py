@@ -10,9 +10,9 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """One torch thread: the models are tiny, and sums then always have the same order."""
+    """One torch thread, also for runs that a module's tests share: tiny models, and sums that have one order."""
     import torch
 
     threads = torch.get_num_threads()
