@@ -21,7 +21,8 @@ from torch import nn
 from torch._dynamo.utils import counters
 from torch._inductor.utils import fresh_cache
 
-from nnunet_cpr.optim import SGDCPR, AdamCPR, cpu_kernel
+from nnunet_cpr.optim import SGDCPR, AdamCPR
+from nnunet_cpr.optim.cpu_kernel import library
 
 BOUND = {"kappa_init_method": "warm_start", "kappa_init_param": 10}
 OPTIMIZERS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -38,7 +39,7 @@ def compile_c_kernel() -> float | None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder
         start = time.perf_counter()
-        kernel = cpu_kernel.library.__wrapped__()
+        kernel = library()
         return time.perf_counter() - start if kernel else None
 
 
