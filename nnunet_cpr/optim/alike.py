@@ -8,8 +8,9 @@ from torch import Tensor
 
 from nnunet_cpr.optim.bounds import Values
 from nnunet_cpr.optim.gpu_kernel import Chunks
-from nnunet_cpr.optim.known_sums import KnownSums, same
+from nnunet_cpr.optim.known_sums import KnownSums
 from nnunet_cpr.optim.one_pass import recorded
+from nnunet_cpr.optim.places import same
 
 Kind = tuple[Any, ...]
 _WHOLE = (Tensor, torch.nn.Parameter)
@@ -37,6 +38,11 @@ class Alike:
         self.sums = KnownSums()
         self.chunks = Chunks()
         self._vectors: dict[str, tuple[Sequence[Tensor], Tensor]] = {}
+
+    def forget(self) -> None:
+        """Drop what is known of R: the base optimizer is going to change the weights."""
+        self.sums.forget()
+        self.chunks.forget()
 
     def gather(self, states: Sequence[dict[str, Tensor]], names: Iterable[str], device: torch.device) -> Values:
         """Return each value of all states: shape (len(states),)."""

@@ -8,6 +8,7 @@ step. Fused kernels, schedulers and everything else of the base class keep worki
 import functools
 import inspect
 import itertools
+import math
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,12 +21,12 @@ from torch.optim import Optimizer
 from nnunet_cpr.optim import cpu_kernel, gpu_kernel, in_cache
 from nnunet_cpr.optim.alike import Alike, Kind, by_kind
 from nnunet_cpr.optim.bounds import RULES, STATE_KEYS, start_values
-from nnunet_cpr.optim.known_sums import same
-from nnunet_cpr.optim.one_pass import OnePass, Work
+from nnunet_cpr.optim.one_pass import OnePass, Work, could_cover, local_parts
 from nnunet_cpr.optim.param_groups import param_groups
+from nnunet_cpr.optim.places import same
 from nnunet_cpr.optim.regularizers import L2, REGULARIZERS, Regularizer
 from nnunet_cpr.optim.settings import check, complete, is_regularized, param_name
-from nnunet_cpr.optim.sums import accumulation_dtype, times
+from nnunet_cpr.optim.sums import accumulation_dtype, over_shards, times
 
 
 class Constraint(NamedTuple):
@@ -241,7 +242,7 @@ class CPR(Optimizer):
                 self._kept.checked[number] = _to_check(group)
             regularize = group["regularize"]
             some = [
-                p for p in group["params"] if p.grad is not None and (p.ndim >= 2 if regularize is None else regularize)
+                p for p in group["params"] if (p.ndim >= 2 if regularize is None else regularize) and p.grad is not None
             ]
             chosen.append(some)
             if any([p.grad.layout is not torch.strided for p in some]):
@@ -274,21 +275,29 @@ class CPR(Optimizer):
                         state = {**fresh, **(state or {})}
                         first.append((param, state))
                     states.append(state)
-                updated.update(map(id, self._constrain_some(some, states, group, self._kept.alike[number, kind])))
+                done = self._constrain_some(some, states, group, self._kept.alike[number, kind])
+                updated.update([id(some[index]) for index in done])
                 first_states += [(param, {name: state[name] for name in start}) for param, state in first]
         return first_states, updated
 
     def _constrain_some(
         self, params: list[Tensor], states: list[dict[str, Tensor]], group: dict[str, Any], kept: Alike
-    ) -> Iterable[Tensor]:
-        """Do lines 4 to 6 of Algorithm 1 for tensors alike, all multipliers and bounds at once, no host involved."""
+    ) -> Iterable[int]:
+        """Do lines 4 to 6 of Algorithm 1 for tensors alike, all multipliers and bounds at once, no host involved.
+
+        Returns the numbers of those that were given the base step, too.
+        """
         regularizer = REGULARIZERS[group["reg_function"]]
         found_inf = getattr(self, "found_inf", None)
-        work = Work(_UPDATES.get(type(self), ""), group, params, states, found_inf, getattr(self, "grad_scale", None))
-        one_pass = next((way for way in _ONE_PASS if way.covers(work, kept)), None)
+        update, gradients = _UPDATES.get(type(self), ""), [param.grad for param in params]
+        work = Work(update, group, params, gradients, states, found_inf, getattr(self, "grad_scale", None))
+        one_pass = None
         with torch.no_grad():
+            if could_cover(work):
+                work = local_parts(work)
+                one_pass = next((way for way in _ONE_PASS if way.covers(work, kept)), None)
             old = kept.gather(states, start_values(group), params[0].device)
-            reg = one_pass.value(work, kept, old) if one_pass else regularizer.value(params)
+            reg = over_shards(one_pass.value(work, kept, old), params) if one_pass else regularizer.value(params)
             new = {**old, **RULES[group["kappa_init_method"]](old["cpr_step"], reg, old, group)}
             new["lagmul"] = self._multipliers(regularizer, params, reg, old["lagmul"], new["kappa"], group)
             if group["adaptive_bounds"]:
@@ -305,6 +314,8 @@ class CPR(Optimizer):
             proximal = group["step_form"] == "proximal"
             if one_pass:
                 return one_pass.step(work, kept, L2.factors(lagmul, proximal), new["kappa"])
+        if not torch.compiler.is_compiling():
+            kept.forget()
         regularizer.step(params, lagmul, proximal)
         return ()
 
@@ -326,7 +337,7 @@ class CPR(Optimizer):
         """Return lambda_{t+1} = max(0, lambda_t + mu / n (R - kappa)), with n = 1 for std."""
         rates = [group["kappa_update"] / (max(1, p.numel()) if regularizer.averaged else 1) for p in params]
         # While a bound is unset lambda stays 0, also if R overflows (inf - inf would be NaN).
-        excess = torch.where(kappa.isinf(), 0, reg - kappa)
+        excess = torch.where(kappa == math.inf, 0, reg - kappa)
         return (lagmul + times(excess, rates)).clamp(min=0)
 
 

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from nnunet_cpr.optim.bounds import Values
-from nnunet_cpr.optim.one_pass import STATES, Work, could_cover, fits
+from nnunet_cpr.optim.one_pass import Work
+from nnunet_cpr.optim.places import Places
 
 if TYPE_CHECKING:
     from nnunet_cpr.optim.alike import Alike
@@ -34,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 def covers(work: Work, kept: "Alike") -> bool:
     """Return whether the kernel can do R, the constraint step and the update of these tensors."""
-    return could_cover(work) and work.found_inf is None and fits(work, "cpu") and library() is not None
+    return work.found_inf is None and library() is not None and kept.sums.take(work)
 
 
 def value(work: Work, kept: "Alike", values: Values) -> Tensor:
@@ -42,7 +43,7 @@ def value(work: Work, kept: "Alike", values: Values) -> Tensor:
     return kept.sums.value(work, values, square_sums)
 
 
-def step(work: Work, kept: "Alike", keep: Tensor, kappa: Tensor) -> Sequence[Tensor]:
+def step(work: Work, kept: "Alike", keep: Tensor, kappa: Tensor) -> Sequence[int]:
     """Shrink and update the tensors whose bound is set."""
     return kept.sums.step(work, keep, kappa, shrink_and_update)
 
@@ -50,21 +51,25 @@ def step(work: Work, kept: "Alike", keep: Tensor, kappa: Tensor) -> Sequence[Ten
 def square_sums(params: Sequence[Tensor]) -> Tensor:
     """Return R = sum(theta^2) of each tensor: shape (len(params),), float64."""
     sums = torch.empty(len(params), dtype=torch.float64, device="cpu")
-    _call("square_sums", len(params), _sizes(params), _pointers(params), _pointer(sums))
+    weights = (ctypes.c_void_p * len(params))(*[param.data_ptr() for param in params])
+    sizes = (ctypes.c_int64 * len(params))(*[param.numel() for param in params])
+    _call("square_sums", len(params), sizes, weights, _pointer(sums))
     return sums
 
 
-def shrink_and_update(work: Work, numbers: Sequence[int], keep: Sequence[float]) -> Tensor:
+def shrink_and_update(work: Work, places: Places, numbers: Sequence[int], keep: Sequence[float]) -> Tensor:
     """Multiply these tensors by their `keep` and do the optimizer's update, its state included, in one pass.
 
     Returns:
         R of each tensor after it, bit for bit what :func:`square_sums` would find: shape (len(numbers),), float64.
     """
-    group, params = work.group, [work.params[number] for number in numbers]
-    states = [work.states[number] for number in numbers]
-    gradients = [param.grad for param in params]
-    names = [*STATES[work.update], *(["step"] if work.update == "adam" else [])]
-    buffers = [_pointers([state[name] for state in states]) for name in names]
+    group = work.group
+    weights, gradients, *states = [
+        (ctypes.c_void_p * len(numbers))(*[row[number] for number in numbers])
+        for row in (places.weights, places.gradients, *places.states)
+        if row
+    ]
+    sizes = (ctypes.c_int64 * len(numbers))(*[places.sizes[number] for number in numbers])
     lr = ctypes.c_double(float(group["lr"]))
     if work.update == "adam":
         beta1, beta2 = (ctypes.c_double(float(beta)) for beta in group["betas"])
@@ -72,12 +77,10 @@ def shrink_and_update(work: Work, numbers: Sequence[int], keep: Sequence[float])
     else:
         values = [ctypes.c_double(group[name]) for name in ("momentum", "dampening")]
         options = [lr, *values, int(group["nesterov"]), int(group["maximize"])]
-    factors = (ctypes.c_float * len(params))(*[keep[number] for number in numbers])
-    sums = torch.empty(len(params), dtype=torch.float64, device="cpu")
-    tensors = [_pointers(params), _pointers(gradients), factors, _pointer(sums), *buffers]
-    _call(work.update, len(params), _sizes(params), *tensors, *options)
-    # The kernel writes past torch: autograd must still notice if a graph wanted the old weights.
-    torch.autograd.graph.increment_version(params)
+    factors = (ctypes.c_float * len(numbers))(*[keep[number] for number in numbers])
+    sums = torch.empty(len(numbers), dtype=torch.float64, device="cpu")
+    _call(work.update, len(numbers), sizes, weights, gradients, factors, _pointer(sums), *states, *options)
+    work.count_changes(numbers)
     return sums
 
 
@@ -153,11 +156,3 @@ def _call(function: str, count: int, *arguments: Any) -> None:
 
 def _pointer(tensor: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
-
-
-def _pointers(tensors: Sequence[Any]) -> Any:
-    return (ctypes.c_void_p * len(tensors))(*[tensor.data_ptr() for tensor in tensors])
-
-
-def _sizes(tensors: Sequence[Tensor]) -> Any:
-    return (ctypes.c_int64 * len(tensors))(*[tensor.numel() for tensor in tensors])

@@ -5,6 +5,7 @@ that fails, and wherever a case is not covered, the plain path does the same wit
 """
 
 import functools
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -15,8 +16,8 @@ import torch
 from torch import Tensor
 
 from nnunet_cpr.optim.bounds import Values
-from nnunet_cpr.optim.known_sums import same
-from nnunet_cpr.optim.one_pass import STATES, Work, could_cover, fits, gradients_fit, recorded
+from nnunet_cpr.optim.one_pass import STATES, Work, recorded
+from nnunet_cpr.optim.places import Places
 
 if TYPE_CHECKING:
     from nnunet_cpr.optim.alike import Alike
@@ -28,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 def covers(work: Work, kept: "Alike") -> bool:
     """Return whether the kernels can do R, the constraint step and the update of these tensors."""
-    if not (could_cover(work) and work.params[0].device.type == DEVICE_TYPE and _importable()):
+    if work.params[0].device.type != DEVICE_TYPE or not _importable():
         return False
     # A captured graph would be replayed with the table of addresses of now.
     if recorded() or any([isinstance(number, Tensor) for number in work.group.get("betas", ())]):
@@ -38,13 +39,13 @@ def covers(work: Work, kept: "Alike") -> bool:
 
 def value(work: Work, kept: "Alike", values: Values) -> Tensor:
     """Return R of each tensor; only what the last step has not added up is read."""
-    return kept.chunks.regs()
+    return kept.chunks.regs(work)
 
 
-def step(work: Work, kept: "Alike", keep: Tensor, kappa: Tensor) -> Sequence[Tensor]:
+def step(work: Work, kept: "Alike", keep: Tensor, kappa: Tensor) -> Sequence[int]:
     """Shrink and update all of the tensors: which of them are bounded only the device knows."""
     kept.chunks.shrink_and_update(work, keep)
-    return work.params
+    return range(len(work.params))
 
 
 class Variant(NamedTuple):
@@ -69,52 +70,48 @@ class Chunks:
     variant: Variant
 
     def __init__(self) -> None:
-        self._params: list[Tensor] = []
-        self._states: list[Tensor] = []
-        self._place: list[Any] = []
+        self._places = Places()
+        self._cut_for: Any = None
         self._gradients: list[int] = []
         self._options: list[float] = []
         self._versions: list[int] = []
 
     def take(self, work: Work) -> bool:
         """Take the tensors of a step; return whether they are such as the kernels handle."""
-        params, states = list(work.params), [state for row in [*work.buffers(), work.steps()] for state in row]
-        if any([state is None for state in states]):
+        places = self._places
+        if not places.take(work, DEVICE_TYPE):
             return False
-        device = params[0].device
+        self._device = work.params[0].device
         # What is uploaded belongs to the stream that reads it.
-        stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
-        addresses, others = [param.data_ptr() for param in params], [state.data_ptr() for state in states]
-        place = [stream, [param.numel() for param in params], addresses, others]
-        settled = same(self._params, params) and same(self._states, states) and self._place == place
-        # Gradients are new in each step; weights and states are checked when they change.
-        if not (gradients_fit(work) if settled else fits(work, DEVICE_TYPE)):
-            return False
-        gradients = [gradient.data_ptr() for gradient in work.gradients()]
-        if not settled:
-            self._params, self._states, self._place, self._device = params, states, place, device
+        stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
+        if self._cut_for != (places.changes, stream):
             self._cut()
-        if self._gradients != gradients:
-            table = [*addresses, *gradients, *others]
-            self._table, self._gradients = _upload(table, torch.int64, device), gradients
+            self._cut_for = (places.changes, stream)
+        if self._gradients != places.gradients:
+            table = [*places.weights, *places.gradients, *itertools.chain(*places.states)]
+            self._table, self._gradients = _upload(table, torch.int64, self._device), places.gradients
             self._align = _WIDE if all([address % _WIDE == 0 for address in table]) else _NARROW
         guarded, scaled = work.found_inf is not None, work.grad_scale is not None
         self.variant = Variant(work.update, bool(work.group.get("nesterov")), guarded, scaled, self._align)
         return True
 
-    def regs(self) -> Tensor:
+    def forget(self) -> None:
+        """Drop the sums: torch's own step changes weights uncounted."""
+        self._versions = []
+
+    def regs(self, work: Work) -> Tensor:
         """Return the sum of squares of each tensor: shape (number of tensors,), float32, added in float64."""
-        count = len(self._params)
+        count = len(self._places.sizes)
         regs = torch.empty(count, dtype=torch.float32, device=self._device)
         with self._on_device():
-            all_changed = int(self._versions != _versions(self._params))
+            all_changed = int(self._versions != work.versions())
             self._launch_chunks("read_chunks", all_changed)
             self._launch("add_chunks", count, self._first, self._sums, regs, block=kernels().BLOCK)
         return regs
 
     def shrink_and_update(self, work: Work, keep: Tensor) -> None:
         """Multiply the tensors that were taken by `keep` and do the optimizer's update, its state included."""
-        group, device, count = work.group, self._device, len(self._params)
+        group, device, count = work.group, self._device, len(self._places.sizes)
         adam = work.update == "adam"
         lr, numbers = group["lr"], [*group["betas"], group["eps"]] if adam else [group["momentum"], group["dampening"]]
         lr_on_device = isinstance(lr, Tensor) and lr.device.type == DEVICE_TYPE
@@ -137,12 +134,11 @@ class Chunks:
                 flags["nesterov"] = self.variant.nesterov
             flags["scaled"] = self.variant.scaled
             self._launch_chunks(work.update, keep, *extra, self._option_table, found_inf, grad_scale, **flags)
-        # The kernel writes past torch: autograd must still notice if a graph wanted the old weights.
-        torch.autograd.graph.increment_version(self._params)
-        self._versions = _versions(self._params)
+        work.count_changes(range(count))
+        self._versions = work.versions()
 
     def _cut(self) -> None:
-        lengths = torch.tensor([param.numel() for param in self._params], device="cpu")
+        lengths = torch.tensor(self._places.sizes, device="cpu")
         counts = (lengths + kernels().CHUNK - 1) // kernels().CHUNK
         first = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         self._count = int(first[-1])
@@ -153,7 +149,8 @@ class Chunks:
         self._gradients, self._options, self._versions = [], [], []
 
     def _launch_chunks(self, name: str, *arguments: Any, **constants: Any) -> None:
-        of_chunks = [self._table, len(self._params), self._owners, self._first, self._lengths, self._marks, self._sums]
+        count = len(self._places.sizes)
+        of_chunks = [self._table, count, self._owners, self._first, self._lengths, self._marks, self._sums]
         sizes = {"chunk": kernels().CHUNK, "block": kernels().BLOCK, "align": self._align}
         self._launch(name, self._count, *of_chunks, *arguments, **sizes, **constants)
 
@@ -191,10 +188,6 @@ def _to(tensor: Tensor, device: torch.device) -> Tensor:
 
 def _upload(numbers: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
     return _to(torch.tensor(numbers, dtype=dtype, device="cpu"), device)
-
-
-def _versions(params: Sequence[Tensor]) -> list[int]:
-    return [param._version for param in params]
 
 
 @functools.cache
@@ -237,17 +230,17 @@ def _agrees_with_torch(variant: Variant, device: torch.device) -> bool:
     copies: list[Any] = [[tensor.clone() for tensor in row] for row in (params, gradients, *buffers, steps)]
     x, g, *b, t = copies
     scale = scalar(4) if variant.scaled else None
-    for param, gradient in zip(params, gradients, strict=True):
-        param.grad = gradient if scale is None else gradient.mul_(scale)
+    if scale is not None:
+        torch._foreach_mul_(gradients, scale)
     options: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "dampening": 0.0, "nesterov": variant.nesterov}
     group = {**options, "betas": (0.9, 0.99), "eps": 1e-8, "maximize": False}
     states = [dict(zip([*names, "step"], row, strict=True)) for row in zip(*buffers, steps, strict=True)]
-    work = Work(variant.update, group, params, states, scalar(0) if variant.guarded else None, scale)
+    work = Work(variant.update, group, params, gradients, states, scalar(0) if variant.guarded else None, scale)
     keep = torch.linspace(0.5, 1, 2, dtype=torch.float32, device=device)
     chunks = Chunks()
     if not chunks.take(work):
         return False
-    chunks.regs()
+    chunks.regs(work)
     chunks.shrink_and_update(work, keep)
     torch._foreach_mul_(x, list(keep.unbind()))
     if variant.update == "adam":
@@ -256,6 +249,6 @@ def _agrees_with_torch(variant: Variant, device: torch.device) -> bool:
         torch._fused_adam_(x, g, b[0], b[1], [], t, weight_decay=0, maximize=False, **options)
     else:
         torch._fused_sgd_(x, g, b[0], weight_decay=0, maximize=False, is_first_step=False, **options)
-    ours = [*params, *gradients, *[buffer for row in buffers for buffer in row], *steps, chunks.regs()]
+    ours = [*params, *gradients, *[buffer for row in buffers for buffer in row], *steps, chunks.regs(work)]
     theirs = [*x, *g, *[buffer for row in b for buffer in row], *t, torch.stack([y.square().sum() for y in x])]
     return all([torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(ours, theirs, strict=True)])

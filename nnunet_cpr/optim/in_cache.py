@@ -6,14 +6,16 @@ operator of its own. The next step's R is read right after the update. Done piec
 finds its piece in the cache.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from nnunet_cpr.optim.bounds import Values
-from nnunet_cpr.optim.one_pass import STATES, Work, could_cover, fits
+from nnunet_cpr.optim.one_pass import STATES, Work
+from nnunet_cpr.optim.places import Places
 from nnunet_cpr.optim.sums import ROW
 
 if TYPE_CHECKING:
@@ -27,14 +29,17 @@ _SMALLEST_LR = 1e-100  # (1 - keep) / lr must stay finite; float32 holds no fact
 class _Piece(NamedTuple):
     number: int
     """Of the tensor."""
+    place: slice
+    """In it."""
     weights: Tensor
-    gradient: Tensor
     buffers: list[Tensor]
+    rows: list[Tensor]
+    """The weights as :func:`_row_norms` takes them."""
 
 
 def covers(work: Work, kept: "Alike") -> bool:
     """Return whether this can do the constraint step and the update of these tensors."""
-    return could_cover(work) and work.found_inf is None and fits(work, "cpu")
+    return work.found_inf is None and kept.sums.take(work)
 
 
 def value(work: Work, kept: "Alike", values: Values) -> Tensor:
@@ -44,39 +49,44 @@ def value(work: Work, kept: "Alike", values: Values) -> Tensor:
 
 def square_sums(params: Sequence[Tensor]) -> Tensor:
     """Return R = sum(theta^2) of each tensor: shape (len(params),), float64."""
-    return _add([[_row_norms(piece) for piece in _pieces(_flat(param))] for param in params])
+    pieces = [[_rows(_flat(param)[place]) for place in _places(param.numel())] for param in params]
+    return _add([_row_norms(list(itertools.chain(*rows))) for rows in pieces])
 
 
-def step(work: Work, kept: "Alike", keep: Tensor, kappa: Tensor) -> Sequence[Tensor]:
+def step(work: Work, kept: "Alike", keep: Tensor, kappa: Tensor) -> Sequence[int]:
     """Shrink and update the tensors whose bound is set."""
     return kept.sums.step(work, keep, kappa, shrink_and_update)
 
 
-def shrink_and_update(work: Work, numbers: Sequence[int], keep: Sequence[float]) -> Tensor:
+def shrink_and_update(work: Work, places: Places, numbers: Sequence[int], keep: Sequence[float]) -> Tensor:
     """Multiply these tensors by their `keep` and do the optimizer's update, its state included.
 
     Returns:
         R of each tensor after it, bit for bit what :func:`square_sums` would find: shape (len(numbers),), float64.
     """
     norms: dict[int, list[Tensor]] = {number: [] for number in numbers}
+    # Views of weights and states last as long as these do, and making them costs as much as the arithmetic.
+    if places.cut is None or places.cut[0] != numbers:
+        places.cut = numbers, list(_cut(work, numbers))
+    gradients = {number: _flat(work.gradients[number]) for number in numbers}
     with torch.no_grad():
         if work.update == "adam":
             torch._foreach_add_([work.states[number]["step"] for number in numbers], 1)
-        for batch in _batches(work, numbers):
+        for batch in places.cut[1]:
+            parts = [gradients[piece.number][piece.place] for piece in batch]
             if work.update == "adam":
-                for piece in batch:
-                    _adam(work, piece, keep[piece.number])
+                for piece, gradient in zip(batch, parts, strict=True):
+                    _adam(work, piece, gradient, keep[piece.number])
             else:
                 torch._foreach_mul_([piece.weights for piece in batch], [keep[piece.number] for piece in batch])
-                _sgd(work, batch)
+                _sgd(work, batch, parts)
             for piece in batch:
-                norms[piece.number].append(_row_norms(piece.weights))
-    # torch's fused optimizers change weights without counting it: autograd must still notice.
-    torch.autograd.graph.increment_version([work.params[number] for number in numbers])
+                norms[piece.number] += _row_norms(piece.rows)
+    work.count_changes(numbers)
     return _add(list(norms.values()))
 
 
-def _adam(work: Work, piece: _Piece, keep: float) -> None:
+def _adam(work: Work, piece: _Piece, gradient: Tensor, keep: float) -> None:
     group, lr = work.group, float(work.group["lr"])
     if lr <= _SMALLEST_LR:
         piece.weights.mul_(keep)
@@ -85,7 +95,7 @@ def _adam(work: Work, piece: _Piece, keep: float) -> None:
     exp_avg, exp_avg_sq = piece.buffers
     torch._fused_adamw_(
         [piece.weights],
-        [piece.gradient],
+        [gradient],
         [exp_avg],
         [exp_avg_sq],
         [],
@@ -100,11 +110,11 @@ def _adam(work: Work, piece: _Piece, keep: float) -> None:
     )
 
 
-def _sgd(work: Work, batch: Sequence[_Piece]) -> None:
+def _sgd(work: Work, batch: Sequence[_Piece], gradients: list[Tensor]) -> None:
     options = {name: work.group[name] for name in ("momentum", "dampening", "nesterov", "maximize")}
     torch._fused_sgd_(
         [piece.weights for piece in batch],
-        [piece.gradient for piece in batch],
+        gradients,
         [piece.buffers[0] for piece in batch],
         lr=float(work.group["lr"]),
         weight_decay=0.0,
@@ -113,20 +123,20 @@ def _sgd(work: Work, batch: Sequence[_Piece]) -> None:
     )
 
 
-def _batches(work: Work, numbers: Sequence[int]) -> Iterator[list[_Piece]]:
+def _cut(work: Work, numbers: Sequence[int]) -> Iterator[list[_Piece]]:
     """Cut tensors into pieces, and put small ones together, PIECE elements at most."""
-    names = STATES[work.update]
     batch: list[_Piece] = []
     elements = 0
     for number in numbers:
-        param, state = work.params[number], work.states[number]
-        tensors: list[Any] = [param, param.grad, *[state[name] for name in names]]
-        for weights, gradient, *buffers in zip(*[_pieces(_flat(tensor)) for tensor in tensors], strict=True):
-            if batch and elements + weights.numel() > PIECE:
+        state = work.states[number]
+        weights, *buffers = map(_flat, [work.params[number], *[state[name] for name in STATES[work.update]]])
+        for place in _places(weights.numel()):
+            part = weights[place]
+            if batch and elements + part.numel() > PIECE:
                 yield batch
                 batch, elements = [], 0
-            batch.append(_Piece(number, weights, gradient, buffers))
-            elements += weights.numel()
+            batch.append(_Piece(number, place, part, [buffer[place] for buffer in buffers], _rows(part)))
+            elements += part.numel()
     yield batch
 
 
@@ -135,21 +145,20 @@ def _flat(tensor: Tensor) -> Tensor:
     return tensor.detach().as_strided((tensor.numel(),), (1,))
 
 
-def _pieces(flat: Tensor) -> list[Tensor]:
-    if flat.numel() <= PIECE:
-        return [flat]
-    return [flat[start : start + PIECE] for start in range(0, flat.numel(), PIECE)]
+def _places(elements: int) -> list[slice]:
+    return [slice(start, start + PIECE) for start in range(0, elements, PIECE)] or [slice(0, 0)]
 
 
-def _row_norms(piece: Tensor) -> Tensor:
-    # Over a whole piece torch would accumulate in a few lanes, and lose digits.
+def _rows(piece: Tensor) -> list[Tensor]:
+    """Return views: rows of ROW elements, and what is left."""
     whole = piece.numel() // ROW * ROW
-    if whole == 0:
-        return torch.linalg.vector_norm(piece).view(1)  # type: ignore[no-any-return]
-    norms: Tensor = torch.linalg.vector_norm(piece[:whole].view(whole // ROW, ROW), dim=1)
-    if whole == piece.numel():
-        return norms
-    return torch.cat([norms, torch.linalg.vector_norm(piece[whole:]).view(1)])
+    views = [piece[:whole].view(whole // ROW, ROW), piece[whole:].view(1, piece.numel() - whole)]
+    return [view for view in views if view.numel()] or views[1:]
+
+
+def _row_norms(rows: Sequence[Tensor]) -> list[Tensor]:
+    # Over a whole piece torch would accumulate in a few lanes, and lose digits.
+    return [torch.linalg.vector_norm(some, dim=1) for some in rows]
 
 
 def _add(norms: Sequence[Sequence[Tensor]]) -> Tensor:

@@ -2,7 +2,6 @@
 
 import ctypes
 import math
-import operator
 import weakref
 from collections.abc import Callable, Sequence
 
@@ -11,6 +10,9 @@ from torch import Tensor
 
 from nnunet_cpr.optim.bounds import Values, needs_reg
 from nnunet_cpr.optim.one_pass import Work
+from nnunet_cpr.optim.places import Places
+
+Read = Callable[[Sequence[Tensor]], Tensor]
 
 
 class KnownSums:
@@ -23,87 +25,101 @@ class KnownSums:
     """
 
     def __init__(self) -> None:
-        self._known: dict[int, _Known] = {}
+        self.places = Places()
+        self._known: list[_Known] = []
+        """Of the tensors that were taken."""
+        self._known_for = 0
+        self._by_id: dict[int, _Known] = {}
+        """Also of those that have no gradient in this step."""
 
-    def remember(self, params: Sequence[Tensor], sums: Tensor) -> None:
+    def take(self, work: Work) -> bool:
+        """Take the tensors of a step; return whether they are such as can be handled here."""
+        if not self.places.take(work, "cpu"):
+            return False
+        if self._known_for != self.places.changes:
+            self._known = [self._of(*pair) for pair in zip(work.owners, work.params, strict=True)]
+            self._known_for = self.places.changes
+        return True
+
+    def remember(self, work: Work, numbers: Sequence[int], sums: Tensor) -> None:
         """Keep the float64 sums of these tensors, bit for bit what reading them would give."""
-        for param, value in zip(params, sums.tolist(), strict=True):
-            known = self._known.get(id(param))
-            if known is None or not known.is_of(param):
-                known = self._known[id(param)] = _Known(param)
-            known.set(param, value)
+        versions = work.versions()
+        for number, value in zip(numbers, sums.tolist(), strict=True):
+            self._known[number].set(value, versions[number])
 
-    def forget(self, params: Sequence[Tensor]) -> None:
-        """Drop what is known of these tensors, before torch's own step, which may be fused, changes them uncounted."""
-        for param in params:
-            if known := self._known.get(id(param)):
-                known.sum = None
+    def forget(self) -> None:
+        """Drop all that is known: torch's own step, which may be fused, changes weights uncounted."""
+        for known in self._by_id.values():
+            known.sum = None
 
-    def of(self, params: Sequence[Tensor], read: Callable[[Sequence[Tensor]], Tensor]) -> Tensor:
-        """Return R of each tensor, shape (len(params),), float32; what is not known is `read`, in float64."""
-        sums = [known.get(param) if (known := self._known.get(id(param))) else None for param in params]
-        unknown = [number for number, value in enumerate(sums) if value is None]
-        if unknown:
-            for number, value in zip(unknown, read([params[number] for number in unknown]).tolist(), strict=True):
-                sums[number] = value
-        return torch.tensor(sums, dtype=torch.float32, device="cpu")
+    def value(self, work: Work, values: Values, read: Read) -> Tensor:
+        """Return R of the tensors taken, shape (number of them,), float32; zeros where this step does not need it.
 
-    def value(self, work: Work, values: Values, read: Callable[[Sequence[Tensor]], Tensor]) -> Tensor:
-        """Return R of each tensor, as :meth:`of` does, or zeros where this step does not need it."""
+        What is not known is `read`, in float64.
+        """
         if not needs_reg(values, work.group):
             return torch.zeros(len(work.params), dtype=torch.float32, device="cpu")
-        return self.of(work.params, read)
+        sums = [known.get(version) for known, version in zip(self._known, work.versions(), strict=True)]
+        unknown = [number for number, value in enumerate(sums) if value is None]
+        if unknown:
+            for number, value in zip(unknown, read([work.params[i] for i in unknown]).tolist(), strict=True):
+                sums[number] = value
+        return torch.tensor(sums, dtype=torch.float32, device="cpu")
 
     def step(
         self,
         work: Work,
         keep: Tensor,
         kappa: Tensor,
-        shrink_and_update: Callable[[Work, Sequence[int], Sequence[float]], Tensor],
-    ) -> Sequence[Tensor]:
-        """Shrink and update the tensors whose bound is set, and return them; `shrink_and_update` returns their sums.
+        shrink_and_update: Callable[[Work, Places, Sequence[int], Sequence[float]], Tensor],
+    ) -> Sequence[int]:
+        """Shrink and update the tensors whose bound is set, and return their numbers.
 
-        The others take torch's own step, bit for bit. Reading a CPU's tensor waits for nothing.
+        `shrink_and_update` returns their sums. The others take torch's own step, bit for bit. Reading a CPU's tensor
+        waits for nothing.
         """
         factors = keep.tolist()
         pairs = enumerate(zip(kappa.tolist(), factors, strict=True))
         numbers = [number for number, (bound, factor) in pairs if bound != math.inf or factor != 1]
-        self.forget(work.params)
-        if not numbers:
-            return ()
-        params = [work.params[number] for number in numbers]
-        self.remember(params, shrink_and_update(work, numbers, factors))
-        return params
+        for known in self._known:
+            known.sum = None
+        if numbers:
+            self.remember(work, numbers, shrink_and_update(work, self.places, numbers, factors))
+        return numbers
+
+    def _of(self, owner: Tensor, param: Tensor) -> "_Known":
+        known = self._by_id.get(id(owner))
+        if known is None or not known.is_of(owner, param):
+            known = self._by_id[id(owner)] = _Known(owner, param)
+        return known
 
 
 class _Known:
-    """The sum of squares of a tensor, and what tells whether the tensor is as it was left."""
+    """The sum of squares of a tensor, and what tells whether its weights are as they were left."""
 
-    __slots__ = ("_address", "_bits", "_elements", "_numel", "_param", "_version", "sum")
+    __slots__ = ("_address", "_bits", "_elements", "_numel", "_owner", "_version", "sum")
 
-    def __init__(self, param: Tensor) -> None:
-        self._param, self._address, self._numel = weakref.ref(param), param.data_ptr(), param.numel()
+    def __init__(self, owner: Tensor, param: Tensor) -> None:
+        self._owner, self._address, self._numel = weakref.ref(owner), param.data_ptr(), param.numel()
         # Views of four elements, evenly spread in memory; as integers, so that NaN is equal to itself.
         last = self._numel - 1
-        places = [self._address + 4 * (last * i // 3) for i in range(4)] if last >= 0 else []
-        self._elements = [ctypes.c_uint32.from_address(place) for place in places]
+        places = [self._address + 4 * (last * i // 3) for i in range(4)]
+        self._elements = [ctypes.c_uint32.from_address(place) if self._numel else ctypes.c_uint32() for place in places]
         self.sum: float | None = None
 
-    def is_of(self, param: Tensor) -> bool:
+    def is_of(self, owner: Tensor, param: Tensor) -> bool:
         """Return whether this is the tensor, and lies where it did: elsewhere the memory of the views may be gone."""
-        return self._param() is param and param.data_ptr() == self._address and param.numel() == self._numel
+        return self._owner() is owner and param.data_ptr() == self._address and param.numel() == self._numel
 
-    def set(self, param: Tensor, value: float) -> None:
-        self.sum, self._version = value, param._version
-        self._bits = [element.value for element in self._elements]
+    def set(self, value: float, version: int) -> None:
+        self.sum, self._version, self._bits = value, version, self._read()
 
-    def get(self, param: Tensor) -> float | None:
-        """Return the sum if it is known and still that of the tensor."""
-        if self.sum is None or not self.is_of(param) or param._version != self._version:
+    def get(self, version: int) -> float | None:
+        """Return the sum if it is known and the tensor, which must lie where it did, was not changed since."""
+        if self.sum is None or version != self._version or self._read() != self._bits:
             return None
-        return self.sum if [element.value for element in self._elements] == self._bits else None
+        return self.sum
 
-
-def same(some: Sequence[object], others: Sequence[object]) -> bool:
-    """Return whether two lists hold the same objects, not equal ones."""
-    return len(some) == len(others) and all(map(operator.is_, some, others))
+    def _read(self) -> tuple[int, int, int, int]:
+        a, b, c, d = self._elements
+        return a.value, b.value, c.value, d.value

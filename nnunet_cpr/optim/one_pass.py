@@ -4,21 +4,20 @@ Such a way is a module with `covers`, `value` and `step`, see :class:`OnePass`. 
 the plain path does R, the constraint step and the base optimizer's step one after the other.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from nnunet_cpr.optim.bounds import Values
+from nnunet_cpr.optim.sums import local
 
 if TYPE_CHECKING:
     from nnunet_cpr.optim.alike import Alike
 
 STATES: dict[str, tuple[str, ...]] = {"adam": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
 """What each update keeps for a tensor and is of its size; Adam counts its steps in `step`, too."""
-_TYPES = (Tensor, torch.nn.Parameter)
-_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class Work(NamedTuple):
@@ -28,15 +27,22 @@ class Work(NamedTuple):
     """The base optimizer's update: "adam", "sgd", or nothing for any other."""
     group: Mapping[str, Any]
     params: Sequence[Tensor]
+    gradients: Sequence[Any]
     states: Sequence[dict[str, Tensor]]
     found_inf: Tensor | None = None
     """Of GradScaler: above 0 where the step is to be skipped."""
     grad_scale: Tensor | None = None
     """Of GradScaler: what gradients are still to be divided by."""
+    wholes: Sequence[Tensor] | None = None
+    """The DTensors whose local parts `params` are."""
 
-    def gradients(self) -> list[Any]:
-        """Return the gradients, which are never None here."""
-        return [param.grad for param in self.params]
+    @property
+    def owners(self) -> Sequence[Tensor]:
+        """The optimizer's own tensors, which stay the same objects; a DTensor's local part may be a new one each time.
+
+        Only of these does torch count changes made to DTensors.
+        """
+        return self.params if self.wholes is None else self.wholes
 
     def buffers(self) -> list[list[Any]]:
         """Return the values of the states that have the tensors' sizes, None where a state lacks one."""
@@ -45,6 +51,17 @@ class Work(NamedTuple):
     def steps(self) -> list[Any]:
         """Return the step counts of Adam."""
         return [state.get("step") for state in self.states] if self.update == "adam" else []
+
+    def versions(self) -> list[int]:
+        """Return numbers that grow with each change of the weights that torch counts."""
+        if self.wholes is None:
+            return [param._version for param in self.params]
+        return [whole._version + part._version for whole, part in zip(self.wholes, self.params, strict=True)]
+
+    def count_changes(self, numbers: Iterable[int]) -> None:
+        """Count a change of these weights, made past torch: autograd must notice if a graph wanted the old ones."""
+        tensors = {id(row): row for row in (self.params, self.owners)}.values()
+        torch.autograd.graph.increment_version([row[number] for row in tensors for number in numbers])
 
 
 class OnePass(Protocol):
@@ -56,15 +73,15 @@ class OnePass(Protocol):
     def value(self, work: Work, kept: "Alike", values: Values) -> Tensor:
         """Return R of each tensor: shape (len(params),), float32; anything where `values`, CPR's state, need none."""
 
-    def step(self, work: Work, kept: "Alike", keep: Tensor, kappa: Tensor) -> Sequence[Tensor]:
+    def step(self, work: Work, kept: "Alike", keep: Tensor, kappa: Tensor) -> Sequence[int]:
         """Multiply tensors by their `keep` and update them, state included; both of shape (len(params),), float32.
 
-        Returns those for which it did; the others, whose `keep` is 1, are left to the base optimizer's step.
+        Returns the numbers of those for which it did; the others, whose `keep` is 1, are left to the base optimizer.
         """
 
 
 def could_cover(work: Work) -> bool:
-    """Return whether the settings are those that every one of these ways asks for: l2, fused, Adam or SGD."""
+    """Return whether the settings are such that one of these ways might cover it: l2, fused, Adam or SGD."""
     group = work.group
     return (
         work.update in STATES
@@ -77,54 +94,25 @@ def could_cover(work: Work) -> bool:
     )
 
 
+def local_parts(work: Work) -> Work:
+    """Return the work on this rank's parts of DTensors (FSDP2, tensor parallel); of other tensors it is as it was.
+
+    So it is where a gradient or a state is not sharded as its weights are. To be called under `no_grad`.
+    """
+    if not hasattr(work.params[0], "placements"):
+        return work
+    whole = [work.params, work.gradients, *work.buffers()]
+    shardings = {(getattr(x, "device_mesh", None), getattr(x, "placements", None)) for row in whole for x in row}
+    if len(shardings) > 1:
+        return work
+    params, gradients, *buffers = [[local(x) for x in row] for row in whole]
+    names = STATES[work.update]
+    states = [
+        {**state, **dict(zip(names, parts, strict=True))} for state, *parts in zip(work.states, *buffers, strict=True)
+    ]
+    return work._replace(params=params, gradients=gradients, states=states, wholes=work.params)
+
+
 def recorded() -> bool:
     """Return whether this step is compiled or captured, and will be done again with the states of now."""
     return torch.compiler.is_compiling() or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
-
-
-def fits(work: Work, device_type: str) -> bool:
-    """Return whether all tensors are float32, on one device of this type, without gaps, and each as its weights are.
-
-    A state or gradient of another size (after loading another layer's, say) would be read past its end. Weights that
-    share memory would be written twice.
-    """
-    params, device = work.params, work.params[0].device
-    places = [param.data_ptr() for param in params if param.numel()]
-    return (
-        device.type == device_type
-        and _float32(params, device)
-        and all(map(_without_gaps, params))
-        and len(set(places)) == len(places)
-        and all([_alike(tensors, params, device) for tensors in [work.gradients(), *work.buffers()]])
-        and _float32(work.steps(), device)
-    )
-
-
-def gradients_fit(work: Work) -> bool:
-    """Return whether the gradients are as they should be, where weights and states are known to be."""
-    return _alike(work.gradients(), work.params, work.params[0].device)
-
-
-def _alike(tensors: Sequence[Any], params: Sequence[Tensor], device: torch.device) -> bool:
-    return _float32(tensors, device) and all(
-        [x.shape == p.shape and x.stride() == p.stride() for x, p in zip(tensors, params, strict=True)]
-    )
-
-
-def _float32(tensors: Sequence[Any], device: torch.device) -> bool:
-    return all(
-        [
-            type(tensor) in _TYPES
-            and tensor.dtype is torch.float32
-            and tensor.device == device
-            and tensor.layout is torch.strided
-            for tensor in tensors
-        ]
-    )
-
-
-def _without_gaps(tensor: Tensor) -> bool:
-    if tensor.is_contiguous():
-        return True
-    memory_format = _FORMATS.get(tensor.ndim)
-    return memory_format is not None and tensor.is_contiguous(memory_format=memory_format)

@@ -29,9 +29,9 @@ def calls(monkeypatch):
     seen = []
     original = cpu_kernel.shrink_and_update
 
-    def counted(work, numbers, keep):
+    def counted(work, places, numbers, keep):
         seen.append(len(numbers))
-        return original(work, numbers, keep)
+        return original(work, places, numbers, keep)
 
     monkeypatch.setattr(cpu_kernel, "shrink_and_update", counted)
     return seen
@@ -224,11 +224,11 @@ def test_a_state_of_another_size_is_not_covered():
     pull.run(opt, [p], 0, 2)
     group, state = opt.param_groups[0], opt.state[p]
     (kept,) = opt._kept.alike.values()
-    assert cpu_kernel.covers(Work("adam", group, [p], [state]), kept)
-    assert not cpu_kernel.covers(Work("adam", group, [p], [{**state, "exp_avg": torch.zeros(2, 2)}]), kept)
+    assert cpu_kernel.covers(Work("adam", group, [p], [p.grad], [state]), kept)
+    assert not cpu_kernel.covers(Work("adam", group, [p], [p.grad], [{**state, "exp_avg": torch.zeros(2, 2)}]), kept)
     p.data = p.data[:3]
     state = {**state, "exp_avg": torch.zeros(3, 5), "exp_avg_sq": torch.zeros(3, 5)}
-    assert not cpu_kernel.covers(Work("adam", group, [p], [state]), kept)  # the gradient is that of the whole
+    assert not cpu_kernel.covers(Work("adam", group, [p], [p.grad], [state]), kept)  # the gradient is that of the whole
 
 
 @needs_kernel

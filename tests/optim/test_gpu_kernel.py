@@ -23,12 +23,12 @@ from optim_helpers import (
     make_fused,
     plain_path,
     round_trip,
+    work_of,
 )
 from reference import algorithm1
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from nnunet_cpr.optim import AdamCPR, gpu_kernel
-from nnunet_cpr.optim.one_pass import Work
 
 kernels = pytest.importorskip("nnunet_cpr.optim.gpu_kernel_triton", reason="no Triton, which comes with torch on Linux")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -103,7 +103,7 @@ def test_equals_the_plain_path(name, options, form, calls, monkeypatch):
             params = on_device(pull)
             opt = make_fused(params, name, step_form=form, **options)
             run(pull, opt, params, 0, 25, sign=-1 if options.get("maximize") else 1)
-            runs.append((params, [opt.state[p] for p in params]))
+            runs.append((params, [p.grad for p in params], [opt.state[p] for p in params]))
         assert [len(some) for some in calls] == [5] * 24  # from the second step on, all but the vector
     assert any(float(opt.state[p]["lagmul"]) > 0 for p in params if p.ndim >= 2)
     torch.testing.assert_close(*runs, rtol=2e-4, atol=2e-5)
@@ -153,10 +153,10 @@ def test_the_sum_of_squares_is_exact_and_the_one_of_the_written_weights(numel, l
     run(pull, opt, params, 0, 4)
     exact = p.detach().double().square().sum()
     (kept,) = opt._kept.alike.values()
-    torch.testing.assert_close(kept.chunks.regs()[0].double(), exact, rtol=3e-7, atol=0)
+    torch.testing.assert_close(kept.chunks.regs(work_of(opt, params))[0].double(), exact, rtol=3e-7, atol=0)
     carried = kept.chunks._sums.clone()
     kept.chunks._versions = []  # read again
-    kept.chunks.regs()
+    kept.chunks.regs(work_of(opt, params))
     assert [name for name, _, _ in launches[-2:]] == ["read_chunks", "add_chunks"] and launches[-2][2][-1] == 1
     assert_same_bits([kept.chunks._sums], [carried])
 
@@ -164,9 +164,9 @@ def test_the_sum_of_squares_is_exact_and_the_one_of_the_written_weights(numel, l
 def sums_are_of_the_weights(opt, params):
     """Whether the sums with which the next step begins are those of the weights, whatever was done to them."""
     (kept,) = opt._kept.alike.values()
-    assert kept.chunks.take(Work("adam", opt.param_groups[0], params, [opt.state[p] for p in params]))
+    assert kept.chunks.take(work_of(opt, params))
     exact = torch.stack([p.detach().double().square().sum() for p in params])
-    return torch.allclose(kept.chunks.regs().double(), exact, rtol=1e-6)
+    return torch.allclose(kept.chunks.regs(work_of(opt, params)).double(), exact, rtol=1e-6)
 
 
 def in_place(param):
@@ -400,10 +400,10 @@ def test_sizes_that_change_are_noticed(change):
     run(pull, opt, params, 0, 3)
     (kept,) = opt._kept.alike.values()
     change(params[0], opt.state[params[0]])
-    taken = kept.chunks.take(Work("adam", opt.param_groups[0], params, [opt.state[p] for p in params]))
+    taken = kept.chunks.take(work_of(opt, params))
     assert taken == (change is smaller)
     if taken:
-        torch.testing.assert_close(kept.chunks.regs()[0], params[0].detach().square().sum())
+        torch.testing.assert_close(kept.chunks.regs(work_of(opt, params))[0], params[0].detach().square().sum())
 
 
 class Noted(AdamCPR):
@@ -464,7 +464,7 @@ def test_kernels_that_are_wrong_are_not_used(first_use, calls, monkeypatch, capl
     def wrong(self, name, programs, *arguments, **constants):
         original(self, name, programs, *arguments, **constants)
         if name == "adam":
-            self._params[0].data += 1e-3
+            self._places.owners[0].data += 1e-3
 
     monkeypatch.setattr(gpu_kernel.Chunks, "_launch", wrong)
     train(calls, caplog)
@@ -480,7 +480,7 @@ def test_the_end_of_a_tensor_adds_nothing_to_a_diverged_one(name, keep):
     opt = make_fused(params, name)
     run(pull, opt, params, 0, 2)
     (kept,) = opt._kept.alike.values()
-    work = Work(name.lower(), opt.param_groups[0], params, [opt.state[p]])
+    work = work_of(opt, params)
     assert kept.chunks.take(work)
     kept.chunks.shrink_and_update(work, torch.full((1,), keep, device=DEVICE))
-    assert float(kept.chunks.regs()) == float("inf") == float(p.detach().square().sum())
+    assert float(kept.chunks.regs(work_of(opt, params))) == float("inf") == float(p.detach().square().sum())

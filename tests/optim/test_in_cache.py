@@ -33,9 +33,9 @@ def calls(monkeypatch):
     seen = []
     original = in_cache.shrink_and_update
 
-    def noted(work, numbers, keep):
+    def noted(work, places, numbers, keep):
         seen.append([work.params[number] for number in numbers])
-        return original(work, numbers, keep)
+        return original(work, places, numbers, keep)
 
     monkeypatch.setattr(in_cache, "shrink_and_update", noted)
     return seen

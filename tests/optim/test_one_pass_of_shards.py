@@ -1,0 +1,213 @@
+"""Gloo processes: sharded weights take the kernels, too, each rank its part, and train as on the plain path.
+
+Only Adam: torch has no fused SGD for DTensors.
+"""
+
+import contextlib
+from unittest import mock
+
+import pytest
+import torch
+import torch.distributed as dist
+from gloo_ranks import on_ranks
+from optim_helpers import make_fused
+from torch import nn
+
+from nnunet_cpr.optim import cpu_kernel, gpu_kernel, in_cache
+
+WAYS = ("C kernel", "torch alone", "GPU kernels")
+STEPS, EDITED = 40, 20
+PLACE = (1, 2)  # of the first weights, on the first rank; not among the few elements that are compared
+
+
+def network():
+    """Of the last weights, one row, all ranks but the first have nothing."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3), nn.Tanh(), nn.Linear(3, 1))
+
+
+@contextlib.contextmanager
+def only(way):
+    """Let this way alone do it; yields the number of tensors in each update and in each reading of R."""
+    updates, reads = [], []
+
+    def noted(function, calls, count):
+        return lambda *args: (calls.append(count(*args)), function(*args))[1]
+
+    with contextlib.ExitStack() as stack:
+        patch = lambda *args: stack.enter_context(mock.patch.object(*args))  # noqa: E731
+        if way == "GPU kernels":
+            from nnunet_cpr.optim import gpu_kernel_triton
+
+            patch(gpu_kernel, "DEVICE_TYPE", "cpu")
+            patch(gpu_kernel_triton, "CHUNK", 1024)
+            launch = gpu_kernel.Chunks._launch_chunks
+
+            def launched(self, name, *args, **constants):
+                if name == "read_chunks":
+                    reads.extend([len(self._places.sizes)] * args[0])
+                elif self._places.owners[0].ndim > 1:  # not the trial of the kernels
+                    updates.append(len(self._places.sizes))
+                return launch(self, name, *args, **constants)
+
+            patch(gpu_kernel.Chunks, "_launch_chunks", launched)
+        module = {"C kernel": cpu_kernel, "torch alone": in_cache}.get(way)
+        if way != "C kernel":
+            patch(cpu_kernel, "covers", lambda *_: False)
+        if way != "torch alone":
+            patch(in_cache, "covers", lambda *_: False)
+        if module:
+            patch(module, "shrink_and_update", noted(module.shrink_and_update, updates, lambda *args: len(args[2])))
+            patch(module, "square_sums", noted(module.square_sums, reads, len))
+        yield updates, reads
+
+
+def nothing(model):
+    pass
+
+
+def in_place(model):
+    with torch.no_grad():
+        model[0].weight.copy_(edited(model[0].weight))
+
+
+def loaded(model):
+    model.load_state_dict({**model.state_dict(), "0.weight": edited(model[0].weight)})
+
+
+def its_part(model):
+    if dist.get_rank() == 0:
+        with torch.no_grad():
+            model[0].weight.to_local()[PLACE] = 3.0
+
+
+def edited(weight):
+    from torch.distributed.tensor import distribute_tensor
+
+    whole = weight.full_tensor().detach().clone()
+    whole[PLACE] = 3.0
+    return distribute_tensor(whole, weight.device_mesh, weight.placements)
+
+
+def check_training(way, edit):
+    """Return the whole weights, each tensor's R, kappa and lambda, and the calls of the way after the edit."""
+    from torch.distributed.fsdp import fully_shard
+
+    model = network()
+    fully_shard(model)
+    with only(way) as (updates, reads):
+        opt = make_fused(model)
+        for step in range(STEPS):
+            if step == EDITED:
+                edit(model)
+                updates.clear()
+                reads.clear()
+            x = torch.randn(12, 5, generator=torch.Generator().manual_seed(step))
+            opt.zero_grad()
+            (model(x) - 4 * x[:, :1]).square().sum(1).mean().backward()
+            opt.step()
+    rows = [(row.reg, row.kappa, row.lagmul) for row in opt.constraints()]
+    return [p.full_tensor().detach() for p in model.parameters()], rows, updates, reads
+
+
+def check_autograd(way):
+    """Whether a graph of a DTensor, and one of its part, refuse their backward passes after a step."""
+    from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
+
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    p = nn.Parameter(distribute_tensor(torch.ones(6, 5), mesh, [Shard(0)]))
+    refused = []
+    with only(way) as (updates, _):
+        opt = make_fused([p])
+        for loss_of in (lambda: (p**2).sum(), lambda: (p.to_local() ** 2).sum()):
+            for _ in range(3):
+                p.grad = distribute_tensor(torch.ones(6, 5), mesh, [Shard(0)])
+                loss = loss_of()
+                opt.step()
+            try:
+                loss.backward()
+            except RuntimeError as e:
+                refused.append("inplace" in str(e))
+    return refused, len(updates)
+
+
+def check_other_placements(way):
+    """A gradient that is sharded otherwise than its weights."""
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
+
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    p = nn.Parameter(distribute_tensor(torch.ones(6, 5), mesh, [Shard(0)]))
+    with only(way) as (updates, _):
+        opt = make_fused([p])
+        for placement in (Shard(0), Shard(0), Replicate()):
+            updates.clear()
+            p.grad = distribute_tensor(torch.ones(6, 5), mesh, [placement])
+            with contextlib.suppress(RuntimeError):  # torch's own step may refuse it
+                opt.step()
+    return len(updates)
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(2, id="2 ranks"), pytest.param(3, id="3 ranks", marks=pytest.mark.slow)]
+)
+def results(request, tmp_path_factory):
+    edits = [nothing, in_place, loaded, its_part]
+    checks = {(way, edit.__name__): (check_training, way, edit) for way in (*WAYS, "plain path") for edit in edits}
+    checks |= {("autograd", way): (check_autograd, way) for way in WAYS}
+    checks |= {("placements", way): (check_other_placements, way) for way in WAYS}
+    return on_ranks(request.param, checks, tmp_path_factory.mktemp("ranks"))
+
+
+def needs(way):
+    if way == "C kernel" and cpu_kernel.library() is None:
+        pytest.skip("no C compiler, or not Linux")
+    if way == "GPU kernels":
+        pytest.importorskip("nnunet_cpr.optim.gpu_kernel_triton", reason="no Triton")
+        if torch.cuda.is_available():
+            pytest.skip("these ranks are on the CPU, for which Triton's interpreter must be chosen at its import")
+
+
+@pytest.mark.parametrize("edit", ["nothing", "in_place", "loaded", "its_part"])
+@pytest.mark.parametrize("way", WAYS)
+def test_trains_as_on_the_plain_path(results, way, edit):
+    needs(way)
+    for result in results:
+        weights, rows, updates, _ = result[way, edit]
+        assert updates == [3] * (STEPS - EDITED)
+        assert any(lagmul > 0 for _, _, lagmul in rows)
+        expected = result["plain path", edit]
+        assert expected[2] == []
+        torch.testing.assert_close((weights, rows), expected[:2], rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_only_changed_weights_are_read(results, way):
+    needs(way)
+    for rank, result in enumerate(results):
+        reads = {edit: result[way, edit][3] for edit in ("nothing", "in_place", "loaded", "its_part")}
+        tensors = 3 if way == "GPU kernels" else 1
+        assert reads["nothing"] == []
+        assert reads["in_place"] == [tensors]
+        assert reads["its_part"] == ([tensors] if rank == 0 else [])
+        assert set(reads["loaded"]) == {3}  # all were loaded
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_all_ranks_have_the_same_bounds_and_multipliers(results, way):
+    """Bit for bit, or their parts of a tensor would drift apart."""
+    needs(way)
+    first, *others = (result[way, "nothing"][1] for result in results)
+    assert all(first == other for other in others)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_autograd_graph_notices_the_new_weights(results, way):
+    needs(way)
+    for result in results:
+        assert result["autograd", way] == ([True, True], 5)  # the first step has no state
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_gradient_that_is_sharded_otherwise_is_left_to_torch(results, way):
+    needs(way)
+    assert [result["placements", way] for result in results] == [0] * len(results)
