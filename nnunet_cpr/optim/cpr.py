@@ -83,6 +83,14 @@ class CPR(Optimizer):
     """
 
     _base: type[Optimizer] | None = None  # set on classes made by cpr(), which are not in any module's namespace
+    _stepping: type[Optimizer] = Optimizer
+    """The class whose step is the base optimizer's: the next one that has any. torch.compile cannot look at super()."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Find the base optimizer of each class."""
+        super().__init_subclass__(**kwargs)
+        after = cls.__mro__[cls.__mro__.index(CPR) + 1 :]
+        cls._stepping = next(c for c in after if "step" in vars(c))
 
     def __init__(
         self,
@@ -143,19 +151,19 @@ class CPR(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         chosen = self._check()
-        base_step = super().step
         # torch wraps the step of each instantiated class to run hooks. Ours is wrapped already, so not the base's, too.
-        if getattr(base_step, "hooked", False):
-            base_step = functools.partial(base_step.__wrapped__, self)  # type: ignore[attr-defined]
+        base_step = self._stepping.step
+        if hasattr(base_step, "hooked"):
+            base_step = base_step.__wrapped__  # type: ignore[attr-defined]
         with torch.set_grad_enabled(self.defaults.get("differentiable", False)):
             first_states, updated = self._constrain(chosen)
-        groups = self.param_groups
+        groups = self._groups
         try:
             if updated:
                 self.param_groups = [
                     {**group, "params": [p for p in group["params"] if id(p) not in updated]} for group in groups
                 ]
-            base_step()
+            base_step(self)
         finally:
             self.param_groups = groups
         # Only now: optimizers initialise their own state where they find none at all.
@@ -234,7 +242,7 @@ class CPR(Optimizer):
     def _check(self) -> list[list[Tensor]]:
         """Check before anything moves; return the tensors of each group that this step constrains."""
         chosen = []
-        for number, group in enumerate(self.param_groups):
+        for number, group in enumerate(self._groups):
             # Settings of a live group may have been assigned to since the last step.
             if torch.compiler.is_compiling() or not same(self._kept.checked.get(number, ()), _to_check(group)):
                 complete(group)
@@ -260,7 +268,7 @@ class CPR(Optimizer):
         """
         updated: set[int] = set()
         first_states: list[tuple[Tensor, dict[str, Tensor]]] = []
-        for number, (group, params) in enumerate(zip(self.param_groups, chosen, strict=True)):
+        for number, (group, params) in enumerate(zip(self._groups, chosen, strict=True)):
             start = start_values(group)
             for kind, some in by_kind(params).items():
                 states, first = [], []
@@ -318,6 +326,12 @@ class CPR(Optimizer):
             kept.forget()
         regularizer.step(params, lagmul, proximal)
         return ()
+
+    @property
+    def _groups(self) -> list[dict[str, Any]]:
+        """`param_groups`. Asked for these, torch.compile would look at all numbers in them, and compile for each lr."""
+        groups: list[dict[str, Any]] = vars(self)["param_groups"]
+        return groups
 
     @property
     def _kept(self) -> "_Kept":
