@@ -73,12 +73,14 @@ def shrink_and_update(work: Work, places: Places, numbers: Sequence[int], keep: 
         if work.update == "adam":
             torch._foreach_add_([work.states[number]["step"] for number in numbers], 1)
         for batch in places.cut[1]:
-            parts = [gradients[piece.number][piece.place] for piece in batch]
+            parts = [_part(gradients[piece.number], piece.place) for piece in batch]
             if work.update == "adam":
                 for piece, gradient in zip(batch, parts, strict=True):
                     _adam(work, piece, gradient, keep[piece.number])
             else:
-                torch._foreach_mul_([piece.weights for piece in batch], [keep[piece.number] for piece in batch])
+                factors = [keep[piece.number] for piece in batch]
+                if any([factor != 1 for factor in factors]):
+                    torch._foreach_mul_([piece.weights for piece in batch], factors)
                 _sgd(work, batch, parts)
             for piece in batch:
                 norms[piece.number] += _row_norms(piece.rows)
@@ -131,11 +133,11 @@ def _cut(work: Work, numbers: Sequence[int]) -> Iterator[list[_Piece]]:
         state = work.states[number]
         weights, *buffers = map(_flat, [work.params[number], *[state[name] for name in STATES[work.update]]])
         for place in _places(weights.numel()):
-            part = weights[place]
+            part = _part(weights, place)
             if batch and elements + part.numel() > PIECE:
                 yield batch
                 batch, elements = [], 0
-            batch.append(_Piece(number, place, part, [buffer[place] for buffer in buffers], _rows(part)))
+            batch.append(_Piece(number, place, part, [_part(buffer, place) for buffer in buffers], _rows(part)))
             elements += part.numel()
     yield batch
 
@@ -147,6 +149,10 @@ def _flat(tensor: Tensor) -> Tensor:
 
 def _places(elements: int) -> list[slice]:
     return [slice(start, start + PIECE) for start in range(0, elements, PIECE)] or [slice(0, 0)]
+
+
+def _part(flat: Tensor, place: slice) -> Tensor:
+    return flat if flat.numel() <= PIECE else flat[place]
 
 
 def _rows(piece: Tensor) -> list[Tensor]:
@@ -164,4 +170,5 @@ def _row_norms(rows: Sequence[Tensor]) -> list[Tensor]:
 def _add(norms: Sequence[Sequence[Tensor]]) -> Tensor:
     """Return the sum of squares of each tensor's norms, in their order, whatever the pieces."""
     squares = torch.cat([part for some in norms for part in some]).double().square_()
-    return torch.stack([part.sum() for part in torch.split(squares, [sum(map(len, some)) for some in norms])])
+    lengths = torch.tensor([sum(map(len, some)) for some in norms], device="cpu")
+    return torch.segment_reduce(squares, "sum", lengths=lengths)

@@ -47,7 +47,10 @@ def test_a_changing_tensor_lr_does_not_compile_again(cls):
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_a_changing_number_is_compiled_for_no_oftener_than_by_torch(cls):
-    """torch compiles SGD for some eight numbers, and then gives up; Adam once. What it traces as `capturable` stays out."""
+    """torch compiles SGD for some eight numbers, and then gives up; Adam once.
+
+    What it traces as `capturable` has not come into the groups.
+    """
     _, counts = graphs(cls, 1e-3, 25, torchs=True)
     opt, ours = graphs(cls, 1e-3, 25)
     assert ours[3] <= 6
