@@ -14,6 +14,7 @@ from optim_helpers import (
     make_fused,
     plain_path,
     round_trip,
+    work_of,
 )
 
 from nnunet_cpr.optim import AdamCPR, cpu_kernel
@@ -226,9 +227,24 @@ def test_a_state_of_another_size_is_not_covered():
     (kept,) = opt._kept.alike.values()
     assert cpu_kernel.covers(Work("adam", group, [p], [p.grad], [state]), kept)
     assert not cpu_kernel.covers(Work("adam", group, [p], [p.grad], [{**state, "exp_avg": torch.zeros(2, 2)}]), kept)
+    shorter = {**state, "exp_avg": state["exp_avg"][:3]}  # of the same address
+    assert not cpu_kernel.covers(Work("adam", group, [p], [p.grad], [shorter]), kept)
     p.data = p.data[:3]
     state = {**state, "exp_avg": torch.zeros(3, 5), "exp_avg_sq": torch.zeros(3, 5)}
     assert not cpu_kernel.covers(Work("adam", group, [p], [p.grad], [state]), kept)  # the gradient is that of the whole
+
+
+@needs_kernel
+def test_weights_transposed_in_place_are_not_covered():
+    """Their gradient is not: in memory order it belongs to other elements."""
+    pull = Pull(shapes=((5, 5),), dtype=torch.float32)
+    (p,) = pull.params()
+    opt = make_fused([p])
+    pull.run(opt, [p], 0, 2)
+    (kept,) = opt._kept.alike.values()
+    assert cpu_kernel.covers(work_of(opt, [p]), kept)
+    p.data = p.data.t()
+    assert not cpu_kernel.covers(work_of(opt, [p]), kept)
 
 
 @needs_kernel

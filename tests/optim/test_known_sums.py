@@ -199,6 +199,42 @@ def test_torchs_own_fused_steps_in_between_are_noticed(name, read):
     assert len(read) > 10
 
 
+def test_another_parameter_in_the_same_memory_is_another(read):
+    """Also where torch has counted as many changes of it."""
+    pull = Pull(shapes=SHAPES, dtype=torch.float32)
+    params = pull.params()
+    opt = build("Adam", params)
+    pull.run(opt, params, 0, 10)
+    other = torch.nn.Parameter(params[1].data)
+    in_place(other)
+    for _ in range(params[1]._version - other._version):
+        torch.autograd.graph.increment_version([other])
+    assert other._version == params[1]._version
+    opt.state[other] = opt.state.pop(params[1])
+    opt.param_groups[0]["params"][1] = params[1] = other
+    read.clear()
+    pull.run(opt, params, 10, 11)
+    assert [[p is other for p in some] for some in read] == [[True]]
+
+
+def test_a_state_that_moves_is_found(way):
+    """As one that was offloaded and brought back."""
+    ends = []
+    for moving in (True, False):
+        pull = Pull(shapes=SHAPES, dtype=torch.float32)
+        params = pull.params()
+        opt = build("Adam", params)
+        pull.run(opt, params, 0, 10)
+        state, old = opt.state[params[1]]["exp_avg"], None
+        if moving:
+            old = state.data
+            state.data = old.clone()
+            old.fill_(float("nan"))
+        pull.run(opt, params, 10, 20)
+        ends.append(bits(params) + bits([state]))
+    assert_same_bits(*ends)
+
+
 def test_a_parameter_that_is_gone_is_not_kept(way):
     pull = Pull(shapes=SHAPES, dtype=torch.float32)
     params = pull.params()
