@@ -235,6 +235,19 @@ def test_a_state_of_another_size_is_not_covered():
 
 
 @needs_kernel
+def test_a_gradient_of_another_dtype_is_not_covered():
+    """torch refuses one only when it is assigned."""
+    pull = Pull(shapes=((7, 5),), dtype=torch.float32)
+    (p,) = pull.params()
+    opt = make_fused([p])
+    pull.run(opt, [p], 0, 2)
+    (kept,) = opt._kept.alike.values()
+    assert cpu_kernel.covers(work_of(opt, [p]), kept)
+    p.grad.data = p.grad.data.bfloat16()
+    assert not cpu_kernel.covers(work_of(opt, [p]), kept)
+
+
+@needs_kernel
 def test_weights_transposed_in_place_are_not_covered():
     """Their gradient is not: in memory order it belongs to other elements."""
     pull = Pull(shapes=((5, 5),), dtype=torch.float32)
