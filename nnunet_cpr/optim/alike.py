@@ -35,14 +35,12 @@ class Alike:
     """
 
     def __init__(self) -> None:
-        self.sums = KnownSums()
-        self.chunks = Chunks()
         self._vectors: dict[str, tuple[Sequence[Tensor], Tensor]] = {}
+        self.forget()
 
     def forget(self) -> None:
-        """Drop what is known of R: the base optimizer is going to change the weights."""
-        self.sums.forget()
-        self.chunks.forget()
+        """Drop what the ways of one pass keep: where none covers a step, it may be weights and states of old."""
+        self.sums, self.chunks = KnownSums(), Chunks()
 
     def gather(self, states: Sequence[dict[str, Tensor]], names: Iterable[str], device: torch.device) -> Values:
         """Return each value of all states: shape (len(states),)."""

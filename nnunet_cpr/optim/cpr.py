@@ -10,7 +10,6 @@ import inspect
 import itertools
 import math
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -84,7 +83,10 @@ class CPR(Optimizer):
 
     _base: type[Optimizer] | None = None  # set on classes made by cpr(), which are not in any module's namespace
     _stepping: type[Optimizer] = Optimizer
-    """The class whose step is the base optimizer's: the next one that has any. torch.compile cannot look at super()."""
+    """The class whose step is the base optimizer's: the next one that had any when the class was made.
+
+    torch.compile cannot look at what super() finds.
+    """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Find the base optimizer of each class."""
@@ -153,7 +155,7 @@ class CPR(Optimizer):
         chosen = self._check()
         # torch wraps the step of each instantiated class to run hooks. Ours is wrapped already, so not the base's, too.
         base_step = self._stepping.step
-        if hasattr(base_step, "hooked"):
+        if getattr(base_step, "__code__", None) is _HOOKED:
             base_step = base_step.__wrapped__  # type: ignore[attr-defined]
         with torch.set_grad_enabled(self.defaults.get("differentiable", False)):
             first_states, updated = self._constrain(chosen)
@@ -283,7 +285,7 @@ class CPR(Optimizer):
                         state = {**fresh, **(state or {})}
                         first.append((param, state))
                     states.append(state)
-                done = self._constrain_some(some, states, group, self._kept.alike[number, kind])
+                done = self._constrain_some(some, states, group, self._kept.of(number, kind, self._groups))
                 updated.update([id(some[index]) for index in done])
                 first_states += [(param, {name: state[name] for name in start}) for param, state in first]
         return first_states, updated
@@ -330,8 +332,8 @@ class CPR(Optimizer):
     @property
     def _groups(self) -> list[dict[str, Any]]:
         """`param_groups`. Asked for these, torch.compile would look at all numbers in them, and compile for each lr."""
-        groups: list[dict[str, Any]] = vars(self)["param_groups"]
-        return groups
+        groups: list[dict[str, Any]] | None = vars(self).get("param_groups")
+        return self.param_groups if groups is None else groups  # a subclass may have made it a property
 
     @property
     def _kept(self) -> "_Kept":
@@ -371,6 +373,8 @@ _NAMED: dict[type[Optimizer], type[CPR]] = {torch.optim.Adam: AdamCPR, torch.opt
 _UPDATES: dict[type[Optimizer], str] = {AdamCPR: "adam", SGDCPR: "sgd"}
 # What does the constraint step and such an update in one pass over memory, the best first.
 _ONE_PASS: tuple[OnePass, ...] = (gpu_kernel, cpu_kernel, in_cache)
+# Of all such wrappers. Their attribute `hooked` is also on a user's step that `functools.wraps` made look like Adam's.
+_HOOKED = Optimizer.profile_hook_step(Optimizer.step).__code__
 _CHECKED = ("weight_decay", *CPR._settings())
 
 
@@ -415,8 +419,16 @@ class _Kept:
     def __init__(self) -> None:
         self.checked: dict[int, list[Any]] = {}
         """The objects that were checked, by group."""
-        self.alike: defaultdict[tuple[int, Kind], Alike] = defaultdict(Alike)
+        self.alike: dict[tuple[int, Kind], Alike] = {}
         """By group and kind of tensor."""
+
+    def of(self, number: int, kind: Kind, groups: Sequence[dict[str, Any]]) -> Alike:
+        """Return what is kept of tensors alike; with a kind that is new, drop those that a group no longer has."""
+        if (number, kind) not in self.alike:
+            here = {(index, its) for index, group in enumerate(groups) for its in by_kind(group["params"])}
+            self.alike = {key: alike for key, alike in self.alike.items() if key in here}
+            self.alike[number, kind] = Alike()
+        return self.alike[number, kind]
 
 
 def _to_check(group: dict[str, Any]) -> list[Any]:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from nnunet_cpr.optim.bounds import Values
 from nnunet_cpr.optim.one_pass import Work
-from nnunet_cpr.optim.places import Places
+from nnunet_cpr.optim.places import Places, addresses
 
 if TYPE_CHECKING:
     from nnunet_cpr.optim.alike import Alike
@@ -35,7 +35,8 @@ _log = logging.getLogger(__name__)
 
 def covers(work: Work, kept: "Alike") -> bool:
     """Return whether the kernel can do R, the constraint step and the update of these tensors."""
-    return work.found_inf is None and library() is not None and kept.sums.take(work)
+    on_cpu = work.params[0].device.type == "cpu"
+    return on_cpu and work.found_inf is None and library() is not None and kept.sums.take(work)
 
 
 def value(work: Work, kept: "Alike", values: Values) -> Tensor:
@@ -66,7 +67,7 @@ def shrink_and_update(work: Work, places: Places, numbers: Sequence[int], keep: 
     group = work.group
     weights, gradients, *states = [
         (ctypes.c_void_p * len(numbers))(*[row[number] for number in numbers])
-        for row in (places.weights, places.gradients, *places.states)
+        for row in (places.weights, addresses(work.gradients), *places.states)
         if row
     ]
     sizes = (ctypes.c_int64 * len(numbers))(*[places.sizes[number] for number in numbers])

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nnunet_cpr.optim.bounds import Values
 from nnunet_cpr.optim.one_pass import STATES, Work, recorded
-from nnunet_cpr.optim.places import Places
+from nnunet_cpr.optim.places import Places, addresses, find
 
 if TYPE_CHECKING:
     from nnunet_cpr.optim.alike import Alike
@@ -70,38 +70,35 @@ class Chunks:
     variant: Variant
 
     def __init__(self) -> None:
-        self._places = Places()
-        self._cut_for: Any = None
+        self._places: Places | None = None
+        self._stream: Any = None
         self._gradients: list[int] = []
         self._options: list[float] = []
         self._versions: list[int] = []
 
     def take(self, work: Work) -> bool:
         """Take the tensors of a step; return whether they are such as the kernels handle."""
-        places = self._places
-        if not places.take(work, DEVICE_TYPE):
+        places = find(work, DEVICE_TYPE, self._places)
+        if places is None:
             return False
         self._device = work.params[0].device
         # What is uploaded belongs to the stream that reads it.
         stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
-        if self._cut_for != (places.changes, stream):
-            self._cut()
-            self._cut_for = (places.changes, stream)
-        if self._gradients != places.gradients:
-            table = [*places.weights, *places.gradients, *itertools.chain(*places.states)]
-            self._table, self._gradients = _upload(table, torch.int64, self._device), places.gradients
+        if places is not self._places or stream != self._stream:
+            self._places, self._stream = places, stream
+            self._cut(places.sizes)
+        gradients = addresses(work.gradients)
+        if self._gradients != gradients:
+            table = [*places.weights, *gradients, *itertools.chain(*places.states)]
+            self._table, self._gradients = _upload(table, torch.int64, self._device), gradients
             self._align = _WIDE if all([address % _WIDE == 0 for address in table]) else _NARROW
         guarded, scaled = work.found_inf is not None, work.grad_scale is not None
         self.variant = Variant(work.update, bool(work.group.get("nesterov")), guarded, scaled, self._align)
         return True
 
-    def forget(self) -> None:
-        """Drop the sums: torch's own step changes weights uncounted."""
-        self._versions = []
-
     def regs(self, work: Work) -> Tensor:
         """Return the sum of squares of each tensor: shape (number of tensors,), float32, added in float64."""
-        count = len(self._places.sizes)
+        count = len(work.params)
         regs = torch.empty(count, dtype=torch.float32, device=self._device)
         with self._on_device():
             all_changed = int(self._versions != work.versions())
@@ -111,7 +108,7 @@ class Chunks:
 
     def shrink_and_update(self, work: Work, keep: Tensor) -> None:
         """Multiply the tensors that were taken by `keep` and do the optimizer's update, its state included."""
-        group, device, count = work.group, self._device, len(self._places.sizes)
+        group, device, count = work.group, self._device, len(work.params)
         adam = work.update == "adam"
         lr, numbers = group["lr"], [*group["betas"], group["eps"]] if adam else [group["momentum"], group["dampening"]]
         lr_on_device = isinstance(lr, Tensor) and lr.device.type == DEVICE_TYPE
@@ -137,8 +134,8 @@ class Chunks:
         work.count_changes(range(count))
         self._versions = work.versions()
 
-    def _cut(self) -> None:
-        lengths = torch.tensor(self._places.sizes, device="cpu")
+    def _cut(self, sizes: Sequence[int]) -> None:
+        lengths = torch.tensor(sizes, device="cpu")
         counts = (lengths + kernels().CHUNK - 1) // kernels().CHUNK
         first = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         self._count = int(first[-1])
@@ -149,8 +146,7 @@ class Chunks:
         self._gradients, self._options, self._versions = [], [], []
 
     def _launch_chunks(self, name: str, *arguments: Any, **constants: Any) -> None:
-        count = len(self._places.sizes)
-        of_chunks = [self._table, count, self._owners, self._first, self._lengths, self._marks, self._sums]
+        of_chunks = [self._table, len(self._lengths), self._owners, self._first, self._lengths, self._marks, self._sums]
         sizes = {"chunk": kernels().CHUNK, "block": kernels().BLOCK, "align": self._align}
         self._launch(name, self._count, *of_chunks, *arguments, **sizes, **constants)
 

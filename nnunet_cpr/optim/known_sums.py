@@ -2,7 +2,6 @@
 
 import ctypes
 import math
-import weakref
 from collections.abc import Callable, Sequence
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from nnunet_cpr.optim.bounds import Values, needs_reg
 from nnunet_cpr.optim.one_pass import Work
-from nnunet_cpr.optim.places import Places
+from nnunet_cpr.optim.places import Places, find
 
 Read = Callable[[Sequence[Tensor]], Tensor]
 
@@ -25,20 +24,22 @@ class KnownSums:
     """
 
     def __init__(self) -> None:
-        self.places = Places()
+        self._places: Places | None = None
         self._known: list[_Known] = []
-        """Of the tensors that were taken."""
-        self._known_for = 0
+        """Of these places' tensors."""
         self._by_id: dict[int, _Known] = {}
         """Also of those that have no gradient in this step."""
 
     def take(self, work: Work) -> bool:
         """Take the tensors of a step; return whether they are such as can be handled here."""
-        if not self.places.take(work, "cpu"):
+        places = find(work, "cpu", self._places)
+        if places is None:
             return False
-        if self._known_for != self.places.changes:
+        if places is not self._places:
+            self._places = places
+            ids = set(map(id, work.group["params"]))
+            self._by_id = {key: known for key, known in self._by_id.items() if key in ids}
             self._known = [self._of(*pair) for pair in zip(work.owners, work.params, strict=True)]
-            self._known_for = self.places.changes
         return True
 
     def remember(self, work: Work, numbers: Sequence[int], sums: Tensor) -> None:
@@ -46,11 +47,6 @@ class KnownSums:
         versions = work.versions()
         for number, value in zip(numbers, sums.tolist(), strict=True):
             self._known[number].set(value, versions[number])
-
-    def forget(self) -> None:
-        """Drop all that is known: torch's own step, which may be fused, changes weights uncounted."""
-        for known in self._by_id.values():
-            known.sum = None
 
     def value(self, work: Work, values: Values, read: Read) -> Tensor:
         """Return R of the tensors taken, shape (number of them,), float32; zeros where this step does not need it.
@@ -81,10 +77,11 @@ class KnownSums:
         factors = keep.tolist()
         pairs = enumerate(zip(kappa.tolist(), factors, strict=True))
         numbers = [number for number, (bound, factor) in pairs if bound != math.inf or factor != 1]
+        # torch's own step, which may be fused, changes weights uncounted.
         for known in self._known:
             known.sum = None
-        if numbers:
-            self.remember(work, numbers, shrink_and_update(work, self.places, numbers, factors))
+        if numbers and self._places:
+            self.remember(work, numbers, shrink_and_update(work, self._places, numbers, factors))
         return numbers
 
     def _of(self, owner: Tensor, param: Tensor) -> "_Known":
@@ -100,7 +97,8 @@ class _Known:
     __slots__ = ("_address", "_bits", "_elements", "_numel", "_owner", "_version", "sum")
 
     def __init__(self, owner: Tensor, param: Tensor) -> None:
-        self._owner, self._address, self._numel = weakref.ref(owner), param.data_ptr(), param.numel()
+        # Not a weak reference: torch would refuse to swap the tensors of a model that moves.
+        self._owner, self._address, self._numel = owner, param.data_ptr(), param.numel()
         # Views of four elements, evenly spread in memory; as integers, so that NaN is equal to itself.
         last = self._numel - 1
         places = [self._address + 4 * (last * i // 3) for i in range(4)]
@@ -109,7 +107,7 @@ class _Known:
 
     def is_of(self, owner: Tensor, param: Tensor) -> bool:
         """Return whether this is the tensor, and lies where it did: elsewhere the memory of the views may be gone."""
-        return self._owner() is owner and param.data_ptr() == self._address and param.numel() == self._numel
+        return self._owner is owner and param.data_ptr() == self._address and param.numel() == self._numel
 
     def set(self, value: float, version: int) -> None:
         self.sum, self._version, self._bits = value, version, self._read()

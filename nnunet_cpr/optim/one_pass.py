@@ -81,12 +81,13 @@ class OnePass(Protocol):
 
 
 def could_cover(work: Work) -> bool:
-    """Return whether the settings are such that one of these ways might cover it: l2, fused, Adam or SGD."""
+    """Return whether one of these ways might cover it: l2, fused, float32, Adam or SGD."""
     group = work.group
     return (
         work.update in STATES
         and bool(group.get("fused"))
         and group["reg_function"] == "l2"
+        and work.params[0].dtype is torch.float32
         and not group.get("amsgrad")
         # Without momentum torch neither reads nor writes the buffer.
         and not (work.update == "sgd" and group["momentum"] == 0)

@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
@@ -15,68 +15,62 @@ _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class Places:
-    """The addresses of weights, gradients and states.
+    """The weights and states of a step, and where they lie: one object until any of them is another, or has moved."""
 
-    Weights and states are looked at thoroughly only when one is another tensor than in the last step, or has moved;
-    gradients, which are new in each step, always.
-    """
-
-    def __init__(self) -> None:
-        self.changes = 0
-        """How often weights and states were other ones."""
-        self.owners: list[Tensor] = []
-        self.sizes: list[int] = []
+    def __init__(self, work: Work, states: list[list[Tensor]]) -> None:
+        self.owners = list(work.owners)
+        self.sizes = [param.numel() for param in work.params]
         """Elements."""
-        self.weights: list[int] = []
-        self.gradients: list[int] = []
-        self.states: list[list[int]] = []
+        self.layouts = _layouts(work.params)
+        self.weights = addresses(work.params)
+        self.states = [addresses(row) for row in states]
         """By state, in the order of `STATES`; then Adam's steps."""
         self.cut: Any = None
-        """What :mod:`in_cache` has made of weights and states; None when they have changed."""
-        self._states: list[list[Tensor]] = []
-        self._layouts: list[Any] = []
+        """What :mod:`in_cache` has made of them."""
+        self._states = list(chain(*states))
 
-    def take(self, work: Work, device_type: str) -> bool:
-        """Take the tensors of a step; return whether they are such as kernels on this type of device handle.
-
-        All are float32, on one device, without gaps, and each as its weights are. A state or gradient of another size
-        (after loading another layer's, say) would be read past its end. Weights that share memory would be written
-        twice.
-        """
-        params, device = work.params, work.params[0].device
-        states = [*work.buffers(), work.steps()]
-        if not self._settled(work, states):
-            if not _fit(work, device_type):
-                return False
-            self.owners, self._states, self._layouts = list(work.owners), states, _layouts(params)
-            self.sizes = [param.numel() for param in params]
-            self.weights, self.states = _addresses(params), [_addresses(row) for row in states]
-            self.changes += 1
-            self.cut = None
-        if not (_float32(work.gradients, device) and _layouts(work.gradients) == self._layouts):
-            return False
-        self.gradients = _addresses(work.gradients)
-        return True
-
-    def _settled(self, work: Work, states: Sequence[Sequence[Any]]) -> bool:
+    def hold(self, work: Work, states: Sequence[Sequence[Any]]) -> bool:
+        """Return whether these are the weights and states of a step."""
         return (
             same(self.owners, work.owners)
-            and same(list(chain(*self._states)), list(chain(*states)))
-            and self.weights == _addresses(work.params)
-            and self.states == [_addresses(row) for row in states]
-            and self._layouts == _layouts(work.params)
+            and same(self._states, list(chain(*states)))
+            and self.weights == addresses(work.params)
+            and self.states == [addresses(row) for row in states]
+            and self.layouts == _layouts(work.params)
         )
 
 
+def find(work: Work, device_type: str, last: Places | None) -> Places | None:
+    """Return the places of a step's tensors, or None where kernels on this type of device cannot take them.
+
+    All must be float32, on one device, without gaps, and each as its weights are. A state or gradient of another size
+    (after loading another layer's, say) would be read past its end. Weights that share memory would be written twice.
+    Weights and states are looked at thoroughly only where `last`, the places of an earlier step, do not hold them;
+    gradients, which are new in each step, always.
+    """
+    states = [*work.buffers(), work.steps()]
+    if last is None or not last.hold(work, states):
+        if not _fit(work, device_type):
+            return None
+        last = Places(work, states)
+    fit = _float32(work.gradients, work.params[0].device) and _layouts(work.gradients) == last.layouts
+    return last if fit else None
+
+
+def addresses(tensors: Sequence[Tensor]) -> list[int]:
+    """Return where each tensor's memory begins."""
+    return [tensor.data_ptr() for tensor in tensors]
+
+
 def _fit(work: Work, device_type: str) -> bool:
-    """Return whether weights and states are as :meth:`Places.take` says."""
+    """Return whether weights and states are as :func:`find` says."""
     params, device = work.params, work.params[0].device
-    places = [param.data_ptr() for param in params if param.numel()]
+    ranges = sorted([(param.data_ptr(), param.data_ptr() + param.nbytes) for param in params if param.numel()])
     return (
         device.type == device_type
         and _float32(params, device)
         and all(map(_without_gaps, params))
-        and len(set(places)) == len(places)
+        and all([end <= start for (_, end), (start, _) in pairwise(ranges)])
         and all([_float32(row, device) and _layouts(row) == _layouts(params) for row in work.buffers()])
         and _float32(work.steps(), device)
     )
@@ -96,10 +90,6 @@ def _float32(tensors: Sequence[Any], device: torch.device) -> bool:
 
 def _layouts(tensors: Sequence[Tensor]) -> list[Any]:
     return [(tensor.shape, tensor.stride()) for tensor in tensors]
-
-
-def _addresses(tensors: Sequence[Tensor]) -> list[int]:
-    return [tensor.data_ptr() for tensor in tensors]
 
 
 def _without_gaps(tensor: Tensor) -> bool:

@@ -1,10 +1,12 @@
 """Closures are evaluated once, at theta_t; hooks run once a step, whatever optimizers were made before."""
 
+import functools
+
 import pytest
 import torch
 from optim_helpers import CLASSES, assert_same_bits, matrix, one_step
 
-from nnunet_cpr.optim import SGDCPR, AdamCPR, cpr
+from nnunet_cpr.optim import CPR, SGDCPR, AdamCPR, cpr
 
 BASES = {"Adam": torch.optim.Adam, "SGD": torch.optim.SGD}
 
@@ -186,3 +188,46 @@ class TestHooks:
         opt.register_state_dict_post_hook(lambda o, s: seen.append("post"))
         opt.state_dict()
         assert seen == ["pre", "post"]
+
+
+def test_the_bases_own_step_runs_whatever_made_it():
+    """One that `functools.wraps` made look like Adam's, which torch has wrapped by then; a mixin's after CPR."""
+    calls = []
+    torch.optim.Adam([matrix(2, 2)], lr=1.0)
+
+    class Logged(torch.optim.Adam):
+        @functools.wraps(torch.optim.Adam.step)
+        def step(self, closure=None):
+            calls.append("logged")
+            return super().step(closure)
+
+    class Mixin(torch.optim.Optimizer):
+        def step(self, closure=None):
+            calls.append("mixin")
+            return super().step(closure)
+
+    class Mixed(CPR, Mixin, torch.optim.Adam):
+        pass
+
+    for cls in (cpr(Logged), Mixed):
+        p = matrix(2, 2)
+        opt = cls([p], lr=0.01, kappa_init_method="dependent", kappa_init_param=0.8)
+        one_step(opt, [p])
+        assert opt.state[p]["step"] == opt.state[p]["cpr_step"] == 1
+    assert calls == ["logged", "mixin"]
+
+
+def test_param_groups_may_be_a_property():
+    class Counted(AdamCPR):
+        @property
+        def param_groups(self):
+            return self.its_groups
+
+        @param_groups.setter
+        def param_groups(self, groups):
+            self.its_groups = groups
+
+    p = matrix(2, 2)
+    opt = Counted([p], lr=0.01)
+    one_step(opt, [p])
+    assert opt.state[p]["cpr_step"] == 1

@@ -235,6 +235,27 @@ def test_a_state_of_another_size_is_not_covered():
 
 
 @needs_kernel
+def test_weights_that_overlap_are_not_covered(calls):
+    pull = Pull(shapes=((5, 4),), dtype=torch.float32)
+    whole = pull.params()[0].data.view(-1)
+    params = [torch.nn.Parameter(whole[start : start + 12].view(3, 4)) for start in (0, 8)]
+    opt = make_fused(params)
+    for _ in range(3):
+        for p in params:
+            p.grad = torch.ones(3, 4)
+        opt.step()
+    assert calls == []
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_nothing_is_compiled_for_tensors_that_it_cannot_take(dtype, monkeypatch):
+    monkeypatch.setattr(cpu_kernel, "library", lambda: pytest.fail("the kernel was asked for"))
+    pull = Pull(shapes=((7, 5),), dtype=dtype)
+    params = pull.params()
+    pull.run(make_fused(params), params, 0, 4)
+
+
+@needs_kernel
 def test_a_gradient_of_another_dtype_is_not_covered():
     """torch refuses one only when it is assigned."""
     pull = Pull(shapes=((7, 5),), dtype=torch.float32)

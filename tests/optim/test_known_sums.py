@@ -235,6 +235,51 @@ def test_a_state_that_moves_is_found(way):
     assert_same_bits(*ends)
 
 
+def other_dtype(opt, params):
+    for p in params:
+        p.data = p.data.double()
+    opt.load_state_dict(opt.state_dict())  # casts the states
+
+
+def not_fused(opt, params):
+    for group in opt.param_groups:
+        group["fused"] = False
+    opt.load_state_dict(opt.state_dict())
+
+
+@pytest.mark.parametrize("change", [other_dtype, not_fused])
+def test_states_of_old_are_not_kept(change, way):
+    """They are as large as the weights."""
+    pull = Pull(shapes=SHAPES, dtype=torch.float32)
+    params = pull.params()
+    opt = build("Adam", params)
+    pull.run(opt, params, 0, 5)
+    gone = [weakref.ref(opt.state[p]["exp_avg"]) for p in params]
+    opt.zero_grad()
+    change(opt, params)
+    for p in params:
+        opt.state[p] = {key: value.clone() for key, value in opt.state[p].items()}
+        p.grad = torch.ones_like(p)
+    opt.step()
+    gc.collect()
+    assert [state() for state in gone] == [None] * len(gone)
+
+
+def test_parameters_replaced_again_and_again_are_not_kept(way):
+    pull = Pull(shapes=SHAPES, dtype=torch.float32)
+    params = pull.params()
+    opt = build("Adam", params)
+    gone = []
+    for step in range(5):
+        pull.run(opt, params, 2 * step, 2 * step + 2)
+        gone.append(weakref.ref(params[0]))
+        opt.state.pop(params[0])
+        opt.param_groups[0]["params"][0] = params[0] = torch.nn.Parameter(torch.ones(7, 5))
+    pull.run(opt, params, 10, 12)
+    gc.collect()
+    assert [param() for param in gone] == [None] * 5
+
+
 def test_a_parameter_that_is_gone_is_not_kept(way):
     pull = Pull(shapes=SHAPES, dtype=torch.float32)
     params = pull.params()

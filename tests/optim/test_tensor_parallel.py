@@ -3,16 +3,18 @@
 Also every way in which a DTensor may lie on a mesh of two dimensions: R and the constraint step are those of the whole.
 """
 
+import contextlib
 import functools
 import itertools
+from unittest import mock
 
 import pytest
 import torch
 from gloo_ranks import on_ranks
-from optim_helpers import REGULARISERS, STEP_FORMS, cpr_settings
+from optim_helpers import REGULARISERS, STEP_FORMS, cpr_settings, make_fused
 from torch import nn
 
-from nnunet_cpr.optim import AdamCPR
+from nnunet_cpr.optim import AdamCPR, cpu_kernel, in_cache
 from nnunet_cpr.optim.regularizers import REGULARIZERS
 
 MODES = ("tensor parallel", "FSDP2 over tensor parallel")
@@ -39,10 +41,10 @@ def network():
     return nn.Sequential(*layers)
 
 
-def train(model, steps):
+def train(model, steps, **options):
     """Train; return the whole weights, and R, kappa and lambda."""
     groups = [{"params": list(model[int(i)].named_parameters(i)), **settings} for i, settings in SETTINGS.items()]
-    opt = AdamCPR(groups, lr=0.02)
+    opt = AdamCPR(groups, lr=0.02, **options)
     for step in range(steps):
         x = torch.randn(8, 5, generator=torch.Generator().manual_seed(step))
         opt.zero_grad()
@@ -52,7 +54,7 @@ def train(model, steps):
     return [p.detach() for p in whole], [(row.reg, row.kappa, row.lagmul) for row in opt.constraints()]
 
 
-def check_training(mode, steps):
+def check_training(mode, steps, **options):
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
@@ -61,7 +63,7 @@ def check_training(mode, steps):
     parallelize_module(model, both["tensor"], plan)
     if mode != "tensor parallel":
         fully_shard(model, mesh=both["data"])
-    return *train(model, steps), [tuple(model[i].weight.to_local().shape) for i in (0, 2, 6)]
+    return *train(model, steps, **options), [tuple(model[i].weight.to_local().shape) for i in (0, 2, 6)]
 
 
 def sample():
@@ -93,12 +95,40 @@ def check_partial():
     AdamCPR([("weight", param)], lr=0.1)
 
 
+def check_fused(mode):
+    return check_training(mode, STEPS, fused=True)
+
+
+def check_gradients_placed_otherwise():
+    """The updates in one pass in a first step, one more, and one whose parts are of the same size, but elsewhere."""
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    def placed_on(*dims):
+        return distribute_tensor(torch.ones(4, 4), mesh(), [Shard(dim) for dim in dims])
+
+    p = nn.Parameter(placed_on(0, 1))
+    counts = []
+    with (
+        mock.patch.object(cpu_kernel, "covers", lambda *_: False),
+        mock.patch.object(in_cache, "shrink_and_update", wraps=in_cache.shrink_and_update) as update,
+    ):
+        opt = make_fused([p])
+        for dims in ((0, 1), (0, 1), (1, 0)):
+            p.grad = placed_on(*dims)
+            with contextlib.suppress(RuntimeError):  # torch's own step may refuse it
+                opt.step()
+            counts.append(update.call_count)
+    return counts
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     checks = {mode: (check_training, mode, STEPS) for mode in MODES}
     for key in itertools.product(REGULARISERS, PLACEMENTS, PLACEMENTS):
         checks[key] = (check_placement, *key)
     checks["partial"] = (check_partial,)
+    checks |= {(mode, "fused"): (check_fused, mode) for mode in MODES}
+    checks["placed otherwise"] = (check_gradients_placed_otherwise,)
     return on_ranks(4, checks, tmp_path_factory.mktemp("ranks"))
 
 
@@ -113,6 +143,19 @@ def assert_as_on_one_process(results, mode, steps):
 @pytest.mark.parametrize("mode", MODES)
 def test_trains_as_one_process_does(results, mode):
     assert_as_on_one_process(results, mode, STEPS)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_fused_trains_as_one_process_does(results, mode):
+    """l2 in one pass, each rank its part."""
+    weights, rows = train(network(), STEPS)
+    for result in results:
+        torch.testing.assert_close(result[mode, "fused"][0], weights, rtol=2e-4, atol=2e-5)
+        torch.testing.assert_close(torch.tensor(result[mode, "fused"][1]), torch.tensor(rows), rtol=2e-4, atol=2e-5)
+
+
+def test_a_gradient_that_is_sharded_otherwise_is_left_to_torch(results):
+    assert [result["placed otherwise"] for result in results] == [[0, 1, 1]] * len(results)
 
 
 @pytest.mark.slow
