@@ -225,6 +225,25 @@ def test_an_autograd_graph_notices_the_new_weights(calls):
     check_that_autograd_notices(make_fused, calls)
 
 
+@pytest.mark.parametrize("name", CLASSES)
+def test_bounds_that_are_set_one_after_the_other(name, calls, monkeypatch):
+    ends = []
+    for plain in (False, True):
+        pull = Pull(shapes=SHAPES[:3], dtype=torch.float32)
+        params = pull.params()
+        with monkeypatch.context() as patch:
+            if plain:
+                plain_path(patch)
+            opt = make_fused(params, name, kappa_init_method="warm_start", kappa_init_param=1000)
+            for number, p in enumerate(params):
+                pull.run(opt, params, 5 * number, 5 * number + 5)
+                opt.state[p]["kappa"].fill_(0.1)
+            pull.run(opt, params, 15, 20)
+        ends.append((params, [opt.state[p] for p in params]))
+    assert [len(some) for some in calls] == [1] * 5 + [2] * 5 + [3] * 5
+    torch.testing.assert_close(*ends, rtol=1e-6, atol=1e-6)
+
+
 def test_a_kappa_rule_that_sets_its_bound_on_the_way(calls):
     """Before that torch's step, after it this one, with Kappa-IP's own state."""
     pull = Pull(dtype=torch.float32)

@@ -1,6 +1,7 @@
 """R that is added up while the weights are written: the R of these weights, never of others."""
 
 import copy
+import ctypes
 import gc
 import pickle
 import weakref
@@ -217,6 +218,20 @@ def test_another_parameter_in_the_same_memory_is_another(read):
     assert [[p is other for p in some] for some in read] == [[True]]
 
 
+def test_nothing_is_read_where_weights_lay_before(way):
+    """That memory may be gone."""
+    pull = Pull(shapes=SHAPES, dtype=torch.float32)
+    params = pull.params()
+    opt = build("Adam", params)
+    pull.run(opt, params, 0, 10)
+    params[1].data = params[1].data.clone()
+    pull.run(opt, params, 10, 12)
+    (kept,) = opt._kept.alike.values()
+    for known, p in zip(kept.sums._known, params, strict=True):
+        offsets = [ctypes.addressof(element) - p.data_ptr() for element in known._elements]
+        assert offsets[0] == 0 and offsets[-1] == p.nbytes - 4
+
+
 def test_a_state_that_moves_is_found(way):
     """As one that was offloaded and brought back."""
     ends = []
@@ -273,8 +288,9 @@ def test_parameters_replaced_again_and_again_are_not_kept(way):
     for step in range(5):
         pull.run(opt, params, 2 * step, 2 * step + 2)
         gone.append(weakref.ref(params[0]))
-        opt.state.pop(params[0])
+        state = opt.state.pop(params[0])
         opt.param_groups[0]["params"][0] = params[0] = torch.nn.Parameter(torch.ones(7, 5))
+        opt.state[params[0]] = state
     pull.run(opt, params, 10, 12)
     gc.collect()
     assert [param() for param in gone] == [None] * 5
