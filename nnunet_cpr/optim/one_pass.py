@@ -60,8 +60,8 @@ class Work(NamedTuple):
 
     def count_changes(self, numbers: Iterable[int]) -> None:
         """Count a change of these weights, made past torch: autograd must notice if a graph wanted the old ones."""
-        tensors = {id(row): row for row in (self.params, self.owners)}.values()
-        torch.autograd.graph.increment_version([row[number] for row in tensors for number in numbers])
+        rows = [self.params] if self.wholes is None else [self.params, self.wholes]
+        torch.autograd.graph.increment_version([row[number] for row in rows for number in numbers])
 
 
 class OnePass(Protocol):

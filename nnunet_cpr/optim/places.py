@@ -65,15 +65,19 @@ def addresses(tensors: Sequence[Tensor]) -> list[int]:
 def _fit(work: Work, device_type: str) -> bool:
     """Return whether weights and states are as :func:`find` says."""
     params, device = work.params, work.params[0].device
-    ranges = sorted([(param.data_ptr(), param.data_ptr() + param.nbytes) for param in params if param.numel()])
     return (
         device.type == device_type
         and _float32(params, device)
         and all(map(_without_gaps, params))
-        and all([end <= start for (_, end), (start, _) in pairwise(ranges)])
+        and not _overlap(params)
         and all([_float32(row, device) and _layouts(row) == _layouts(params) for row in work.buffers()])
         and _float32(work.steps(), device)
     )
+
+
+def _overlap(params: Sequence[Tensor]) -> bool:
+    ranges = sorted([(param.data_ptr(), param.data_ptr() + param.nbytes) for param in params if param.numel()])
+    return any([start < end for (_, end), (start, _) in pairwise(ranges)])
 
 
 def _float32(tensors: Sequence[Any], device: torch.device) -> bool:
