@@ -338,8 +338,9 @@ class CPR(Optimizer):
     @property
     def _kept(self) -> "_Kept":
         """What is kept between steps beside the state; copies and resumed optimizers begin without it."""
-        kept: _Kept = self.__dict__.setdefault("_kept_between_steps", _Kept())
-        return kept
+        if "_kept_between_steps" not in vars(self):
+            self._kept_between_steps = _Kept()
+        return self._kept_between_steps
 
     @staticmethod
     def _multipliers(

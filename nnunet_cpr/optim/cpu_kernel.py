@@ -52,9 +52,7 @@ def step(work: Work, kept: "Alike", keep: Tensor, kappa: Tensor) -> Sequence[int
 def square_sums(params: Sequence[Tensor]) -> Tensor:
     """Return R = sum(theta^2) of each tensor: shape (len(params),), float64."""
     sums = torch.empty(len(params), dtype=torch.float64, device="cpu")
-    weights = (ctypes.c_void_p * len(params))(*[param.data_ptr() for param in params])
-    sizes = (ctypes.c_int64 * len(params))(*[param.numel() for param in params])
-    _call("square_sums", len(params), sizes, weights, _pointer(sums))
+    _call("square_sums", len(params), _sizes(params), _pointers(params), _pointer(sums))
     return sums
 
 
@@ -65,12 +63,8 @@ def shrink_and_update(work: Work, places: Places, numbers: Sequence[int], keep: 
         R of each tensor after it, bit for bit what :func:`square_sums` would find: shape (len(numbers),), float64.
     """
     group = work.group
-    weights, gradients, *states = [
-        (ctypes.c_void_p * len(numbers))(*[row[number] for number in numbers])
-        for row in (places.weights, addresses(work.gradients), *places.states)
-        if row
-    ]
-    sizes = (ctypes.c_int64 * len(numbers))(*[places.sizes[number] for number in numbers])
+    sizes, weights, *states = places.prepared(_arrays, work, numbers)
+    gradients = _pointers([work.gradients[number] for number in numbers])
     lr = ctypes.c_double(float(group["lr"]))
     if work.update == "adam":
         beta1, beta2 = (ctypes.c_double(float(beta)) for beta in group["betas"])
@@ -153,6 +147,22 @@ def _compile(path: Path, runtime: Path) -> None:
 def _call(function: str, count: int, *arguments: Any) -> None:
     if getattr(library(), function)(ctypes.c_int64(count), *arguments):
         raise MemoryError("no memory for the partial sums of R")
+
+
+def _arrays(work: Work, numbers: Sequence[int]) -> list[ctypes.Array[Any]]:
+    """Return the kernel's view of weights and states: their sizes, and where each of them begins."""
+    params, *states = [
+        [row[number] for number in numbers] for row in (work.params, *work.buffers(), work.steps()) if row
+    ]
+    return [_sizes(params), _pointers(params), *map(_pointers, states)]
+
+
+def _sizes(tensors: Sequence[Tensor]) -> ctypes.Array[Any]:
+    return (ctypes.c_int64 * len(tensors))(*[tensor.numel() for tensor in tensors])
+
+
+def _pointers(tensors: Sequence[Tensor]) -> ctypes.Array[Any]:
+    return (ctypes.c_void_p * len(tensors))(*addresses(tensors))
 
 
 def _pointer(tensor: Tensor) -> ctypes.c_void_p:

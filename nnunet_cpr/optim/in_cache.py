@@ -6,8 +6,8 @@ operator of its own. The next step's R is read right after the update. Done piec
 finds its piece in the cache.
 """
 
-import itertools
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -25,16 +25,31 @@ PIECE = 2**20
 """Elements, a multiple of ROW. Fewer would cost calls; these, with gradient and state, take up to 16 MB of cache."""
 _SMALLEST_LR = 1e-100  # (1 - keep) / lr must stay finite; float32 holds no factor that overflows here
 
+_Rows = list[tuple[Tensor, Tensor]]
+"""Views of weights, shape (rows, length), and where the rows' norms are put, shape (rows,)."""
 
-class _Piece(NamedTuple):
-    number: int
-    """Of the tensor."""
-    place: slice
-    """In it."""
-    weights: Tensor
-    buffers: list[Tensor]
-    rows: list[Tensor]
-    """The weights as :func:`_row_norms` takes them."""
+
+class _Batch(NamedTuple):
+    """Pieces that go through the cache together: of one large tensor, or of several small ones."""
+
+    numbers: list[int]
+    """Of their tensors."""
+    parts: list[int]
+    """Which piece of its tensor each is."""
+    weights: list[Tensor]
+    buffers: list[list[Tensor]]
+    """By state."""
+    rows: _Rows
+
+
+class _Cut(NamedTuple):
+    """Views of weights and states last as long as these do, and making them costs as much as the arithmetic."""
+
+    batches: list[_Batch]
+    norms: Tensor
+    """Of all rows, tensor by tensor."""
+    lengths: list[int]
+    """The rows of each tensor."""
 
 
 def covers(work: Work, kept: "Alike") -> bool:
@@ -47,10 +62,13 @@ def value(work: Work, kept: "Alike", values: Values) -> Tensor:
     return kept.sums.value(work, values, square_sums)
 
 
+@torch.no_grad()
 def square_sums(params: Sequence[Tensor]) -> Tensor:
     """Return R = sum(theta^2) of each tensor: shape (len(params),), float64."""
-    pieces = [[_rows(_flat(param)[place]) for place in _places(param.numel())] for param in params]
-    return _add([_row_norms(list(itertools.chain(*rows))) for rows in pieces])
+    norms, lengths = _room(params)
+    for param, room in zip(params, torch.split(norms, lengths), strict=True):
+        _measure(_rows(_flat(param), room))
+    return _sums(norms, lengths)
 
 
 def step(work: Work, kept: "Alike", keep: Tensor, kappa: Tensor) -> Sequence[int]:
@@ -58,66 +76,59 @@ def step(work: Work, kept: "Alike", keep: Tensor, kappa: Tensor) -> Sequence[int
     return kept.sums.step(work, keep, kappa, shrink_and_update)
 
 
+@torch.no_grad()
 def shrink_and_update(work: Work, places: Places, numbers: Sequence[int], keep: Sequence[float]) -> Tensor:
     """Multiply these tensors by their `keep` and do the optimizer's update, its state included.
 
     Returns:
         R of each tensor after it, bit for bit what :func:`square_sums` would find: shape (len(numbers),), float64.
     """
-    norms: dict[int, list[Tensor]] = {number: [] for number in numbers}
-    # Views of weights and states last as long as these do, and making them costs as much as the arithmetic.
-    if places.cut is None or places.cut[0] != numbers:
-        places.cut = numbers, list(_cut(work, numbers))
-    gradients = {number: _flat(work.gradients[number]) for number in numbers}
-    with torch.no_grad():
-        if work.update == "adam":
-            torch._foreach_add_([work.states[number]["step"] for number in numbers], 1)
-        for batch in places.cut[1]:
-            parts = [_part(gradients[piece.number], piece.place) for piece in batch]
-            if work.update == "adam":
-                for piece, gradient in zip(batch, parts, strict=True):
-                    _adam(work, piece, gradient, keep[piece.number])
-            else:
-                factors = [keep[piece.number] for piece in batch]
-                if any([factor != 1 for factor in factors]):
-                    torch._foreach_mul_([piece.weights for piece in batch], factors)
-                _sgd(work, batch, parts)
-            for piece in batch:
-                norms[piece.number] += _row_norms(piece.rows)
+    batches, norms, lengths = places.prepared(_cut, work, numbers)
+    gradients = {number: _pieces(work.gradients[number]) for number in numbers}
+    update = {"adam": _adam, "sgd": _sgd}[work.update]
+    if work.update == "adam":
+        torch._foreach_add_([work.states[number]["step"] for number in numbers], 1)
+    for batch in batches:
+        parts = [gradients[number][part] for number, part in zip(batch.numbers, batch.parts, strict=True)]
+        update(work, batch, parts, [keep[number] for number in batch.numbers])
+        _measure(batch.rows)
     work.count_changes(numbers)
-    return _add(list(norms.values()))
+    return _sums(norms, lengths)
 
 
-def _adam(work: Work, piece: _Piece, gradient: Tensor, keep: float) -> None:
+def _adam(work: Work, batch: _Batch, gradients: list[Tensor], factors: list[float]) -> None:
     group, lr = work.group, float(work.group["lr"])
-    if lr <= _SMALLEST_LR:
-        piece.weights.mul_(keep)
-        keep = 1.0
     beta1, beta2 = map(float, group["betas"])
-    exp_avg, exp_avg_sq = piece.buffers
-    torch._fused_adamw_(
-        [piece.weights],
-        [gradient],
-        [exp_avg],
-        [exp_avg_sq],
-        [],
-        [work.states[piece.number]["step"]],
-        lr=lr,
-        beta1=beta1,
-        beta2=beta2,
-        weight_decay=(1 - keep) / lr if keep != 1 else 0.0,
-        eps=group["eps"],
-        amsgrad=False,
-        maximize=group["maximize"],
-    )
+    columns = (batch.numbers, batch.weights, gradients, *batch.buffers, factors)
+    for number, weights, gradient, exp_avg, exp_avg_sq, factor in zip(*columns, strict=True):
+        if lr <= _SMALLEST_LR:
+            weights.mul_(factor)
+            factor = 1.0
+        torch._fused_adamw_(
+            [weights],
+            [gradient],
+            [exp_avg],
+            [exp_avg_sq],
+            [],
+            [work.states[number]["step"]],
+            lr=lr,
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=(1 - factor) / lr if factor != 1 else 0.0,
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=group["maximize"],
+        )
 
 
-def _sgd(work: Work, batch: Sequence[_Piece], gradients: list[Tensor]) -> None:
+def _sgd(work: Work, batch: _Batch, gradients: list[Tensor], factors: list[float]) -> None:
+    if any([factor != 1 for factor in factors]):
+        torch._foreach_mul_(batch.weights, factors)
     options = {name: work.group[name] for name in ("momentum", "dampening", "nesterov", "maximize")}
     torch._fused_sgd_(
-        [piece.weights for piece in batch],
+        batch.weights,
         gradients,
-        [piece.buffers[0] for piece in batch],
+        *batch.buffers,
         lr=float(work.group["lr"]),
         weight_decay=0.0,
         is_first_step=False,
@@ -125,50 +136,60 @@ def _sgd(work: Work, batch: Sequence[_Piece], gradients: list[Tensor]) -> None:
     )
 
 
-def _cut(work: Work, numbers: Sequence[int]) -> Iterator[list[_Piece]]:
-    """Cut tensors into pieces, and put small ones together, PIECE elements at most."""
-    batch: list[_Piece] = []
+def _cut(work: Work, numbers: Sequence[int]) -> _Cut:
+    """Cut these tensors into pieces, and put small ones together, PIECE elements at most."""
+    names = STATES[work.update]
+    norms, lengths = _room([work.params[number] for number in numbers])
+    batches: list[_Batch] = []
     elements = 0
-    for number in numbers:
-        state = work.states[number]
-        weights, *buffers = map(_flat, [work.params[number], *[state[name] for name in STATES[work.update]]])
-        for place in _places(weights.numel()):
-            part = _part(weights, place)
-            if batch and elements + part.numel() > PIECE:
-                yield batch
-                batch, elements = [], 0
-            batch.append(_Piece(number, place, part, [_part(buffer, place) for buffer in buffers], _rows(part)))
-            elements += part.numel()
-    yield batch
+    for number, room in zip(numbers, torch.split(norms, lengths), strict=True):
+        tensors = [work.params[number], *[work.states[number][name] for name in names]]
+        columns = [*map(_pieces, tensors), torch.split(room, PIECE // ROW)]
+        for part, (weights, *buffers, place) in enumerate(zip(*columns, strict=True)):
+            if not batches or elements + weights.numel() > PIECE:
+                batches.append(_Batch([], [], [], [[] for _ in names], []))
+                elements = 0
+            batch = batches[-1]
+            elements += weights.numel()
+            batch.numbers.append(number)
+            batch.parts.append(part)
+            batch.weights.append(weights)
+            for column, buffer in zip(batch.buffers, buffers, strict=True):
+                column.append(buffer)
+            batch.rows.extend(_rows(_flat(weights), place))
+    return _Cut(batches, norms, lengths)
 
 
 def _flat(tensor: Tensor) -> Tensor:
     """Return a view of all elements in memory order."""
-    return tensor.detach().as_strided((tensor.numel(),), (1,))
+    return tensor.as_strided((tensor.numel(),), (1,))
 
 
-def _places(elements: int) -> list[slice]:
-    return [slice(start, start + PIECE) for start in range(0, elements, PIECE)] or [slice(0, 0)]
+def _pieces(tensor: Tensor) -> Sequence[Tensor]:
+    """Return views of PIECE elements, the last one of what is left; a small tensor as it is."""
+    return torch.split(_flat(tensor), PIECE) if tensor.numel() > PIECE else [tensor]
 
 
-def _part(flat: Tensor, place: slice) -> Tensor:
-    return flat if flat.numel() <= PIECE else flat[place]
+def _room(params: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
+    """Return room for the norms of all rows, and how many each tensor has."""
+    lengths = [math.ceil(param.numel() / ROW) for param in params]
+    return torch.empty(sum(lengths), dtype=torch.float32, device="cpu"), lengths
 
 
-def _rows(piece: Tensor) -> list[Tensor]:
-    """Return views: rows of ROW elements, and what is left."""
-    whole = piece.numel() // ROW * ROW
-    views = [piece[:whole].view(whole // ROW, ROW), piece[whole:].view(1, piece.numel() - whole)]
-    return [view for view in views if view.numel()] or views[1:]
+def _rows(weights: Tensor, room: Tensor) -> _Rows:
+    """Cut into rows of ROW elements, and what is left."""
+    whole = weights.numel() // ROW
+    cut = whole * ROW
+    pairs = [(weights[:cut].view(whole, ROW), room[:whole]), (weights[cut:].unsqueeze(0), room[whole:])]
+    return [(rows, norms) for rows, norms in pairs if rows.numel()]
 
 
-def _row_norms(rows: Sequence[Tensor]) -> list[Tensor]:
+def _measure(rows: _Rows) -> None:
     # Over a whole piece torch would accumulate in a few lanes, and lose digits.
-    return [torch.linalg.vector_norm(some, dim=1) for some in rows]
+    for some, norms in rows:
+        torch.linalg.vector_norm(some, dim=1, out=norms)
 
 
-def _add(norms: Sequence[Sequence[Tensor]]) -> Tensor:
+def _sums(norms: Tensor, lengths: Sequence[int]) -> Tensor:
     """Return the sum of squares of each tensor's norms, in their order, whatever the pieces."""
-    squares = torch.cat([part for some in norms for part in some]).double().square_()
-    lengths = torch.tensor([sum(map(len, some)) for some in norms], device="cpu")
-    return torch.segment_reduce(squares, "sum", lengths=lengths)
+    return torch.segment_reduce(norms.double().square_(), "sum", lengths=torch.tensor(lengths, device="cpu"))

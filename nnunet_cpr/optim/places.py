@@ -1,15 +1,16 @@
 """Where the tensors of a step lie in memory, and whether a kernel can take them from there."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain, pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from nnunet_cpr.optim.one_pass import Work
 
+T = TypeVar("T")
 _TYPES = (Tensor, torch.nn.Parameter)
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -25,9 +26,8 @@ class Places:
         self.weights = addresses(work.params)
         self.states = [addresses(row) for row in states]
         """By state, in the order of `STATES`; then Adam's steps."""
-        self.cut: Any = None
-        """What :mod:`in_cache` has made of them."""
         self._states = list(chain(*states))
+        self._prepared: tuple[Any, Any] = None, None
 
     def hold(self, work: Work, states: Sequence[Sequence[Any]]) -> bool:
         """Return whether these are the weights and states of a step."""
@@ -38,6 +38,14 @@ class Places:
             and self.states == [addresses(row) for row in states]
             and self.layouts == _layouts(work.params)
         )
+
+    def prepared(self, prepare: Callable[[Work, Sequence[int]], T], work: Work, numbers: Sequence[int]) -> T:
+        """Return what `prepare` makes of these weights and states, done again only for other `numbers`."""
+        wanted = prepare, numbers
+        if self._prepared[0] != wanted:
+            self._prepared = wanted, prepare(work, numbers)
+        result: T = self._prepared[1]
+        return result
 
 
 def find(work: Work, device_type: str, last: Places | None) -> Places | None:

@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 import torch
-from optim_helpers import CLASSES, Pull, assert_same_bits, bits, make, work_of
+from optim_helpers import CLASSES, Pull, assert_same_bits, bits, make, plain_path, work_of
 
 from nnunet_cpr.optim import cpu_kernel, in_cache
 from nnunet_cpr.optim.known_sums import KnownSums
@@ -16,6 +16,7 @@ from nnunet_cpr.optim.sums import ROW
 
 SHAPES = ((7, 5), (130, 257), (4, 3, 3, 3))
 CHUNK = 8192  # of the C source
+LIBRARY = cpu_kernel.library
 UNSAMPLED = 5  # an element that is not among the few compared
 
 
@@ -105,6 +106,55 @@ def test_nothing_is_read_during_a_warm_start(name, read):
     pull.run(opt, params, 30, 40)
     assert len(read) == 1
     assert [c.kappa for c in opt.constraints()] == pytest.approx(exact, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_two_of_three_tensors_are_bounded_in_turn(name, way, monkeypatch):
+    """As many as in the step before, but others; the weights, states and updates of these, not of the first two."""
+    done = []
+    original = way.shrink_and_update
+
+    def noted(work, places, numbers, keep):
+        done.append(list(numbers))
+        return original(work, places, numbers, keep)
+
+    monkeypatch.setattr(way, "shrink_and_update", noted)
+    pull = Pull(shapes=SHAPES, dtype=torch.float32)
+    runs = []
+    for plain in (True, False):
+        with monkeypatch.context() as patch:
+            if plain:
+                plain_path(patch)
+            params = pull.params()
+            opt = build(name, params)
+            pull.run(opt, params, 0, 2)
+            for step in range(2, 12):
+                for number, param in enumerate(params):
+                    free = number == step % 3
+                    opt.state[param]["kappa"].fill_(float("inf") if free else 1.0)
+                    if free:
+                        opt.state[param]["lagmul"].zero_()
+                pull.run(opt, params, step, step + 1)
+            runs.append((params, [opt.state[p] for p in params]))
+    assert done[-3:] == [[1, 2], [0, 2], [0, 1]]
+    torch.testing.assert_close(*runs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_training_goes_on_the_other_way(way, monkeypatch):
+    """Both ways keep views of the same places; each takes its own."""
+    pull = Pull(shapes=SHAPES, dtype=torch.float32)
+    runs = []
+    for switch in (False, True):
+        with monkeypatch.context() as patch:
+            params = pull.params()
+            opt = build("Adam", params)
+            pull.run(opt, params, 0, 6)
+            if switch:
+                other = (lambda: None) if way is cpu_kernel else LIBRARY
+                patch.setattr(cpu_kernel, "library", other)
+            pull.run(opt, params, 6, 12)
+            runs.append((params, [opt.state[p] for p in params]))
+    torch.testing.assert_close(*runs, rtol=1e-5, atol=1e-6)
 
 
 def optimizers_step(param):
