@@ -7,6 +7,7 @@ that fails, and wherever a case is not covered, the plain path does the same wit
 import functools
 import itertools
 import logging
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
@@ -24,12 +25,17 @@ if TYPE_CHECKING:
 
 DEVICE_TYPE = "cuda"  # ROCm calls itself so, too
 _WIDE, _NARROW = 16, 4  # bytes of which addresses are multiples
+_UNKNOWN = -1  # no tensor has this version
 _log = logging.getLogger(__name__)
+_refused: set[torch.device] = set()
+"""Where a variant of the kernels has failed its trial; the others are not tried then."""
 
 
 def covers(work: Work, kept: "Alike") -> bool:
     """Return whether the kernels can do R, the constraint step and the update of these tensors."""
     if work.params[0].device.type != DEVICE_TYPE or not _importable():
+        return False
+    if work.params[0].device in _refused:
         return False
     # A captured graph would be replayed with the table of addresses of now.
     if recorded() or any([isinstance(number, Tensor) for number in work.group.get("betas", ())]):
@@ -61,10 +67,10 @@ class Variant(NamedTuple):
 class Chunks:
     """Tensors as the kernels see them: a table of addresses, cut into chunks, each chunk with its sum of squares.
 
-    A sum is that of the weights that the last step wrote. Weights may be changed in between: where torch has counted a
-    change, or a tensor lies elsewhere, everything is read again. What torch does not count (edits through `p.data`, the
-    steps of its fused optimizers, a replayed graph) the device notices by the first element of each chunk of 8192. What
-    escapes this, too, is not in R before the step after.
+    A sum is that of the weights that the last step wrote. Weights may be changed in between: a tensor is read again
+    where torch has counted a change, where it lies elsewhere, and where the last step left it out. What torch does not
+    count (edits through `p.data`, the steps of its fused optimizers, a replayed graph) the device notices by the first
+    element of each chunk of 8192. What escapes this, too, is not in R before the step after.
     """
 
     variant: Variant
@@ -75,6 +81,9 @@ class Chunks:
         self._gradients: list[int] = []
         self._options: list[float] = []
         self._versions: list[int] = []
+        self._counts: list[int] = []
+        """Of each tensor's chunks."""
+        self._sums, self._marks = torch.empty(0, dtype=torch.float32), torch.empty(0, dtype=torch.int32)
 
     def take(self, work: Work) -> bool:
         """Take the tensors of a step; return whether they are such as the kernels handle."""
@@ -84,9 +93,10 @@ class Chunks:
         self._device = work.params[0].device
         # What is uploaded belongs to the stream that reads it.
         stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
-        if places is not self._places or stream != self._stream:
-            self._places, self._stream = places, stream
-            self._cut(places.sizes)
+        if stream != self._stream:
+            self._places, self._stream = None, stream
+        if places is not self._places:
+            self._cut(places)
         gradients = addresses(work.gradients)
         if self._gradients != gradients:
             table = [*places.weights, *gradients, *itertools.chain(*places.states)]
@@ -100,9 +110,10 @@ class Chunks:
         """Return the sum of squares of each tensor: shape (number of tensors,), float32, added in float64."""
         count = len(work.params)
         regs = torch.empty(count, dtype=torch.float32, device=self._device)
+        flags = [known != now for known, now in zip(self._versions, work.versions(), strict=True)]
+        changed = _upload(flags, torch.int32, self._device) if any(flags) else self._unchanged
         with self._on_device():
-            all_changed = int(self._versions != work.versions())
-            self._launch_chunks("read_chunks", all_changed)
+            self._launch_chunks("read_chunks", changed)
             self._launch("add_chunks", count, self._first, self._sums, regs, block=kernels().BLOCK)
         return regs
 
@@ -134,21 +145,31 @@ class Chunks:
         work.count_changes(range(count))
         self._versions = work.versions()
 
-    def _cut(self, sizes: Sequence[int]) -> None:
-        lengths = torch.tensor(sizes, device="cpu")
-        counts = (lengths + kernels().CHUNK - 1) // kernels().CHUNK
-        first = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        self._count = int(first[-1])
-        self._owners = _to(torch.repeat_interleave(counts).to(torch.int32), self._device)
-        self._first, self._lengths = _to(first.to(torch.int32), self._device), _to(lengths, self._device)
-        self._sums = torch.zeros(self._count, dtype=torch.float32, device=self._device)
-        self._marks = torch.zeros(self._count, dtype=torch.int32, device=self._device)
-        self._gradients, self._options, self._versions = [], [], []
+    def _cut(self, places: Places) -> None:
+        """Cut these tensors into chunks. The sums of those that were here before are kept."""
+        device, sizes = self._device, places.sizes
+        counts = [math.ceil(size / kernels().CHUNK) for size in sizes]
+        before = [None] * len(sizes) if self._places is None else places.numbers_in(self._places)
+
+        def carried(values: Tensor) -> Tensor:
+            olds = torch.split(values, self._counts)
+            fresh = torch.split(values.new_zeros(sum(counts)), counts)
+            return torch.cat([new if old is None else olds[old] for new, old in zip(fresh, before, strict=True)])
+
+        self._sums, self._marks = carried(self._sums.to(device)), carried(self._marks.to(device))
+        self._versions = [_UNKNOWN if old is None else self._versions[old] for old in before]
+        self._places, self._counts = places, counts
+        owners = torch.repeat_interleave(torch.tensor(counts, device="cpu"))
+        self._owners = _to(owners.to(torch.int32), device)
+        self._first = _upload([0, *itertools.accumulate(counts)], torch.int32, device)
+        self._lengths = _upload(sizes, torch.int64, device)
+        self._unchanged = torch.zeros(len(sizes), dtype=torch.int32, device=device)
+        self._gradients, self._options = [], []
 
     def _launch_chunks(self, name: str, *arguments: Any, **constants: Any) -> None:
         of_chunks = [self._table, len(self._lengths), self._owners, self._first, self._lengths, self._marks, self._sums]
         sizes = {"chunk": kernels().CHUNK, "block": kernels().BLOCK, "align": self._align}
-        self._launch(name, self._count, *of_chunks, *arguments, **sizes, **constants)
+        self._launch(name, sum(self._counts), *of_chunks, *arguments, **sizes, **constants)
 
     def _launch(self, name: str, programs: int, *arguments: Any, **constants: Any) -> None:
         if programs:
@@ -200,12 +221,14 @@ def _works(variant: Variant, device: torch.device) -> bool:
         raise
     except Exception as error:  # whatever a driver, a compiler or Triton may raise
         _log.info("no GPU kernel, torch alone is used: %s", error)
+        _refused.add(device)
         return False
     finally:
         if mode:
             torch.cuda.set_sync_debug_mode(mode)
     if not agrees:
         _log.warning("%s on %s disagrees with torch, so torch alone is used; please report it", variant, device)
+        _refused.add(device)
     return agrees
 
 

@@ -64,16 +64,16 @@ def _squares(x, length, chunk: tl.constexpr, block: tl.constexpr, whole: tl.cons
     return tl.sum(sums)
 
 
-@triton.jit(do_not_specialize=["tensors", "all_changed"])
-def read_chunks(table, tensors, number_of_chunk, first_chunk, lengths, marks, sums, all_changed,
+@triton.jit(do_not_specialize=["tensors"])
+def read_chunks(table, tensors, number_of_chunk, first_chunk, lengths, marks, sums, changed,
                 chunk: tl.constexpr, block: tl.constexpr, align: tl.constexpr):  # fmt: skip
-    """sums[c] = sum of squares of chunk c: of all chunks, or of those whose first element is not marks[c] any more."""
+    """sums[c] = sum of squares of chunk c, if its tensor t is changed[t] or its first element is not marks[c]."""
     c = tl.program_id(0)
     number = tl.load(number_of_chunk + c)
     start = (c - tl.load(first_chunk + number)).to(tl.int64) * chunk
     x = _chunk(table, 0, number, tensors, start, align)
     mark = _mark(x)
-    if (all_changed != 0) | (mark != tl.load(marks + c)):
+    if (tl.load(changed + number) != 0) | (mark != tl.load(marks + c)):
         length = tl.load(lengths + number) - start
         if length >= chunk:
             tl.store(sums + c, _squares(x, length, chunk, block, True))

@@ -39,6 +39,14 @@ class Places:
             and self.layouts == _layouts(work.params)
         )
 
+    def numbers_in(self, others: "Places") -> list[int | None]:
+        """Return which of the others each weight is, None where it is none of them, or lay elsewhere."""
+        mine, theirs = (
+            zip(map(id, places.owners), places.weights, places.sizes, strict=True) for places in (self, others)
+        )
+        numbers = {weight: number for number, weight in enumerate(theirs)}
+        return [numbers.get(weight) for weight in mine]
+
     def prepared(self, prepare: Callable[[Work, Sequence[int]], T], work: Work, numbers: Sequence[int]) -> T:
         """Return what `prepare` makes of these weights and states, done again only for other `numbers`."""
         wanted = prepare, numbers

@@ -11,7 +11,7 @@ from nnunet_cpr.optim import gpu_kernel_triton
 
 TYPES = {
     "table": "*i64", "tensors": "i32", "number_of_chunk": "*i32", "lengths": "*i64",
-    "marks": "*i32", "sums": "*fp32", "all_changed": "i32", "first_chunk": "*i32", "regs": "*fp32", "options": "*fp64",
+    "marks": "*i32", "sums": "*fp32", "changed": "*i32", "first_chunk": "*i32", "regs": "*fp32", "options": "*fp64",
     "rates": "*fp32", "spreads": "*fp32", "found_inf": "*fp32", "grad_scale": "*fp32", "keep": "*fp32",
 }  # fmt: skip
 CONSTANTS = {"chunk": gpu_kernel_triton.CHUNK, "block": gpu_kernel_triton.BLOCK, "guarded": True, "align": 16}

@@ -45,7 +45,7 @@ def only(way):
 
             def launched(self, name, *args, **constants):
                 if name == "read_chunks":
-                    reads.extend([len(self._places.sizes)] * args[0])
+                    reads.extend([int(args[0].sum())] * bool(args[0].any()))
                 elif self._places.owners[0].ndim > 1:  # not the trial of the kernels
                     updates.append(len(self._places.sizes))
                 return launch(self, name, *args, **constants)
@@ -184,10 +184,9 @@ def test_only_changed_weights_are_read(results, way):
     needs(way)
     for rank, result in enumerate(results):
         reads = {edit: result[way, edit][3] for edit in ("nothing", "in_place", "loaded", "its_part")}
-        tensors = 3 if way == "GPU kernels" else 1
         assert reads["nothing"] == []
-        assert reads["in_place"] == [tensors]
-        assert reads["its_part"] == ([tensors] if rank == 0 else [])
+        assert reads["in_place"] == [1]
+        assert reads["its_part"] == ([1] if rank == 0 else [])
         assert set(reads["loaded"]) == {3}  # all were loaded
 
 
