@@ -1,9 +1,10 @@
 """What a step of CPR costs: times optimizers in turn, in one process, on the same tensors.
 
-Prints the median time of a step, its spread, and the ratio to torch.optim.AdamW(fused=True) and, for the SGDs, to
-torch.optim.SGD(fused=True) in the same run. Between two steps a large buffer is written, so that no contestant finds
-its tensors in the cache. Each contestant has weights of its own, as in a training; gradients are shared. On CPU,
-"torch alone" is with active bounds and without the C kernel, as where there is no compiler.
+Prints the median time of a step, its spread, and the median ratio to the step of torch.optim.AdamW(fused=True) and, for
+the SGDs, of torch.optim.SGD(fused=True) in the same round: a shared machine may be slower in the next one. Between two
+steps a large buffer is written, so that no contestant finds its tensors in the cache. Each contestant has weights of
+its own, as in a training; gradients are shared. On CPU, "torch alone" is with active bounds and without the C kernel,
+as where there is no compiler.
 
     python scripts/benchmark_optimizers.py [--device cuda] [--threads 2] [--rounds 30] [--json FILE]
 """
@@ -113,6 +114,11 @@ def measure(optimizers: dict[str, torch.optim.Optimizer], device: torch.device, 
     return seconds
 
 
+def median_ratio(values: list[float], others: list[float]) -> float:
+    """Return the median over the rounds of one contestant's time over another's."""
+    return statistics.median(value / other for value, other in zip(values, others, strict=True))
+
+
 def main() -> None:
     """Measure and print; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -132,15 +138,14 @@ def main() -> None:
         shapes = nnunet_shapes() if model == "nnunet" else gpt2_shapes()
         total = sum(shape.numel() for shape in shapes)
         seconds = measure(contestants(shapes, device), device, args.rounds)
-        medians = {name: statistics.median(values) for name, values in seconds.items()}
         print(f"\n{model}: {total / 1e6:.1f} M parameters in {len(shapes)} tensors")
         print(f"{'':20}{'median ms':>10}{'min':>8}{'max':>8}{'/ AdamW fused':>15}{'/ SGD fused':>13}")
         for name, values in seconds.items():
             row = {
-                "model": model, "parameters": total, "optimizer": name, "median_ms": medians[name] * 1e3,
+                "model": model, "parameters": total, "optimizer": name, "median_ms": statistics.median(values) * 1e3,
                 "min_ms": min(values) * 1e3, "max_ms": max(values) * 1e3,
-                "ratio_adamw_fused": medians[name] / medians["AdamW fused"],
-                "ratio_sgd_fused": medians[name] / medians["SGD fused"],
+                "ratio_adamw_fused": median_ratio(values, seconds["AdamW fused"]),
+                "ratio_sgd_fused": median_ratio(values, seconds["SGD fused"]),
             }  # fmt: skip
             result["rows"].append(row)
             print(

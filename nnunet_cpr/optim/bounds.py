@@ -68,9 +68,15 @@ def start_values(group: Mapping[str, Any]) -> dict[str, float]:
     return _START
 
 
-def needs_reg(values: Values, group: Mapping[str, Any]) -> bool:
-    """Return whether this step needs R: during a warm start it does not. For a CPU's values: they are read here."""
-    if group["kappa_init_method"] != "warm_start":
-        return True
-    steps, bounds = values["cpr_step"].tolist(), values["kappa"].tolist()
-    return any([t == group["kappa_init_param"] or kappa != math.inf for t, kappa in zip(steps, bounds, strict=True)])
+def waits(values: Values, group: Mapping[str, Any]) -> bool:
+    """Return whether this is a step of a warm start: no bound is set, so that R counts for nothing.
+
+    Only a CPU's values are read; of others, which would have to be waited for, and in a compiled step, it is False.
+    """
+    if group["kappa_init_method"] != "warm_start" or torch.compiler.is_compiling():
+        return False
+    columns = [values[name] for name in ("cpr_step", "kappa", "lagmul")]
+    if columns[0].device.type != "cpu":
+        return False
+    rows = zip(*[column.tolist() for column in columns], strict=True)
+    return all([t != group["kappa_init_param"] and kappa == math.inf and lagmul == 0 for t, kappa, lagmul in rows])

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from nnunet_cpr.optim import cpu_kernel, gpu_kernel, in_cache
 from nnunet_cpr.optim.alike import Alike, Kind, by_kind
-from nnunet_cpr.optim.bounds import RULES, STATE_KEYS, start_values
+from nnunet_cpr.optim.bounds import RULES, STATE_KEYS, start_values, waits
 from nnunet_cpr.optim.one_pass import OnePass, Work, could_cover, local_parts
 from nnunet_cpr.optim.param_groups import param_groups
 from nnunet_cpr.optim.places import same
@@ -303,11 +303,15 @@ class CPR(Optimizer):
         work = Work(update, group, params, gradients, states, found_inf, getattr(self, "grad_scale", None))
         one_pass = None
         with torch.no_grad():
+            old = kept.gather(states, start_values(group), params[0].device)
+            if found_inf is None and waits(old, group):
+                kept.forget()
+                kept.scatter(states, old, {"cpr_step": old["cpr_step"] + 1})
+                return ()
             if could_cover(work):
                 work = local_parts(work)
                 one_pass = next((way for way in _ONE_PASS if way.covers(work, kept)), None)
-            old = kept.gather(states, start_values(group), params[0].device)
-            reg = over_shards(one_pass.value(work, kept, old), params) if one_pass else regularizer.value(params)
+            reg = over_shards(one_pass.value(work, kept), params) if one_pass else regularizer.value(params)
             new = {**old, **RULES[group["kappa_init_method"]](old["cpr_step"], reg, old, group)}
             new["lagmul"] = self._multipliers(regularizer, params, reg, old["lagmul"], new["kappa"], group)
             if group["adaptive_bounds"]:

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from nnunet_cpr.optim.bounds import Values
 from nnunet_cpr.optim.one_pass import Work
 from nnunet_cpr.optim.places import Places, addresses
 
@@ -39,9 +38,9 @@ def covers(work: Work, kept: "Alike") -> bool:
     return on_cpu and work.found_inf is None and library() is not None and kept.sums.take(work)
 
 
-def value(work: Work, kept: "Alike", values: Values) -> Tensor:
-    """Return R of each tensor; it is read only where it counts and no step before has added it up."""
-    return kept.sums.value(work, values, square_sums)
+def value(work: Work, kept: "Alike") -> Tensor:
+    """Return R of each tensor; it is read only where no step before has added it up."""
+    return kept.sums.value(work, square_sums)
 
 
 def step(work: Work, kept: "Alike", keep: Tensor, kappa: Tensor) -> Sequence[int]:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nnunet_cpr.optim.bounds import Values
 from nnunet_cpr.optim.one_pass import STATES, Work, recorded
 from nnunet_cpr.optim.places import Places, addresses, find
 
@@ -43,7 +42,7 @@ def covers(work: Work, kept: "Alike") -> bool:
     return kept.chunks.take(work) and _works(kept.chunks.variant, work.params[0].device)
 
 
-def value(work: Work, kept: "Alike", values: Values) -> Tensor:
+def value(work: Work, kept: "Alike") -> Tensor:
     """Return R of each tensor; only what the last step has not added up is read."""
     return kept.chunks.regs(work)
 

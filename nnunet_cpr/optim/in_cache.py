@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from nnunet_cpr.optim.bounds import Values
 from nnunet_cpr.optim.one_pass import STATES, Work
 from nnunet_cpr.optim.places import Places
 from nnunet_cpr.optim.sums import ROW
@@ -57,9 +56,9 @@ def covers(work: Work, kept: "Alike") -> bool:
     return work.found_inf is None and kept.sums.take(work)
 
 
-def value(work: Work, kept: "Alike", values: Values) -> Tensor:
-    """Return R of each tensor; it is read only where it counts and no step before has added it up."""
-    return kept.sums.value(work, values, square_sums)
+def value(work: Work, kept: "Alike") -> Tensor:
+    """Return R of each tensor; it is read only where no step before has added it up."""
+    return kept.sums.value(work, square_sums)
 
 
 @torch.no_grad()

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from nnunet_cpr.optim.bounds import Values, needs_reg
 from nnunet_cpr.optim.one_pass import Work
 from nnunet_cpr.optim.places import Places, find
 
@@ -48,13 +47,8 @@ class KnownSums:
         for number, value in zip(numbers, sums.tolist(), strict=True):
             self._known[number].set(value, versions[number])
 
-    def value(self, work: Work, values: Values, read: Read) -> Tensor:
-        """Return R of the tensors taken, shape (number of them,), float32; zeros where this step does not need it.
-
-        What is not known is `read`, in float64.
-        """
-        if not needs_reg(values, work.group):
-            return torch.zeros(len(work.params), dtype=torch.float32, device="cpu")
+    def value(self, work: Work, read: Read) -> Tensor:
+        """Return R of the tensors taken, shape (number of them,), float32. What is not known is `read`, in float64."""
         sums = [known.get(version) for known, version in zip(self._known, work.versions(), strict=True)]
         unknown = [number for number, value in enumerate(sums) if value is None]
         if unknown:

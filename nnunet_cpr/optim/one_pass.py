@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from nnunet_cpr.optim.bounds import Values
 from nnunet_cpr.optim.sums import local
 
 if TYPE_CHECKING:
@@ -70,8 +69,8 @@ class OnePass(Protocol):
     def covers(self, work: Work, kept: "Alike") -> bool:
         """Return whether it can be used."""
 
-    def value(self, work: Work, kept: "Alike", values: Values) -> Tensor:
-        """Return R of each tensor: shape (len(params),), float32; anything where `values`, CPR's state, need none."""
+    def value(self, work: Work, kept: "Alike") -> Tensor:
+        """Return R of each tensor: shape (len(params),), float32."""
 
     def step(self, work: Work, kept: "Alike", keep: Tensor, kappa: Tensor) -> Sequence[int]:
         """Multiply tensors by their `keep` and update them, state included; both of shape (len(params),), float32.

@@ -8,6 +8,7 @@ from optim_helpers import REGULARISERS, matrix, one_step
 from reference import algorithm1
 
 from nnunet_cpr.optim import SGDCPR, AdamCPR
+from nnunet_cpr.optim.regularizers import REGULARIZERS
 
 
 def kappa(opt, p):
@@ -92,6 +93,32 @@ class TestWarmStart:
             base.step()
         assert torch.equal(ours.detach(), plain.detach())
         assert math.isfinite(kappa(opt, ours))
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize("reg", REGULARISERS)
+    def test_r_is_found_once_at_the_end_on_a_cpu(self, reg, dtype, monkeypatch):
+        found = []
+        regularizer = REGULARIZERS[reg]
+        original = type(regularizer).value
+        monkeypatch.setattr(regularizer, "value", lambda params: (found.append(1), original(regularizer, params))[1])
+        p = matrix(5, 5, dtype=dtype)
+        opt = AdamCPR([p], lr=0.01, kappa_init_method="warm_start", kappa_init_param=3, reg_function=reg)
+        calls = []
+        for _ in range(5):
+            one_step(opt, [p])
+            calls.append(len(found))
+        assert calls == [0, 0, 0, 1, 2]
+
+    def test_a_multiplier_without_a_bound_still_acts(self):
+        """As it does after a warm start: kappa was raised to inf by hand, lambda is what it was."""
+        p = matrix(4, 4, dtype=torch.float64)
+        opt = still(p, kappa_init_method="warm_start", kappa_init_param=100)
+        one_step(opt, [p])
+        opt.state[p]["lagmul"].fill_(0.1)
+        before = p.detach().clone()
+        one_step(opt, [p])
+        torch.testing.assert_close(p.detach(), before * 0.8)
+        assert float(opt.state[p]["cpr_step"]) == 2
 
     def test_defaults_to_1000(self):
         p = matrix(2, 2)

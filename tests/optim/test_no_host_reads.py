@@ -1,9 +1,14 @@
 """A step never waits for the device: nothing of a tensor is read by the host, also in the step that sets a bound."""
 
+import sys
+
 import pytest
 import torch
 from optim_helpers import CLASSES, REGULARISERS, RULES, STEP_FORMS, Pull, cpr_settings, make, plain_path
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from nnunet_cpr.optim import CPR
+from nnunet_cpr.optim.bounds import waits
 
 aten = torch.ops.aten
 READS = {
@@ -38,6 +43,8 @@ class Reads(TorchDispatchMode):
 def reads(monkeypatch):
     """`Reads`, plus the ways past the dispatcher. What is for the CPU alone, whose host is the device, stays out."""
     plain_path(monkeypatch)
+    # Not nnunet_cpr.optim.cpr, which is the function.
+    monkeypatch.setattr(sys.modules[CPR.__module__], "waits", lambda *_: False)
     mode = Reads()
     for name in ("tolist", "numpy", "__array__", "cpu"):
         original = getattr(torch.Tensor, name)
@@ -83,6 +90,11 @@ def test_no_more_than_the_base(reads, name, fused):
         run(base(params, lr=0.01, fused=fused, **settings), params, pull, reads, 5)
         counts.append(len(reads.seen))
     assert counts[0] == counts[1]
+
+
+def test_whether_a_warm_start_lasts_is_not_asked_elsewhere():
+    values = {name: torch.empty(2, device="meta") for name in ("cpr_step", "kappa", "lagmul")}
+    assert not waits(values, {"kappa_init_method": "warm_start", "kappa_init_param": 10})
 
 
 def test_skipped_steps_of_grad_scaler(reads):
