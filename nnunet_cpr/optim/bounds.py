@@ -71,12 +71,13 @@ def start_values(group: Mapping[str, Any]) -> dict[str, float]:
 def waits(values: Values, group: Mapping[str, Any]) -> bool:
     """Return whether this is a step of a warm start: no bound is set, so that R counts for nothing.
 
-    Only a CPU's values are read; of others, which would have to be waited for, and in a compiled step, it is False.
+    Only a CPU's values are read; it is False of others, which would have to be waited for, of those without values
+    (FakeTensor), and in a compiled step.
     """
     if group["kappa_init_method"] != "warm_start" or torch.compiler.is_compiling():
         return False
     columns = [values[name] for name in ("cpr_step", "kappa", "lagmul")]
-    if columns[0].device.type != "cpu":
+    if columns[0].device.type != "cpu" or type(columns[0]) is not Tensor:
         return False
     rows = zip(*[column.tolist() for column in columns], strict=True)
     return all([t != group["kappa_init_param"] and kappa == math.inf and lagmul == 0 for t, kappa, lagmul in rows])

@@ -304,7 +304,8 @@ class CPR(Optimizer):
         one_pass = None
         with torch.no_grad():
             old = kept.gather(states, start_values(group), params[0].device)
-            if found_inf is None and waits(old, group):
+            # Not of sharded weights: if one rank's bounds were set by hand, the others would wait for its R forever.
+            if found_inf is None and not hasattr(params[0], "device_mesh") and waits(old, group):
                 kept.forget()
                 kept.scatter(states, old, {"cpr_step": old["cpr_step"] + 1})
                 return ()

@@ -67,9 +67,9 @@ class Chunks:
     """Tensors as the kernels see them: a table of addresses, cut into chunks, each chunk with its sum of squares.
 
     A sum is that of the weights that the last step wrote. Weights may be changed in between: a tensor is read again
-    where torch has counted a change, where it lies elsewhere, and where the last step left it out. What torch does not
-    count (edits through `p.data`, the steps of its fused optimizers, a replayed graph) the device notices by the first
-    element of each chunk of 8192. What escapes this, too, is not in R before the step after.
+    where torch has counted a change, where it lies elsewhere, and where these kernels' last step left it out. What
+    torch does not count (edits through `p.data`, the steps of its fused optimizers, a replayed graph) the device
+    notices by the first element of each chunk of 8192. What escapes this, too, is not in R before the step after.
     """
 
     variant: Variant
@@ -82,7 +82,8 @@ class Chunks:
         self._versions: list[int] = []
         self._counts: list[int] = []
         """Of each tensor's chunks."""
-        self._sums, self._marks = torch.empty(0, dtype=torch.float32), torch.empty(0, dtype=torch.int32)
+        self._sums = torch.empty(0, dtype=torch.float32, device="cpu")
+        self._marks = torch.empty(0, dtype=torch.int32, device="cpu")
 
     def take(self, work: Work) -> bool:
         """Take the tensors of a step; return whether they are such as the kernels handle."""

@@ -29,7 +29,7 @@ _Rows = list[tuple[Tensor, Tensor]]
 
 
 class _Batch(NamedTuple):
-    """Pieces that go through the cache together: of one large tensor, or of several small ones."""
+    """Pieces that go through the cache together, of one tensor or several, PIECE elements at most."""
 
     numbers: list[int]
     """Of their tensors."""
@@ -136,7 +136,7 @@ def _sgd(work: Work, batch: _Batch, gradients: list[Tensor], factors: list[float
 
 
 def _cut(work: Work, numbers: Sequence[int]) -> _Cut:
-    """Cut these tensors into pieces, and put small ones together, PIECE elements at most."""
+    """Cut these tensors into pieces, and put small ones together."""
     names = STATES[work.update]
     norms, lengths = _room([work.params[number] for number in numbers])
     batches: list[_Batch] = []
@@ -161,7 +161,8 @@ def _cut(work: Work, numbers: Sequence[int]) -> _Cut:
 
 def _flat(tensor: Tensor) -> Tensor:
     """Return a view of all elements in memory order."""
-    return tensor.as_strided((tensor.numel(),), (1,))
+    # Detached: torch would refuse to swap the tensors of a model that moves, if a view of them were kept.
+    return tensor.detach().as_strided((tensor.numel(),), (1,))
 
 
 def _pieces(tensor: Tensor) -> Sequence[Tensor]:

@@ -133,6 +133,29 @@ def test_a_second_warm_start(name, read):
     assert [c.kappa for c in opt.constraints()] == pytest.approx(exact, rel=1e-6)
 
 
+@pytest.fixture
+def swapping():
+    """Models are moved, cast and loaded by swapping their tensors, as FSDP2 has it."""
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    yield
+    torch.__future__.set_swap_module_params_on_conversion(False)
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (3000, 5)], ids=["small", "in pieces"])
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_model_can_be_moved_and_loaded_afterwards(name, shape, swapping):
+    """torch refuses it while anything refers to a weight weakly, or as the base of a view."""
+    model = torch.nn.Linear(*shape)
+    opt = build(name, model.parameters())
+    for _ in range(4):
+        opt.zero_grad()
+        model(torch.ones(2, shape[0])).sum().backward()
+        opt.step()
+    opt.zero_grad()
+    model.load_state_dict({key: value.clone() for key, value in model.state_dict().items()})
+    assert model.to(torch.float64).weight.dtype is torch.float64
+
+
 @pytest.mark.parametrize("name", CLASSES)
 def test_two_of_three_tensors_are_bounded_in_turn(name, way, monkeypatch):
     """As many as in the step before, but others; the weights, states and updates of these, not of the first two."""

@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 from optim_helpers import CLASSES, REGULARISERS, RULES, STEP_FORMS, Pull, cpr_settings, make, plain_path
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nnunet_cpr.optim import CPR
@@ -95,6 +96,19 @@ def test_no_more_than_the_base(reads, name, fused):
 def test_whether_a_warm_start_lasts_is_not_asked_elsewhere():
     values = {name: torch.empty(2, device="meta") for name in ("cpr_step", "kappa", "lagmul")}
     assert not waits(values, {"kappa_init_method": "warm_start", "kappa_init_param": 10})
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("name", CLASSES)
+def test_steps_without_data(name, fused):
+    """As of torch's estimators of memory: a CPU's fake tensors have no values to read."""
+    with FakeTensorMode():
+        p = torch.nn.Parameter(torch.ones(4, 3))
+        opt = make(name, [p], "warm_start", fused=fused)
+        for _ in range(3):
+            p.grad = torch.ones(4, 3)
+            opt.step()
+    assert opt.state[p]["cpr_step"].shape == ()
 
 
 def test_skipped_steps_of_grad_scaler(reads):

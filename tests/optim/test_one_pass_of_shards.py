@@ -146,6 +146,22 @@ def check_moving(way):
     return model.double()[0].weight.dtype, len(updates)
 
 
+def check_collectives():
+    """How often ranks have met in the three steps of a warm start."""
+    from torch.distributed.fsdp import fully_shard
+
+    model = network()
+    fully_shard(model)
+    opt = make_fused(model, kappa_init_method="warm_start", kappa_init_param=100)
+    met = []
+    for _ in range(3):
+        opt.zero_grad()
+        model(torch.ones(2, 5)).sum().backward()
+        with mock.patch.object(dist, "all_reduce", lambda *args, **kwargs: met.append(1)):
+            opt.step()
+    return len(met)
+
+
 @pytest.fixture(
     scope="module", params=[pytest.param(2, id="2 ranks"), pytest.param(3, id="3 ranks", marks=pytest.mark.slow)]
 )
@@ -154,6 +170,7 @@ def results(request, tmp_path_factory):
     checks = {(way, edit.__name__): (check_training, way, edit) for way in (*WAYS, "plain path") for edit in edits}
     checks |= {("autograd", way): (check_autograd, way) for way in WAYS}
     checks |= {("moving", way): (check_moving, way) for way in WAYS}
+    checks["collectives"] = (check_collectives,)
     return on_ranks(request.param, checks, tmp_path_factory.mktemp("ranks"))
 
 
@@ -196,6 +213,11 @@ def test_all_ranks_have_the_same_bounds_and_multipliers(results, way):
     needs(way)
     first, *others = (result[way, "nothing"][1] for result in results)
     assert all(first == other for other in others)
+
+
+def test_ranks_meet_in_each_step_also_during_a_warm_start(results):
+    """Were it left to what each finds in its state, a bound set by hand on one of them would have it wait forever."""
+    assert [result["collectives"] for result in results] == [3] * len(results)
 
 
 @pytest.mark.parametrize("way", WAYS)
