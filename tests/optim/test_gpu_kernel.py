@@ -370,6 +370,22 @@ def test_other_places_in_memory(name, laid_out, calls):
     torch.testing.assert_close(*ends, rtol=1e-5, atol=1e-6)
 
 
+def test_another_default_device(first_use, calls):
+    pull = Pull(shapes=((7, 5),), dtype=torch.float32)
+    params = on_device(pull)
+    opt = make_fused(params)
+    gradients = [g.to(DEVICE) for g in pull.grads([p.detach().cpu() for p in params], 0)]
+    torch.set_default_device("meta")
+    try:
+        for _ in range(3):
+            for p, g in zip(params, gradients, strict=True):
+                p.grad = g
+            opt.step()
+    finally:
+        torch.set_default_device(None)
+    assert len(calls) == 2  # the first step has no state
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_another_default_dtype(dtype, first_use, calls):
     pull = Pull(shapes=((7, 5),), dtype=torch.float32)
