@@ -12,6 +12,24 @@ from pathlib import Path
 from typing import Any
 
 
+def user_path(text: str | os.PathLike[str], base: Path | None = None) -> Path:
+    """Return the path that a user wrote, on the command line, in a file or in a variable, without its `~`.
+
+    A relative path is meant from `base` where that is given, as in a file that lies there. It is not resolved.
+
+    Raises:
+        ValueError: it is empty, holds a null character, or begins with the home folder of an unknown user.
+    """
+    written = os.fspath(text)
+    if not written or "\0" in written:
+        raise ValueError(f"{written!r} is not a path")
+    try:
+        path = Path(written).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{written}: {error}; write the whole path") from None
+    return path if base is None else base / path
+
+
 @contextmanager
 def write_whole(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to; it becomes `path` when the block ends well, and is removed when it does not.

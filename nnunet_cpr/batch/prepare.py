@@ -14,6 +14,7 @@ from nnunet_cpr.datasets.small_plans import CONFIGURATION as SMALL
 from nnunet_cpr.datasets.small_plans import add_small_configuration
 from nnunet_cpr.files import read_json, write_json
 from nnunet_cpr.nnunet_commands import executable, stop_with_parent
+from nnunet_cpr.parallel import job_cores
 
 
 def is_prepared(study: Study, dataset: str) -> bool:
@@ -46,7 +47,7 @@ def prepare(study: Study, dataset: str) -> None:
 
 def _prepare(study: Study, preprocessed: Path, log: Path, lock: int) -> None:
     # nnU-Net's own numbers of processes, 4 and 8, mind the memory; few cores do better with fewer.
-    number, cores = str(int(preprocessed.name[7:10])), os.cpu_count() or 1
+    number, cores = str(int(preprocessed.name[7:10])), job_cores()
     processes = ["-np", str(cores)] if cores < 4 else []
     plans_file = preprocessed / f"{study.plans}.json"
     if not plans_file.is_file():
@@ -113,7 +114,7 @@ def _split_and_unpack(study: Study, preprocessed: Path) -> None:
 
     folder = _data_folder(study, preprocessed)
     dataset_class = infer_dataset_class(str(folder))
-    dataset_class.unpack_dataset(str(folder), overwrite_existing=False, num_processes=os.cpu_count() or 1, verify=True)
+    dataset_class.unpack_dataset(str(folder), overwrite_existing=False, num_processes=job_cores(), verify=True)
     splits = preprocessed / "splits_final.json"
     if not splits.is_file():
         cases = sorted(dataset_class.get_identifiers(str(folder)))

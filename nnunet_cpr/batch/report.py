@@ -1,9 +1,8 @@
 """The end of a study: surface metrics of each training, and the report over all that are finished."""
 
-import os
-
 from nnunet_cpr.batch.runs import Run
 from nnunet_cpr.batch.study import Study
+from nnunet_cpr.parallel import job_cores
 
 
 def measure_surfaces(study: Study, run: Run) -> None:
@@ -15,7 +14,7 @@ def measure_surfaces(study: Study, run: Run) -> None:
         SurfaceTask(run.dataset, run.trainer, run.run, run.fold, case, reference, prediction, labels)
         for case, reference, prediction in run.files()
     ]
-    surface_metrics(tasks, study.tolerance, os.cpu_count() or 1)
+    surface_metrics(tasks, study.tolerance, job_cores())
 
 
 def write_study_report(study: Study, command: str) -> str:

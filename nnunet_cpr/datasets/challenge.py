@@ -9,7 +9,7 @@ from typing import Any
 
 from nnunet_cpr import __version__
 from nnunet_cpr.datasets.case_files import Case, CheckedCase, check_case, write_case
-from nnunet_cpr.evaluation.folders import in_parallel
+from nnunet_cpr.parallel import in_parallel
 
 NAMES_IN_ERRORS = 5
 

@@ -8,7 +8,7 @@ import numpy as np
 from nnunet_cpr.datasets.case_files import write_labels
 from nnunet_cpr.datasets.conversion import complete_folder
 from nnunet_cpr.datasets.msd import open_nifti
-from nnunet_cpr.evaluation.folders import in_parallel
+from nnunet_cpr.parallel import in_parallel
 
 
 def restore_labels(predictions: Path, output: Path, values: dict[int, int], processes: int) -> int:

@@ -1,9 +1,10 @@
 """`nnunet-cpr convert`: the flags. Imports nothing heavy before it runs."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
+
+from nnunet_cpr.parallel import job_cores
 
 DATASETS = ("btcv", "heart", "brats2020", "amos22")
 
@@ -35,7 +36,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Convert, or restore the challenge's label values, and say what was done."""
-    processes = (os.cpu_count() or 1) if args.processes is None else args.processes
+    processes = job_cores() if args.processes is None else args.processes
     if processes < 1:
         raise ValueError(f"-np {processes}: at least one process is needed")
     if args.inverse:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nnunet_cpr.datasets.case_files import check_opens, place
 from nnunet_cpr.datasets.msd import ENDING, MSDDataset, check_cases, link_for_conversion, read_msd
-from nnunet_cpr.evaluation.folders import in_parallel
+from nnunet_cpr.parallel import in_parallel
 
 STRUCTURE = "left atrium"
 

@@ -1,6 +1,5 @@
 """The demo's result: a table, figures and a page that says what was run and what it is not."""
 
-import os
 import platform
 import shlex
 import shutil
@@ -24,6 +23,7 @@ from nnunet_cpr.evaluation.results import FOREGROUND
 from nnunet_cpr.evaluation.slice_figures import Prediction, slice_picture
 from nnunet_cpr.evaluation.training_figures import Curve, training_curves
 from nnunet_cpr.files import read_json, write_text, write_whole
+from nnunet_cpr.parallel import job_cores
 
 PAGE = """\
 # CPR against weight decay: {name}
@@ -192,7 +192,7 @@ def _facts(workspace: Workspace, data: DemoData, settings: Settings, machine: Ma
         "CPR's warm start": f"{settings.warm_start} steps: so long the weights are unconstrained",
         "seed, fold": f"{settings.seed}, {settings.fold}",
         "device": f"cuda ({machine.cuda})" if settings.device == "cuda" else settings.device,
-        "CPU cores": str(os.cpu_count()),
+        "CPU cores": str(job_cores()),
         "precision": f"{settings.precision}, the same for both",
         "Python": platform.python_version(),
     }

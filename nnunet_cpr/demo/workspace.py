@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_cpr.files import read_json, write_json
+from nnunet_cpr.parallel import job_cores
 
 
 class Workspace:
@@ -32,7 +33,7 @@ class Workspace:
 
     def variables(self) -> dict[str, str]:
         """The environment variables for this folder and machine: nnU-Net's own, and one of OpenMP."""
-        cpus = os.cpu_count() or 1
+        cpus = job_cores()
         return {
             "nnUNet_raw": str(self.raw.parent),
             "nnUNet_preprocessed": str(self.preprocessed.parent),

@@ -1,6 +1,5 @@
 """From a request to its results: read, check, compare."""
 
-import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +15,7 @@ from nnunet_cpr.evaluation.nnunet_results import Label, Training, find_trainings
 from nnunet_cpr.evaluation.paper import published
 from nnunet_cpr.evaluation.request import Request
 from nnunet_cpr.evaluation.results import CONSTRAINTS, FOREGROUND, SLICES, TRAINING, Results
+from nnunet_cpr.parallel import job_cores
 
 SMALL = 50
 """Below this number of cases the report warns."""
@@ -249,4 +249,4 @@ def _surface(
 
 
 def _processes(request: Request) -> int:
-    return request.processes or os.cpu_count() or 1
+    return request.processes or job_cores()

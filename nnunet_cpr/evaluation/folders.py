@@ -3,34 +3,24 @@
 nnU-Net and torch are imported where they are used, because the command line imports this module.
 """
 
-import multiprocessing
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from tqdm import tqdm
 
 from nnunet_cpr.evaluation.nnunet_results import Label, foreground_labels, ignore_label
 from nnunet_cpr.evaluation.results import CASE_COLUMNS
 from nnunet_cpr.evaluation.segmentations import check_geometry, list_cases, read_segmentation
 from nnunet_cpr.files import read_json
+from nnunet_cpr.parallel import in_parallel
 
 if TYPE_CHECKING:
     from nnunet_cpr.evaluation.surface import SurfaceTask
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
 NAMES_IN_ERRORS = 5
-START_SECONDS = 15.0
-"""What new processes cost before they work; they have to save more."""
 
 
 def read_folders(
@@ -86,64 +76,6 @@ def dataset_labels(reference: Path) -> tuple[dict[str, Label], int | None]:
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"{path} cannot be read as nnU-Net's dataset.json ({error!r})") from error
     return {}, None
-
-
-def in_parallel(
-    function: Callable[[Item], Result],
-    items: Sequence[Item],
-    num_processes: int,
-    title: str,
-    initializer: Callable[[], None] | None = None,
-) -> Iterator[Result]:
-    """Yield `function` of every item in their order, with a progress bar on a terminal.
-
-    A single process is this one, and so it is for little work: importing torch and MONAI takes a new process many
-    seconds. Others are spawned, because torch's threads do not survive a fork; `initializer` runs once in each.
-
-    Raises:
-        ValueError: a process was killed.
-    """
-    with tqdm(desc=title, unit="case", total=len(items), disable=None, leave=False) as bar:
-        for result in _results(function, items, min(num_processes, len(items)), initializer):
-            bar.update()
-            yield result
-
-
-def _results(
-    function: Callable[[Item], Result],
-    items: Sequence[Item],
-    workers: int,
-    initializer: Callable[[], None] | None,
-) -> Iterator[Result]:
-    """Begin in this process, and start others once it is clear that they save more time than they cost."""
-    begun = 0.0
-    for done, item in enumerate(items):
-        if done == 1:
-            begun = time.monotonic()  # the first item also imports the libraries
-        if workers > 1 and done >= 2:
-            left = (time.monotonic() - begun) / (done - 1) * (len(items) - done)
-            if left * (1 - 1 / workers) > START_SECONDS:
-                yield from _in_processes(function, items[done:], workers, initializer)
-                return
-        yield function(item)
-
-
-def _in_processes(
-    function: Callable[[Item], Result],
-    items: Sequence[Item],
-    workers: int,
-    initializer: Callable[[], None] | None,
-) -> Iterator[Result]:
-    # Unlike multiprocessing.Pool, an executor notices that a process was killed (for memory) and does not wait forever.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=initializer) as executor:
-        chunk = max(1, min(8, len(items) // (8 * workers)))
-        try:
-            yield from executor.map(function, items, chunksize=chunk)
-        except BrokenProcessPool as error:
-            raise ValueError(
-                "a process ended unexpectedly, probably for lack of memory; use fewer processes"
-            ) from error
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,6 @@
 import gzip
 import json
 import math
-import multiprocessing
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +8,8 @@ import pytest
 from evaluation_helpers import noise
 from evaluation_helpers import write_segmentation as write
 
-from nnunet_cpr.evaluation import folders as evaluation_folders
-from nnunet_cpr.evaluation.folders import in_parallel, read_folders, surface_tasks
+from nnunet_cpr import parallel
+from nnunet_cpr.evaluation.folders import read_folders, surface_tasks
 from nnunet_cpr.evaluation.results import CASE_COLUMNS
 
 evaluation = pytest.importorskip("nnunetv2.evaluation.evaluate_predictions")
@@ -73,7 +71,7 @@ def test_dice_by_hand(tmp_path):
 
 def test_several_processes_give_the_same(folders, monkeypatch):
     reference, predictions = folders
-    monkeypatch.setattr(evaluation_folders, "START_SECONDS", -1.0)
+    monkeypatch.setattr(parallel, "START_SECONDS", -1.0)
     assert read(folders).equals(read_folders(reference, predictions, "D", 2))
 
 
@@ -228,35 +226,3 @@ def test_surface_tasks_name_files_and_labels(folders):
     assert (last.dataset, last.trainer, last.run, last.fold, last.case) == ("D", "B", "B", 0, "case2")
     assert (last.reference, last.prediction) == (reference / "case2.nii.gz", predictions["B"] / "case2.nii.gz")
     assert last.labels == {"both": (1, 2), "3": 3}
-
-
-def process_of(_) -> int:
-    return os.getpid()
-
-
-def die_elsewhere(_) -> None:
-    if multiprocessing.parent_process() is not None:
-        os._exit(1)
-
-
-def test_little_work_is_done_in_this_process():
-    assert set(in_parallel(process_of, range(5), 2, "ids")) == {os.getpid()}
-
-
-def test_much_work_is_shared(monkeypatch):
-    monkeypatch.setattr(evaluation_folders, "START_SECONDS", -1.0)
-    assert list(in_parallel(abs, range(-40, 0), 2, "numbers")) == list(range(40, 0, -1))
-    found = list(in_parallel(process_of, range(5), 2, "ids"))
-    assert found[:2] == [os.getpid()] * 2 and os.getpid() not in found[2:]
-    assert set(in_parallel(process_of, range(5), 1, "ids")) == {os.getpid()}
-
-
-def test_a_killed_process_is_an_error_and_no_endless_wait(monkeypatch):
-    monkeypatch.setattr(evaluation_folders, "START_SECONDS", -1.0)
-    with pytest.raises(ValueError, match="use fewer processes"):
-        list(in_parallel(die_elsewhere, range(4), 2, "exits"))
-
-
-def test_no_progress_bar_without_a_terminal(capfd):
-    assert list(in_parallel(abs, [-1, -2], 1, "numbers")) == [1, 2]
-    assert capfd.readouterr() == ("", "")
