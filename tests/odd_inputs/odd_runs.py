@@ -1,0 +1,257 @@
+"""Runs a command in a child of this process, which has imported everything, and judges how it ended.
+
+A child is a fork, so that an input costs a fraction of a second and cannot change what the next one finds. Stops come at
+the n-th change on disk, by an audit hook: the same ones each time, and also for root, whom permissions do not bind.
+"""
+
+import atexit
+import contextlib
+import errno
+import io
+import os
+import re
+import resource
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from odd_worlds import ACCEPTED, REFUSED, OracleError, Stop, World, changes, inside, tree
+
+SECONDS = 60.0
+"""A command that takes longer hangs."""
+MEMORY = 16 * 2**30
+WRITES = ("os.rename", "os.remove", "os.mkdir", "os.symlink", "os.link", "os.rmdir", "os.truncate")
+HIDDEN = re.compile(r"(^|/)\.[^/]*$")
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a command ended: its exit code, or minus the number of a signal."""
+
+    code: int
+    out: str
+    err: str
+    hung: bool
+
+
+def run(world: World, stop: Stop | None) -> Ending:
+    """Run the world's command in a child."""
+    # Beside the world. No TemporaryDirectory, which would also be removed when the child ends.
+    files = [world.folder.with_name(name) for name in ("out", "err")]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        _be_the_command(world, stop, files)
+    hung, status = _wait(child)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+    out, err = (path.read_bytes().decode(world.encoding, errors="replace") for path in files)
+    for path in files:
+        path.unlink()
+    return Ending(os.waitstatus_to_exitcode(status), out, err, hung)
+
+
+def _wait(child: int) -> tuple[bool, int]:
+    until = time.monotonic() + SECONDS
+    pause, hung = 0.002, False
+    while True:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return hung, status
+        if time.monotonic() > until and not hung:
+            os.kill(child, signal.SIGKILL)
+            hung = True
+        time.sleep(pause)
+        pause = min(0.05, 1.5 * pause)
+
+
+def _be_the_command(world: World, stop: Stop | None, files: list[Path]) -> None:
+    """Become the command: never returns."""
+    code = 1
+    try:
+        os.setsid()
+        for number, path in enumerate(files, 1):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        sys.stdout = io.TextIOWrapper(io.FileIO(1, "w"), world.encoding, "strict", write_through=True)
+        sys.stderr = io.TextIOWrapper(io.FileIO(2, "w"), world.encoding, "backslashreplace", write_through=True)
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        warnings.resetwarnings()
+        os.environ.clear()
+        os.environ.update(world.environment)
+        tempfile.tempdir = None
+        os.chdir(world.cwd)
+        sys.argv = [f"/usr/bin/{world.program}", *world.argv]
+        main = world.main()
+        world.before_run()
+        if stop:
+            _stop_there(world, stop)
+        code = _exit_code(main, world.argv)
+        atexit._run_exitfuncs()
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    finally:
+        os._exit(code)
+
+
+def _exit_code(main, argv: list[str]) -> int:
+    """Return what the interpreter would exit with."""
+    try:
+        return int(main(list(argv)) or 0)
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return end.code or 0
+        print(end.code, file=sys.stderr)
+        return 1
+    except BaseException as error:
+        traceback.print_exc()
+        return 130 if isinstance(error, KeyboardInterrupt) else 1
+
+
+def _stop_there(world: World, stop: Stop) -> None:
+    """Let the change on disk that `stop` names fail, or be the last one."""
+    left = [stop.at]
+    below = os.path.realpath(stop.below or world.folder)
+
+    def hook(event: str, arguments: tuple) -> None:
+        if event == "open":
+            path, mode, flags = arguments
+            writes = flags & (os.O_WRONLY | os.O_RDWR) if isinstance(flags, int) else set(mode or "") & set("wax+")
+        else:
+            path, writes = arguments[0] if event in WRITES else None, event in WRITES
+        if not writes or not isinstance(path, (str, bytes, os.PathLike)):
+            return
+        if not os.path.realpath(os.fsdecode(path)).startswith(below):
+            return
+        left[0] -= 1
+        if stop.how.startswith("SIG"):
+            if left[0] == 0:
+                os.kill(os.getpid(), getattr(signal, stop.how))
+        elif left[0] <= 0 and event in ("open", "os.mkdir", "os.symlink"):
+            number = getattr(errno, stop.how)
+            raise OSError(number, os.strerror(number), os.fsdecode(path))
+
+    sys.addaudithook(hook)
+
+
+def judge(world: World) -> tuple[str, list[str]]:
+    """Run the command, twice where it is stopped or repeated; return how it ended and what was wrong."""
+    before = tree(world.folder)
+    first = run(world, world.stop)
+    wrong = []
+    outcome = "refused"
+    if world.stop and world.stop.how in ("SIGKILL", "SIGTERM"):
+        if first.code in (-signal.SIGKILL, -signal.SIGTERM, 130, 143):
+            outcome = "killed"
+        wrong += _noise(world, first) if first.code != -signal.SIGKILL else []
+    elif world.stop and world.stop.how == "SIGINT" and first.code == 130:
+        outcome = "interrupted"
+        wrong += _noise(world, first)
+        lines = [line for line in first.err.splitlines() if line.strip()]
+        if len(lines) != 1:
+            wrong.append(f"Ctrl-C leaves {len(lines)} lines: {lines[:3]}")
+        wrong += _moved(world, before, tree(world.folder), failed=False)
+    else:
+        outcome, found = _judged(world, first, before)
+        wrong += found
+        if not (world.again or world.stop and outcome == "refused"):
+            return outcome, wrong
+    middle = tree(world.folder) if outcome == "refused" else before
+    ending, found = _judged(world, run(world, None), middle, again=True)
+    outcome += f", then {ending}"
+    return outcome, wrong + [f"the second time: {one}" for one in found]
+
+
+def _judged(world: World, ending: Ending, before: dict[str, str], again: bool = False) -> tuple[str, list[str]]:
+    wrong = _noise(world, ending)
+    after = tree(world.folder)
+    stopped = world.stop is not None and not again
+    if ending.hung:
+        return "hung", [*wrong, f"no end after {SECONDS:.0f} s"]
+    if ending.code < 0:
+        return "crashed", [*wrong, f"ended by signal {-ending.code}"]
+    if ending.code == 0:
+        wrong += _moved(world, before, after, failed=False)
+        if world.verdict == REFUSED and not stopped:
+            wrong.append("accepted, but must be refused")
+        else:
+            try:
+                world.check_success(ending.out, ending.err)
+                world.check_users_files(before, after)
+            except OracleError as error:
+                wrong.append(str(error))
+        return "accepted", wrong
+    if ending.code != 2:
+        return f"exit code {ending.code}", [*wrong, f"exit code {ending.code}: {ending.err[-300:]!r}"]
+    wrong += _moved(world, before, after, failed=not stopped)
+    if stopped:
+        try:
+            world.check_users_files(before, after)
+        except OracleError as error:
+            wrong.append(str(error))
+    if world.verdict == ACCEPTED and not stopped and not world.excused(ending.err):
+        wrong.append(f"refused, but must be accepted: {ending.err.strip()[:400]}")
+    return "refused", wrong + _bad_message(world, ending.err)
+
+
+def _noise(world: World, ending: Ending) -> list[str]:
+    both = ending.out + ending.err
+    if "Traceback (most recent call last)" in both:
+        lines = both[both.rindex("Traceback (most recent call last)") :].strip().splitlines()
+        place = next((line.strip() for line in reversed(lines) if line.strip().startswith("File ")), "")
+        return [f"traceback: {lines[-1][:200]} [{place}]"]
+    if "Exception ignored" in both:
+        return [f"exception ignored: {both[-300:]!r}"]
+    return []
+
+
+def _moved(world: World, before: dict[str, str], after: dict[str, str], failed: bool) -> list[str]:
+    """Say what the command has left or changed where it must not."""
+    found = []
+    for change in changes(before, after):
+        name = change.rsplit(" is ", 1)[0].removesuffix(" changed")
+        in_output = inside(name, world.output, world)
+        own_parent = world.output is not None and not failed and change.endswith("is new") and _leads_to(name, world)
+        hidden = HIDDEN.search(name) and change.endswith("is new")
+        if hidden or not (in_output and not failed or own_parent or world.may_change(name)):
+            found.append(change)
+    return [f"{'after a refusal' if failed else 'outside the output'}: {'; '.join(found[:4])}"] if found else []
+
+
+def _leads_to(name: str, world: World) -> bool:
+    target = os.path.relpath(os.path.realpath(world.output), os.path.realpath(world.folder))  # type: ignore[arg-type]
+    return target.startswith(name + os.sep)
+
+
+def _bad_message(world: World, err: str) -> list[str]:
+    """Say what is wrong with what a refusal printed."""
+    lines = err.splitlines()
+    if lines and lines[0].startswith("usage:"):
+        return [] if any(" error: " in line for line in lines) else [f"usage without an error: {lines[-1]!r}"]
+    if not lines or not (len(lines) == 1 or world.several_lines):
+        return [f"{len(lines)} lines: {[line[:150] for line in lines[:3]]}"]
+    if not lines[0].startswith(f"{world.program}: error: "):
+        return [f"begins otherwise: {lines[0][:200]!r}"]
+    text = lines[0].removeprefix(f"{world.program}: error: ")
+    if len(lines[0]) > 3000:
+        return [f"a line of {len(lines[0])} characters: {text[:200]!r}"]
+    if not _names_something(world, text):
+        return [f"names nothing of the input: {text[:300]!r}"]
+    return []
+
+
+def _names_something(world: World, text: str) -> bool:
+    words = [str(world.folder), "nnUNet_", *world.words]
+    for argument in world.argv:
+        words += [argument, argument.partition("=")[0], argument.partition("=")[2], argument.split("/")[-1]]
+    words = [word for word in words if len(word.strip()) > 1 or word in text.split()]
+    return any(word in text or repr(word)[1:-1] in text for word in words)
