@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import odd_compare
-from odd_texts import FOR_ALL, FOR_OUTPUT, FOR_YAML
+import odd_convert
+import odd_demo
+import odd_trainers
+from odd_texts import FOR_ALL, FOR_OUTPUT, FOR_YAML, narrow_terminal, odd_variables
 from odd_worlds import Oddity, World, oddities
 
 
@@ -31,7 +34,13 @@ def import_everything() -> None:
     import surface_distance  # noqa: F401
     import torch
 
+    import nnunetv2.dataset_conversion.convert_MSD_dataset
+    import nnunetv2.dataset_conversion.generate_dataset_json
+
     import nnunet_cpr.cli
+    import nnunet_cpr.datasets.conversion
+    import nnunet_cpr.datasets.heart
+    import nnunet_cpr.demo.pipeline
     import nnunet_cpr.evaluation.comparison
     import nnunet_cpr.evaluation.folders
     import nnunet_cpr.evaluation.report
@@ -60,5 +69,9 @@ COMMANDS = {
                 *FOR_ALL, *FOR_OUTPUT, *FOR_YAML,
             ],
         ),
+        Command("convert", odd_convert.Convert, [*oddities(odd_convert), *FOR_ALL, *FOR_OUTPUT]),
+        Command("trainers", odd_trainers.Trainers, [*oddities(odd_trainers), narrow_terminal, odd_variables]),
+        Command("demo", odd_demo.Demo, [*oddities(odd_demo), *FOR_ALL]),
+        Command("convert --inverse", odd_convert.Inverse, [*oddities(odd_convert), *FOR_ALL, *FOR_OUTPUT]),
     )
 }  # fmt: skip

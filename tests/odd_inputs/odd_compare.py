@@ -67,7 +67,7 @@ def save(segmentation: Segmentation, path: Path) -> None:
     """Write NIfTI with nibabel, anything else as nnU-Net would."""
     name = path.name.lower()
     if name.endswith((".nii", ".nii.gz")):
-        image = nib.Nifti1Image(segmentation.array, segmentation.affine())
+        image = nib.Nifti1Image(segmentation.array, segmentation.affine(), dtype=segmentation.array.dtype)
         nib.save(image, path)
         return
     import SimpleITK
@@ -477,7 +477,7 @@ def _with_header(change: Callable[[Any], None]) -> Callable[[Segmentation, Path]
     """Return a writer of NIfTI that changes the header at last."""
 
     def write(one: Segmentation, path: Path) -> None:
-        image = nib.Nifti1Image(one.array, one.affine())
+        image = nib.Nifti1Image(one.array, one.affine(), dtype=one.array.dtype)
         image.header["vox_offset"] = 352
         change(image.header)
         raw = image.header.binaryblock + bytes(4) + one.array.tobytes(order="F")
@@ -743,7 +743,7 @@ def other_place(world: World) -> str:
     else:
         affine = one.affine()
         affine[0, 3 if what == "origin" else 0] *= -1 if what == "direction" else 1.5
-        one.write = lambda one, path: nib.save(nib.Nifti1Image(one.array, affine), path)
+        one.write = lambda one, path: nib.save(nib.Nifti1Image(one.array, affine, dtype=one.array.dtype), path)
     return f"{name}/{case} with another {what}"
 
 
@@ -753,7 +753,7 @@ def within_tolerance(world: World) -> str:
     one = pick(own, list(next(iter(own.predictions.values())).values()))
     affine = one.affine()
     affine[:3, 3] += 1e-5
-    one.write = lambda one, path: nib.save(nib.Nifti1Image(one.array, affine), path)
+    one.write = lambda one, path: nib.save(nib.Nifti1Image(one.array, affine, dtype=one.array.dtype), path)
     return "origin off by 1e-5 mm"
 
 
@@ -812,7 +812,7 @@ def _tiff_without_spacing(one: Segmentation, path: Path) -> None:
 @odd(MODEL)
 def nifti_2(world: World) -> str:
     for one in _all(_nifti(world)):
-        one.write = lambda one, path: nib.save(nib.Nifti2Image(one.array, one.affine()), path)
+        one.write = lambda one, path: nib.save(nib.Nifti2Image(one.array, one.affine(), dtype=one.array.dtype), path)
     return "NIfTI-2"
 
 
@@ -822,15 +822,15 @@ def wrong_compression(world: World) -> str:
     place, case, one = _one(own)
 
     def write(one: Segmentation, path: Path) -> None:
-        raw = nib.Nifti1Image(one.array, one.affine()).to_bytes()
+        raw = nib.Nifti1Image(one.array, one.affine(), dtype=one.array.dtype).to_bytes()
         path.write_bytes(raw if path.name.endswith(".gz") else gzip.compress(raw))
 
     def two_members(one: Segmentation, path: Path) -> None:
-        raw = nib.Nifti1Image(one.array, one.affine()).to_bytes()
+        raw = nib.Nifti1Image(one.array, one.affine(), dtype=one.array.dtype).to_bytes()
         path.write_bytes(gzip.compress(raw[:100]) + gzip.compress(raw[100:]))
 
     def garbage_after(one: Segmentation, path: Path) -> None:
-        raw = nib.Nifti1Image(one.array, one.affine()).to_bytes() + b"garbage"
+        raw = nib.Nifti1Image(one.array, one.affine(), dtype=one.array.dtype).to_bytes() + b"garbage"
         path.write_bytes(gzip.compress(raw) if path.name.endswith(".gz") else raw)
 
     one.write = pick(own, [write, two_members, garbage_after])

@@ -26,7 +26,7 @@ SECONDS = 60.0
 """A command that takes longer hangs."""
 MEMORY = 16 * 2**30
 WRITES = ("os.rename", "os.remove", "os.mkdir", "os.symlink", "os.link", "os.rmdir", "os.truncate")
-HIDDEN = re.compile(r"(^|/)\.[^/]*$")
+HIDDEN = re.compile(r"(^|/)\.[^/]*(/|$)")
 
 
 @dataclass(frozen=True)
@@ -146,32 +146,32 @@ def _stop_there(world: World, stop: Stop) -> None:
 def judge(world: World) -> tuple[str, list[str]]:
     """Run the command, twice where it is stopped or repeated; return how it ended and what was wrong."""
     before = tree(world.folder)
+    world.words += [part for path in before for part in (Path(path).name, Path(path).name.split(".")[0])]
     first = run(world, world.stop)
-    wrong = []
-    outcome = "refused"
-    if world.stop and world.stop.how in ("SIGKILL", "SIGTERM"):
-        if first.code in (-signal.SIGKILL, -signal.SIGTERM, 130, 143):
-            outcome = "killed"
-        wrong += _noise(world, first) if first.code != -signal.SIGKILL else []
-    elif world.stop and world.stop.how == "SIGINT" and first.code == 130:
-        outcome = "interrupted"
-        wrong += _noise(world, first)
-        lines = [line for line in first.err.splitlines() if line.strip()]
-        if len(lines) != 1:
-            wrong.append(f"Ctrl-C leaves {len(lines)} lines: {lines[:3]}")
-        wrong += _moved(world, before, tree(world.folder), failed=False)
+    signaled = world.stop is not None and world.stop.how.startswith("SIG")
+    killed = first.code in (-signal.SIGKILL, -signal.SIGTERM) and not first.hung
+    if signaled and (killed or first.code in (130, 143)):
+        outcome = "killed" if killed else "interrupted"
+        wrong = [] if killed else _ends_quietly(world, first, before)
     else:
-        outcome, found = _judged(world, first, before)
-        wrong += found
-        if not (world.again or world.stop and outcome == "refused"):
+        outcome, wrong = _judged(world, first, before, before)
+        if not (world.again or world.stop and outcome == "refused" and not signaled):
             return outcome, wrong
-    middle = tree(world.folder) if outcome == "refused" else before
-    ending, found = _judged(world, run(world, None), middle, again=True)
-    outcome += f", then {ending}"
-    return outcome, wrong + [f"the second time: {one}" for one in found]
+    again, found = _judged(world, run(world, None), before, tree(world.folder), again=True)
+    return f"{outcome}, then {again}", wrong + [f"the second time: {one}" for one in found]
 
 
-def _judged(world: World, ending: Ending, before: dict[str, str], again: bool = False) -> tuple[str, list[str]]:
+def _ends_quietly(world: World, ending: Ending, before: dict[str, str]) -> list[str]:
+    """Say what is wrong with the end of a command that was asked to stop."""
+    wrong = _noise(world, ending) + _moved(world, before, tree(world.folder), ending, failed=False)
+    lines = [line for line in ending.err.splitlines() if line.strip()]
+    return wrong if len(lines) == 1 else [*wrong, f"a stop leaves {len(lines)} lines: {lines[:3]}"]
+
+
+def _judged(
+    world: World, ending: Ending, before: dict[str, str], start: dict[str, str], again: bool = False
+) -> tuple[str, list[str]]:
+    """Judge an ending; `before` is the tree before all runs, `start` the one before this run."""
     wrong = _noise(world, ending)
     after = tree(world.folder)
     stopped = world.stop is not None and not again
@@ -179,8 +179,8 @@ def _judged(world: World, ending: Ending, before: dict[str, str], again: bool = 
         return "hung", [*wrong, f"no end after {SECONDS:.0f} s"]
     if ending.code < 0:
         return "crashed", [*wrong, f"ended by signal {-ending.code}"]
-    if ending.code == 0:
-        wrong += _moved(world, before, after, failed=False)
+    if ending.code in world.good_codes:
+        wrong += _moved(world, before, after, ending, failed=False)
         if world.verdict == REFUSED and not stopped:
             wrong.append("accepted, but must be refused")
         else:
@@ -192,12 +192,11 @@ def _judged(world: World, ending: Ending, before: dict[str, str], again: bool = 
         return "accepted", wrong
     if ending.code != 2:
         return f"exit code {ending.code}", [*wrong, f"exit code {ending.code}: {ending.err[-300:]!r}"]
-    wrong += _moved(world, before, after, failed=not stopped)
-    if stopped:
-        try:
-            world.check_users_files(before, after)
-        except OracleError as error:
-            wrong.append(str(error))
+    wrong += _moved(world, start, after, ending, failed=not stopped)
+    try:
+        world.check_users_files(before, after)
+    except OracleError as error:
+        wrong.append(str(error))
     if world.verdict == ACCEPTED and not stopped and not world.excused(ending.err):
         wrong.append(f"refused, but must be accepted: {ending.err.strip()[:400]}")
     return "refused", wrong + _bad_message(world, ending.err)
@@ -214,17 +213,26 @@ def _noise(world: World, ending: Ending) -> list[str]:
     return []
 
 
-def _moved(world: World, before: dict[str, str], after: dict[str, str], failed: bool) -> list[str]:
-    """Say what the command has left or changed where it must not."""
+def _moved(world: World, before: dict[str, str], after: dict[str, str], ending: Ending, failed: bool) -> list[str]:
+    """Say what the command has left or changed where it must not.
+
+    A leftover that it names, for the user to delete, is none of these.
+    """
     found = []
     for change in changes(before, after):
         name = change.rsplit(" is ", 1)[0].removesuffix(" changed")
         in_output = inside(name, world.output, world)
         own_parent = world.output is not None and not failed and change.endswith("is new") and _leads_to(name, world)
         hidden = HIDDEN.search(name) and change.endswith("is new")
+        if _below_named(name, ending):
+            continue
         if hidden or not (in_output and not failed or own_parent or world.may_change(name)):
             found.append(change)
     return [f"{'after a refusal' if failed else 'outside the output'}: {'; '.join(found[:4])}"] if found else []
+
+
+def _below_named(name: str, ending: Ending) -> bool:
+    return any(part.startswith(".") and part in ending.out + ending.err for part in name.split(os.sep))
 
 
 def _leads_to(name: str, world: World) -> bool:

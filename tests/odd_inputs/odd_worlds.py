@@ -74,6 +74,7 @@ class World:
     several_lines: bool = False
     """An error may have several lines, each with a place in a file."""
     program: str = "nnunet-cpr"
+    good_codes: tuple[int, ...] = (0,)
     verdict: str = EITHER
     said: list[str] = field(default_factory=list)
     chosen: Sequence["Oddity"] = ()

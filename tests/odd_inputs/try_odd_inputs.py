@@ -7,6 +7,8 @@ exit code is 1 if anything was taken badly.
 """
 
 import argparse
+import contextlib
+import io
 import os
 import random
 import shutil
@@ -64,6 +66,8 @@ def make_world(command: Command, number: int, seed: int, place: Path) -> World:
             return world
         except NotHereError:
             shutil.rmtree(folder)
+        except Exception as error:
+            raise AssertionError(f"{command.name} {number}: {world.said}, {world.chosen}") from error
     raise AssertionError(f"{command.name} {number}: no world in {TRIES} attempts")
 
 
@@ -73,7 +77,8 @@ def try_one(command: Command, number: int, seed: int, keep: Path | None = None) 
     try:
         world = make_world(command, number, seed, place)
         try:
-            outcome, wrong = judge(world)
+            with contextlib.redirect_stderr(io.StringIO()):  # nnU-Net's readers, when the oracle uses them
+                outcome, wrong = judge(world)
         except Exception:
             outcome, wrong = "oracle failed", traceback.format_exc().splitlines()[-6:]
         if keep:
