@@ -3,6 +3,7 @@
 import json
 import os
 
+import numpy as np
 import odd_convert
 from conversion_helpers import image, label, write
 from odd_texts import NAMES, NUMBERS, for_files
@@ -127,7 +128,7 @@ def odd_files(world: Demo) -> str:
         (world.source / "dataset.json").unlink()
     elif said == "a sheared image":
         for path in (images / "a_1.nii.gz", labels / "a_1.nii.gz"):
-            odd_convert._rewrite(path, lambda array, affine, header: (array, affine + [[0, 0, 0.5, 0]] + [[0] * 4] * 3))
+            odd_convert._rewrite(path, lambda array, affine, header: (array, affine + np.eye(4, k=2) / 2))
     elif said == "four cases":
         for folder in (images, labels):
             (folder / "a_4.nii.gz").unlink()

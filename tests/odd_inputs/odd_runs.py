@@ -258,7 +258,8 @@ def _bad_message(world: World, err: str) -> list[str]:
 
 
 def _names_something(world: World, text: str) -> bool:
-    words = [str(world.folder), "nnUNet_", *world.words]
+    own = [value for name, value in world.environment.items() if name.startswith("nnUNet")]
+    words = [str(world.folder), "nnUNet_", *own, *world.words]
     for argument in world.argv:
         words += [argument, argument.partition("=")[0], argument.partition("=")[2], argument.split("/")[-1]]
     words = [word for word in words if len(word.strip()) > 1 or word in text.split()]
