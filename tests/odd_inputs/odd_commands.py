@@ -9,8 +9,10 @@ from pathlib import Path
 import odd_compare
 import odd_convert
 import odd_demo
+import odd_scripts
+import odd_studies
 import odd_trainers
-from odd_texts import FOR_ALL, FOR_OUTPUT, FOR_YAML, narrow_terminal, odd_variables
+from odd_texts import FOR_ALL, FOR_OUTPUT, FOR_YAML, narrow_terminal, no_home, odd_variables
 from odd_worlds import Oddity, World, oddities
 
 
@@ -34,6 +36,11 @@ def import_everything() -> None:
     import surface_distance  # noqa: F401
     import torch
 
+    import compare_runs
+    import train_cifar100
+    import train_deit
+    import train_gpt2
+    import train_grokking
     import nnunetv2.dataset_conversion.convert_MSD_dataset
     import nnunetv2.dataset_conversion.generate_dataset_json
 
@@ -71,6 +78,13 @@ COMMANDS = {
         ),
         Command("convert", odd_convert.Convert, [*oddities(odd_convert), *FOR_ALL, *FOR_OUTPUT]),
         Command("trainers", odd_trainers.Trainers, [*oddities(odd_trainers), narrow_terminal, odd_variables]),
+        Command(
+            "batch --dry-run, status",
+            odd_studies.Study,
+            [*oddities(odd_studies), no_home, narrow_terminal, odd_variables, *FOR_YAML],
+        ),
+        Command("compare_runs.py", odd_scripts.Runs, [*odd_scripts.OF_RUNS, *FOR_ALL, *FOR_OUTPUT]),
+        Command("train_*.py (settings)", odd_scripts.Settings, [*odd_scripts.OF_SETTINGS, narrow_terminal, odd_variables, *FOR_YAML]),
         Command("demo", odd_demo.Demo, [*oddities(odd_demo), *FOR_ALL]),
         Command("convert --inverse", odd_convert.Inverse, [*oddities(odd_convert), *FOR_ALL, *FOR_OUTPUT]),
     )

@@ -14,7 +14,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import odd_oracle as oracle
-from odd_texts import NAMES, NUMBERS, for_files, yaml_text
+from odd_texts import NAMES, NUMBERS, for_files, scalars, yaml_text
 from odd_worlds import (
     ACCEPTED,
     DISK,
@@ -141,7 +141,7 @@ class Compare(World):
                 self.tolerance = round(self.rng.uniform(0.3, 3), 3)
                 self.request.setdefault("tolerance", self.tolerance)
         self.request.setdefault("output", str(self.output))
-        self.words += [*self.request, *map(str, self.request.values())]
+        self.words += scalars(self.request)
         if self.as_yaml:
             self.yaml = self.data / "request.yaml"
             self.yaml.write_text(yaml_text(self.request), encoding="utf-8", errors="surrogateescape")
@@ -592,10 +592,7 @@ def fourth_axis(world: World) -> str:
 def fourth_axis_of_one(world: World) -> str:
     own = _nifti(world)
     for one in _all(own):
-        array = one.array
-        one.write = lambda one, path, array=array: nib.save(
-            nib.Nifti1Image(array[..., None], one.affine()), path
-        )
+        one.write = lambda one, path: nib.save(nib.Nifti1Image(one.array[..., None], one.affine()), path)
     return "4D with one volume"
 
 

@@ -1,15 +1,12 @@
 """Odd names, numbers, paths and YAML texts, and oddities of environment and output that all commands share."""
 
 import codecs
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 from odd_worlds import (
     ACCEPTED,
-    DISK,
-    EITHER,
     PLACE,
     REFUSED,
     TEXT,
@@ -42,6 +39,15 @@ def yaml_text(value: Any) -> str:
     import yaml
 
     return yaml.safe_dump(value, allow_unicode=True, width=10**6, sort_keys=False)
+
+
+def scalars(value: Any) -> list[str]:
+    """Return all keys and values in nested mappings and lists as texts."""
+    if isinstance(value, dict):
+        return [text for pair in value.items() for one in pair for text in scalars(one)]
+    if isinstance(value, (list, tuple)):
+        return [text for one in value for text in scalars(one)]
+    return [str(value)]
 
 
 def lines_of(path: Path) -> list[str]:
@@ -185,7 +191,7 @@ def yaml_is_a_link(world: World) -> str:
 @odd(TEXT, REFUSED)
 def yaml_is_no_file(world: World) -> str:
     path = needs_yaml(world)
-    said = pick(world, ["missing", "a folder", "a dangling link", "a loop of links", "a pipe"])
+    said = pick(world, ["missing", "a folder", "a dangling link", "a loop of links"])
     path.unlink()
     if said == "a folder":
         path.mkdir()
@@ -193,8 +199,6 @@ def yaml_is_no_file(world: World) -> str:
         path.symlink_to("nowhere")
     elif said == "a loop of links":
         path.symlink_to(path)
-    elif said == "a pipe":
-        os.mkfifo(path)
     return f"YAML file is {said}"
 
 
@@ -263,4 +267,3 @@ FOR_ALL = [no_home, narrow_terminal, odd_variables, *[stopped] * 3]
 FOR_YAML = [windows_lines, byte_order_mark, other_encoding, key_twice, unknown_key, odd_syntax, alias_bomb, odd_value,
             yaml_is_a_link, yaml_is_no_file]  # fmt: skip
 FOR_OUTPUT = [repeated, *[disk_fails] * 3]
-__all__ = ["DISK", "EITHER", "FOR_ALL", "FOR_OUTPUT", "FOR_YAML", "NAMES", "NUMBERS"]
