@@ -6,12 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import odd_compare
+import odd_comparisons
 import odd_convert
 import odd_demo
+import odd_folders
+import odd_requests
 import odd_scripts
 import odd_studies
 import odd_trainers
+import odd_trainings
 from odd_texts import FOR_ALL, FOR_OUTPUT, FOR_YAML, narrow_terminal, no_home, odd_variables
 from odd_worlds import Oddity, World, oddities
 
@@ -27,22 +30,9 @@ class Command:
 
 def import_everything() -> None:
     """Import what commands import, so that a fork need not."""
-    import matplotlib.backends.backend_agg
-    import monai.metrics.surface_dice
-    import nnunetv2.evaluation.evaluate_predictions
-    import nnunetv2.imageio.reader_writer_registry
     import SimpleITK  # noqa: F401
-    import statsmodels.stats.multitest
     import surface_distance  # noqa: F401
     import torch
-
-    import compare_runs
-    import train_cifar100
-    import train_deit
-    import train_gpt2
-    import train_grokking
-    import nnunetv2.dataset_conversion.convert_MSD_dataset
-    import nnunetv2.dataset_conversion.generate_dataset_json
 
     import nnunet_cpr.cli
     import nnunet_cpr.datasets.conversion
@@ -62,19 +52,13 @@ COMMANDS = {
     for command in (
         Command(
             "compare --pred",
-            odd_compare.Folders,
-            [
-                *(one for one in oddities(odd_compare) if one.__name__ not in odd_compare.OF_TRAININGS),
-                *FOR_ALL, *FOR_OUTPUT, *FOR_YAML,
-            ],
+            odd_comparisons.Folders,
+            [*oddities(odd_folders), *oddities(odd_requests), *FOR_ALL, *FOR_OUTPUT, *FOR_YAML],
         ),
         Command(
             "compare -tr",
-            odd_compare.Trainings,
-            [
-                *(one for one in oddities(odd_compare) if one.__name__ not in odd_compare.OF_FOLDERS),
-                *FOR_ALL, *FOR_OUTPUT, *FOR_YAML,
-            ],
+            odd_comparisons.Trainings,
+            [*oddities(odd_trainings), *oddities(odd_requests), *FOR_ALL, *FOR_OUTPUT, *FOR_YAML],
         ),
         Command("convert", odd_convert.Convert, [*oddities(odd_convert), *FOR_ALL, *FOR_OUTPUT]),
         Command("trainers", odd_trainers.Trainers, [*oddities(odd_trainers), narrow_terminal, odd_variables]),
@@ -84,7 +68,8 @@ COMMANDS = {
             [*oddities(odd_studies), no_home, narrow_terminal, odd_variables, *FOR_YAML],
         ),
         Command("compare_runs.py", odd_scripts.Runs, [*odd_scripts.OF_RUNS, *FOR_ALL, *FOR_OUTPUT]),
-        Command("train_*.py (settings)", odd_scripts.Settings, [*odd_scripts.OF_SETTINGS, narrow_terminal, odd_variables, *FOR_YAML]),
+        Command("train_*.py (settings)", odd_scripts.Settings, [*odd_scripts.OF_SETTINGS, narrow_terminal,
+            odd_variables, *FOR_YAML]),
         Command("demo", odd_demo.Demo, [*oddities(odd_demo), *FOR_ALL]),
         Command("convert --inverse", odd_convert.Inverse, [*oddities(odd_convert), *FOR_ALL, *FOR_OUTPUT]),
     )

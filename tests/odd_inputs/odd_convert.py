@@ -1,6 +1,8 @@
-"""`nnunet-cpr convert` on odd downloads: what it accepts must be a dataset that nnU-Net's own reader opens, complete."""
+"""`nnunet-cpr convert` on odd downloads: what it accepts must become a complete dataset that nnU-Net can read."""
 
+import contextlib
 import gzip
+import io
 import json
 import math
 import os
@@ -12,9 +14,22 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from conversion_helpers import AFFINE, BRATS_CHANNELS, amos, brats, btcv, image, label, write
+from conversion_helpers import BRATS_CHANNELS, amos, brats, btcv, image, label, write
 from odd_texts import NAMES, NUMBERS, for_files
-from odd_worlds import ACCEPTED, DISK, EITHER, MODEL, PLACE, REFUSED, REQUEST, NotHereError, OracleError, World, odd, pick
+from odd_worlds import (
+    ACCEPTED,
+    DISK,
+    EITHER,
+    MODEL,
+    PLACE,
+    REFUSED,
+    REQUEST,
+    NotHereError,
+    OracleError,
+    World,
+    odd,
+    pick,
+)
 
 SHAPE = (14, 9, 6)
 NUMBER = {"btcv": 17, "heart": 2, "brats2020": 82, "amos22": 218}
@@ -24,7 +39,8 @@ BRATS_VALUES = {0: 0, 1: 2, 2: 1, 4: 3}
 class Convert(World):
     """A download of one challenge, and nnUNet_raw."""
 
-    dataset = word = ""
+    dataset = ""
+    word: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,7 +70,13 @@ class Convert(World):
         if phase == MODEL:
             getattr(self, f"_make_{self.dataset}")()
         elif phase == REQUEST:
-            self.argv = ["convert", self.word or self.dataset, self.source_text, *self.flags, *self.extra]
+            self.argv = [
+                "convert",
+                self.dataset if self.word is None else self.word,
+                self.source_text,
+                *self.flags,
+                *self.extra,
+            ]
 
     def _make_btcv(self) -> None:
         btcv(self.source, numbers=(1, 2, 3), shape=SHAPE)
@@ -76,7 +98,7 @@ class Convert(World):
         (self.source / "dataset.json").write_text(json.dumps(content | {"training": pairs, "test": []}))
 
     def may_change(self, name: str) -> bool:
-        return name == "raw"  # the folder itself may be made before a refusal
+        return name == "raw" or super().may_change(name)  # the folder itself may be made before a refusal
 
     def files(self, kind: str = "all") -> list[Path]:
         """Return the image or label files of the training cases."""
@@ -203,8 +225,21 @@ def _check_mapped(target: Path, source: Path, values: dict[int, int] | None) -> 
 
 def _check_with_nnunet(images: list[Path], segmentation: Path | None, description: dict[str, Any]) -> None:
     """Read a case as nnU-Net's preprocessing will."""
+    import SimpleITK
     from nnunetv2.imageio import reader_writer_registry as registry
 
+    # The command's own child must not be quiet, so this is undone.
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            _read_with_nnunet(registry, images, segmentation, description)
+    finally:
+        SimpleITK.ProcessObject.SetGlobalWarningDisplay(True)
+
+
+def _read_with_nnunet(
+    registry: Any, images: list[Path], segmentation: Path | None, description: dict[str, Any]
+) -> None:
     reader = registry.determine_reader_writer_from_dataset_json(description, str(images[0]), verbose=False)()
     try:
         voxels, properties = reader.read_images([str(path) for path in images])
@@ -212,7 +247,9 @@ def _check_with_nnunet(images: list[Path], segmentation: Path | None, descriptio
             labels, of_labels = reader.read_seg(str(segmentation))
     except Exception as error:
         raise OracleError(f"nnU-Net cannot read {images[0].name}: {' '.join(str(error).split())[-200:]}") from error
-    if segmentation and (voxels.shape[1:] != labels.shape[1:] or not np.allclose(properties["spacing"], of_labels["spacing"], rtol=1e-3)):
+    if segmentation and (
+        voxels.shape[1:] != labels.shape[1:] or not np.allclose(properties["spacing"], of_labels["spacing"], rtol=1e-3)
+    ):
         raise OracleError(f"for nnU-Net {segmentation.name} does not fit its image")
 
 
@@ -323,8 +360,10 @@ def odd_array(world: World) -> str:
             ("with NaN", lambda a: np.where(np.arange(a.size).reshape(a.shape) == 5, np.nan, a), True),
             ("with infinity", lambda a: np.where(np.arange(a.size).reshape(a.shape) == 5, np.inf, a), True),
             ("with 77", lambda a: np.where(np.arange(a.size).reshape(a.shape) == 5, 77, a), is_label or None),
-            ("with 1.5", lambda a: np.where(np.arange(a.size).reshape(a.shape) == 5, 1.5, a).astype(np.float32), is_label or None),
-            ("with -1", lambda a: np.where(np.arange(a.size).reshape(a.shape) == 5, -1, a).astype(np.int16), is_label or None),
+            ("with 1.5", lambda a: np.where(np.arange(a.size).reshape(a.shape) == 5, 1.5, a).astype(np.float32),
+             is_label or None),
+            ("with -1", lambda a: np.where(np.arange(a.size).reshape(a.shape) == 5, -1, a).astype(np.int16),
+             is_label or None),
             ("cropped", lambda a: a[:-1], None if isinstance(world, Inverse) else True),
             ("empty", lambda a: np.zeros_like(a), None),
             ("transposed", lambda a: a.transpose(1, 0, 2), None if isinstance(world, Inverse) else True),
@@ -342,7 +381,9 @@ def odd_array(world: World) -> str:
 def odd_place(world: World) -> str:
     own = either(world)
     path = _file(own)
-    said = pick(own, ["spacing", "origin", "direction", "units", "negative pixdim", "no codes", "other sform", "NaN affine"])
+    said = pick(
+        own, ["spacing", "origin", "direction", "units", "negative pixdim", "no codes", "other sform", "NaN affine"]
+    )
 
     def change(array: np.ndarray, affine: np.ndarray, header: Any) -> tuple[np.ndarray, np.ndarray]:
         if said == "spacing":
@@ -449,7 +490,9 @@ def linked_files(world: World) -> str:
 @odd(DISK, ACCEPTED)
 def stray_files(world: World) -> str:
     folder = _file(world).parent
-    name = pick(world, [".DS_Store", "Thumbs.db", "notes.txt", "._" + _file(world).name, ".hidden.nii.gz.part", "README"])
+    name = pick(
+        world, [".DS_Store", "Thumbs.db", "notes.txt", "._" + _file(world).name, ".hidden.nii.gz.part", "README"]
+    )
     if (folder / name).exists():
         raise NotHereError
     (folder / name).write_text("x")
@@ -463,7 +506,9 @@ def odd_names(world: World) -> str:
     path = _file(world)
     stem = pick(world, for_files([n for n in NAMES if len(n.encode(errors="replace")) < 200]))
     ending = path.name[path.name.index(".nii") :]
-    new = pick(world, [f"{stem}{ending}", f"img1{ending}", f"img00001{ending}", f"{path.name}.nii.gz", f"copy of {path.name}"])
+    new = pick(
+        world, [f"{stem}{ending}", f"img1{ending}", f"img00001{ending}", f"{path.name}.nii.gz", f"copy of {path.name}"]
+    )
     if path.with_name(new).exists():
         raise NotHereError
     path.rename(path.with_name(new))
@@ -531,7 +576,12 @@ def odd_description_of_heart(world: World) -> str:
 def odd_tests(world: World) -> str:
     """What lies where test images are expected."""
     own = either(world)
-    folders = {"btcv": "RawData/Testing/img", "heart": "imagesTs", "amos22": "imagesTs", "brats2020": "MICCAI_BraTS2020_ValidationData"}
+    folders = {
+        "btcv": "RawData/Testing/img",
+        "heart": "imagesTs",
+        "amos22": "imagesTs",
+        "brats2020": "MICCAI_BraTS2020_ValidationData",
+    }
     folder = own.source / folders[own.dataset]
     said = pick(own, ["missing", "a file", "a dangling link", "empty", "holds text", "holds 2D", "holds a label"])
     if folder.is_dir():
@@ -542,7 +592,12 @@ def odd_tests(world: World) -> str:
         folder.symlink_to("nowhere")
     elif said != "missing":
         folder.mkdir()
-    name = {"btcv": "img0061.nii.gz", "heart": "la_9.nii.gz", "amos22": "amos_0002.nii.gz", "brats2020": "BraTS20_Validation_001"}[own.dataset]
+    name = {
+        "btcv": "img0061.nii.gz",
+        "heart": "la_9.nii.gz",
+        "amos22": "amos_0002.nii.gz",
+        "brats2020": "BraTS20_Validation_001",
+    }[own.dataset]
     if said == "holds text":
         (folder / name).write_text("x")
     elif said == "holds 2D":
@@ -563,7 +618,8 @@ def odd_source(world: World) -> str:
     own = either(world)
     said = pick(
         own,
-        ["relative", "trailing slash", "~", "..", "a space after", "missing", "empty", "a file", "an empty folder", "another challenge",
+        ["relative", "trailing slash", "~", "..", "a space after", "missing", "empty", "a file", "an empty folder",
+         "another challenge",
          "one level up", "no source", "twice", "dangling link", "odd name", "root", "null device"],
     )  # fmt: skip
     own.source_text = {
@@ -571,7 +627,8 @@ def odd_source(world: World) -> str:
         "..": f"{own.source}/../download", "a space after": f"{own.source} ", "missing": "nowhere", "empty": "",
         "one level up": str(own.folder), "root": "/dev/fd", "null device": "/dev/null",
     }.get(said, own.source_text)  # fmt: skip
-    refused = {"a space after", "missing", "a file", "an empty folder", "another challenge", "no source", "twice", "dangling link",
+    refused = {"a space after", "missing", "a file", "an empty folder", "another challenge", "no source", "twice",
+        "dangling link",
                "root", "null device", "empty", "one level up"}  # fmt: skip
     if said == "a file":
         own.source_text = str(next(iter(own.files())))
@@ -598,7 +655,9 @@ def odd_source(world: World) -> str:
     elif said == "~":
         own.environment["HOME"] = str(own.folder)
     if len(own.chosen) == 1:
-        own.verdict = REFUSED if said in refused else ACCEPTED if said in ("relative", "trailing slash", "..") else EITHER
+        own.verdict = (
+            REFUSED if said in refused else ACCEPTED if said in ("relative", "trailing slash", "..") else EITHER
+        )
     own.words += ["SOURCE", "folder"]
     return f"the source {said}"
 
@@ -633,7 +692,17 @@ def useless_flags(world: World) -> str:
         world.extra += added
         return f"and {added}"
     own = either(world)
-    added = pick(own, [["--x"], ["extra"], ["--inverse", "a", "b"], ["--inverse"], ["-d"], *([["--mr"]] if own.dataset != "amos22" else [])])
+    added = pick(
+        own,
+        [
+            ["--x"],
+            ["extra"],
+            ["--inverse", "a", "b"],
+            ["--inverse"],
+            ["-d"],
+            *([["--mr"]] if own.dataset != "amos22" else []),
+        ],
+    )
     own.extra += added
     return f"and {added}"
 
@@ -654,7 +723,8 @@ def odd_raw(world: World) -> str:
     own = either(world)
     said = pick(
         own,
-        ["not set", "empty", "~", "relative", "trailing slash", "trailing space", "a file", "below a file", "a dangling link", "a link",
+        ["not set", "empty", "~", "relative", "trailing slash", "trailing space", "a file", "below a file",
+         "a dangling link", "a link",
          "the source", "newline", "device", "name too long", "quoted"],
     )  # fmt: skip
     afile = own.folder / "afile"
@@ -663,9 +733,12 @@ def odd_raw(world: World) -> str:
         del own.environment["nnUNet_raw"]
     else:
         own.environment["nnUNet_raw"] = {
-            "empty": "", "~": "~/raw", "relative": "../raw", "trailing slash": f"{own.raw}/", "trailing space": f"{own.raw} ",
-            "a file": str(afile), "below a file": str(afile / "x"), "a dangling link": str(own.folder / "l"), "a link": str(own.folder / "l"),
-            "the source": str(own.source), "newline": f"{own.raw}\n", "device": "/dev/null", "name too long": str(own.folder / ("x" * 300)),
+            "empty": "", "~": "~/raw", "relative": "../raw", "trailing slash": f"{own.raw}/",
+            "trailing space": f"{own.raw} ",
+            "a file": str(afile), "below a file": str(afile / "x"), "a dangling link": str(own.folder / "l"),
+            "a link": str(own.folder / "l"),
+            "the source": str(own.source), "newline": f"{own.raw}\n", "device": "/dev/null",
+            "name too long": str(own.folder / ("x" * 300)),
             "quoted": f'"{own.raw}"',
         }[said]  # fmt: skip
     if said == "a dangling link":
@@ -683,16 +756,38 @@ def odd_raw(world: World) -> str:
         own.output = own.source
     if len(own.chosen) == 1:
         refused = {"not set", "empty", "a file", "below a file", "device", "name too long"}
-        own.verdict = REFUSED if said in refused and not own.dry else ACCEPTED if said in ("relative", "trailing slash", "a link") else EITHER
+        own.verdict = (
+            REFUSED
+            if said in refused and not own.dry
+            else ACCEPTED
+            if said in ("relative", "trailing slash", "a link")
+            else EITHER
+        )
     return f"nnUNet_raw {said}"
 
 
 @odd(PLACE)
 def taken(world: World) -> str:
     own = either(world)
-    name = {"btcv": "BTCV", "heart": "Heart", "brats2020": "BraTS2020", "amos22": f"AMOS2022_postChallenge_task{2 if own.mr else 1}"}[own.dataset]
+    name = {
+        "btcv": "BTCV",
+        "heart": "Heart",
+        "brats2020": "BraTS2020",
+        "amos22": f"AMOS2022_postChallenge_task{2 if own.mr else 1}",
+    }[own.dataset]
     target = own.raw / f"Dataset{own.number:03d}_{name}"
-    said = pick(own, ["exists", "is a file", "is a dangling link", "another of its number", "a leftover", "in another folder", "an odd neighbour"])
+    said = pick(
+        own,
+        [
+            "exists",
+            "is a file",
+            "is a dangling link",
+            "another of its number",
+            "a leftover",
+            "in another folder",
+            "an odd neighbour",
+        ],
+    )
     own.raw.mkdir(exist_ok=True)
     if said == "exists":
         (target / "imagesTr").mkdir(parents=True)
@@ -724,8 +819,10 @@ def odd_inverse_places(world: World) -> str:
     own = inverse(world)
     said = pick(
         own,
-        ["output exists", "output is a file", "output is a dangling link", "output below a file", "output inside", "output is the input",
-         "no predictions", "predictions missing", "predictions a file", "relative", "~", "empty", "nested", "odd name", "trailing slash"],
+        ["output exists", "output is a file", "output is a dangling link", "output below a file", "output inside",
+         "output is the input",
+         "no predictions", "predictions missing", "predictions a file", "relative", "~", "empty", "nested",
+         "odd name", "trailing slash"],
     )  # fmt: skip
     index = own.argv.index("--inverse") + 2
     if said == "output exists":
@@ -761,11 +858,19 @@ def odd_inverse_places(world: World) -> str:
         own.output = own.folder / "out" / "a" / "b"
         own.argv[index] = str(own.output)
     elif said == "odd name":
-        own.output = own.folder / "out" / pick(own, for_files([n for n in NAMES if len(n.encode(errors="replace")) < 150]))
+        own.output = (
+            own.folder / "out" / pick(own, for_files([n for n in NAMES if len(n.encode(errors="replace")) < 150]))
+        )
         own.argv[index] = str(own.output)
     else:
         own.argv[index] += "/"
     if len(own.chosen) == 1:
         fine = ("relative", "nested", "odd name", "trailing slash")
-        own.verdict = ACCEPTED if said in fine else EITHER if said in ("output inside", "~", "output is a dangling link") else REFUSED
+        own.verdict = (
+            ACCEPTED
+            if said in fine
+            else EITHER
+            if said in ("output inside", "~", "output is a dangling link")
+            else REFUSED
+        )
     return said

@@ -24,9 +24,14 @@ class Demo(World):
         pairs = [{"image": f"./imagesTr/a_{n}.nii.gz", "label": f"./labelsTr/a_{n}.nii.gz"} for n in range(5)]
         content = {"modality": {"0": "MRI"}, "labels": {"0": "background", "1": "x"}, "training": pairs}
         (self.source / "dataset.json").write_text(json.dumps(content))
-        self.given = {"--data": str(self.source), "--out": str(self.output), "--steps": str(self.rng.choice([10, 100, 300]))}
+        self.given = {
+            "--data": str(self.source),
+            "--out": str(self.output),
+            "--steps": str(self.rng.choice([10, 100, 300])),
+        }
         self.given["--device"] = "cpu"
         self.extra: list[str] = []
+        self.may_be_fresh = False  # it would train
 
     def end_phase(self, phase: int) -> None:
         if phase == REQUEST:
@@ -78,18 +83,24 @@ def odd_device(world: Demo) -> str:
 
 @odd(REQUEST, REFUSED)
 def odd_flags(world: Demo) -> str:
-    world.extra += pick(world, [["--x"], ["extra"], ["--data"], ["--steps"], ["-d", "4"], ["--fold", "5"], ["--fold", "-1"]])
+    world.extra += pick(
+        world, [["--x"], ["extra"], ["--data"], ["--steps"], ["-d", "4"], ["--fold", "5"], ["--fold", "-1"]]
+    )
     return f"and {world.extra}"
 
 
 @odd(REQUEST)
 def odd_data(world: Demo) -> str:
-    said = pick(world, ["relative", "~", "trailing slash", "empty", "missing", "a file", "a folder without anything", "a dangling link",
+    said = pick(world, ["relative", "~", "trailing slash", "empty", "missing", "a file", "a folder without anything",
+        "a dangling link",
                         "odd name", "a space after", "parent", "device", "a link"])  # fmt: skip
     world.given["--data"] = {
-        "relative": os.path.relpath(world.source, world.cwd), "~": "~/Task09_Mine", "trailing slash": f"{world.source}/", "empty": "",
-        "missing": "nowhere", "a file": str(world.source / "dataset.json"), "a folder without anything": str(world.home),
-        "a dangling link": str(world.folder / "l"), "a space after": f"{world.source} ", "parent": str(world.folder), "device": "/dev/null",
+        "relative": os.path.relpath(world.source, world.cwd), "~": "~/Task09_Mine",
+        "trailing slash": f"{world.source}/", "empty": "",
+        "missing": "nowhere", "a file": str(world.source / "dataset.json"),
+        "a folder without anything": str(world.home),
+        "a dangling link": str(world.folder / "l"), "a space after": f"{world.source} ", "parent": str(world.folder),
+        "device": "/dev/null",
         "a link": str(world.folder / "l"),
     }.get(said, str(world.source))  # fmt: skip
     if said == "~":
@@ -113,8 +124,10 @@ def odd_data(world: Demo) -> str:
 def odd_files(world: Demo) -> str:
     said, wrong = pick(
         world,
-        [("a case is lost", True), ("a label is lost", True), ("dataset.json is a list", True), ("no dataset.json", True),
-         ("a dangling image", True), ("a sheared image", None), ("four cases", True), ("two modalities", True), ("a label of 7", True),
+        [("a case is lost", True), ("a label is lost", True), ("dataset.json is a list", True), ("no dataset.json",
+         True),
+         ("a dangling image", True), ("a sheared image", None), ("four cases", True), ("two modalities", True),
+          ("a label of 7", True),
          ("one name for two values", True), ("strays", False)],
     )  # fmt: skip
     images, labels = world.source / "imagesTr", world.source / "labelsTr"
@@ -152,11 +165,15 @@ def odd_files(world: Demo) -> str:
 
 @odd(PLACE)
 def odd_out(world: Demo) -> str:
-    said = pick(world, ["a file", "below a file", "a dangling link", "empty", "device", "the data", "foreign files", "an earlier demo",
-                        "a damaged record", "~", "odd name", "relative", "proc", "name too long", "logs is a file"])  # fmt: skip
+    said = pick(world, ["a file", "below a file", "a dangling link", "empty", "device", "the data", "foreign files",
+        "an earlier demo",
+                        "a damaged record", "~", "odd name", "relative", "proc", "name too long",
+                        "logs is a file"])  # fmt: skip
     output = world.output
-    texts = {"below a file": str(world.folder / "afile" / "x"), "empty": "", "device": "/dev/null", "~": "~/demo", "relative": "../out/demo",
-             "proc": "/proc/x", "name too long": str(world.folder / ("x" * 300)), "the data": str(world.source)}  # fmt: skip
+    texts = {"below a file": str(world.folder / "afile" / "x"), "empty": "", "device": "/dev/null", "~": "~/demo",
+        "relative": "../out/demo",
+             "proc": "/proc/x", "name too long": str(world.folder / ("x" * 300)),
+             "the data": str(world.source)}  # fmt: skip
     text = texts.get(said, str(output))
     (world.folder / "afile").write_text("x")
     if said == "a file":
@@ -172,7 +189,9 @@ def odd_out(world: Demo) -> str:
         content = {"settings": {"data": "x"}, "seconds": 3.0, "finished": True, "commands": []}
         (records / "convert.json").write_text(json.dumps(content) if said == "an earlier demo" else "{")
     elif said == "odd name":
-        world.output = world.folder / "out" / pick(world, for_files([n for n in NAMES if len(n.encode(errors="replace")) < 200]))
+        world.output = (
+            world.folder / "out" / pick(world, for_files([n for n in NAMES if len(n.encode(errors="replace")) < 200]))
+        )
         text = str(world.output)
     elif said == "logs is a file":
         output.mkdir()
@@ -184,8 +203,13 @@ def odd_out(world: Demo) -> str:
     elif said == "the data":
         world.output = world.source
     world.argv[world.argv.index("--out") + 1] = text
-    if len(world.chosen) == 1 and said in ("a file", "below a file", "device", "proc", "name too long", "logs is a file"):
+    if len(world.chosen) == 1 and said in (
+        "a file",
+        "below a file",
+        "device",
+        "proc",
+        "name too long",
+        "logs is a file",
+    ):
         world.verdict = REFUSED
     return f"--out {said}"
-
-

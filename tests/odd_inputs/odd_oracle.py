@@ -40,9 +40,7 @@ def distances(reference: np.ndarray, prediction: np.ndarray, spacing: list[float
     return {"HD95": max(np.percentile(way, 95) for way in ways), "MASD": float(np.mean([way.mean() for way in ways]))}
 
 
-def surface_dice(
-    reference: np.ndarray, prediction: np.ndarray, spacing: list[float], tolerance: float
-) -> float | None:
+def surface_dice(reference: np.ndarray, prediction: np.ndarray, spacing: list[float], tolerance: float) -> float | None:
     """Return NSD as DeepMind's package has it."""
     from surface_distance import metrics
 

@@ -1,7 +1,7 @@
 """Runs a command in a child of this process, which has imported everything, and judges how it ended.
 
-A child is a fork, so that an input costs a fraction of a second and cannot change what the next one finds. Stops come at
-the n-th change on disk, by an audit hook: the same ones each time, and also for root, whom permissions do not bind.
+A child is a fork, so an input costs a fraction of a second and cannot change what the next one finds. Stops come at the
+n-th change on disk, by an audit hook: the same ones each time, and also for root, whom permissions do not bind.
 """
 
 import atexit
@@ -89,6 +89,10 @@ def _be_the_command(world: World, stop: Stop | None, files: list[Path]) -> None:
         os.environ.update(world.environment)
         tempfile.tempdir = None
         os.chdir(world.cwd)
+        if world.fresh:
+            script = files[0].with_name(world.program)
+            script.write_text("import sys\nfrom nnunet_cpr.cli import main\nsys.exit(main())\n")
+            os.execve(sys.executable, [sys.executable, str(script), *world.argv], world.environment)
         sys.argv = [f"/usr/bin/{world.program}", *world.argv]
         main = world.main()
         world.before_run()
@@ -155,7 +159,7 @@ def judge(world: World) -> tuple[str, list[str]]:
         wrong = [] if killed else _ends_quietly(world, first, before)
     else:
         outcome, wrong = _judged(world, first, before, before)
-        if not (world.again or world.stop and outcome == "refused" and not signaled):
+        if not (world.again or (world.stop and outcome == "refused" and not signaled)):
             return outcome, wrong
     again, found = _judged(world, run(world, None), before, tree(world.folder), again=True)
     return f"{outcome}, then {again}", wrong + [f"the second time: {one}" for one in found]
@@ -226,7 +230,7 @@ def _moved(world: World, before: dict[str, str], after: dict[str, str], ending: 
         hidden = HIDDEN.search(name) and change.endswith("is new")
         if _below_named(name, ending):
             continue
-        if hidden or not (in_output and not failed or own_parent or world.may_change(name)):
+        if hidden or not ((in_output and not failed) or own_parent or world.may_change(name)):
             found.append(change)
     return [f"{'after a refusal' if failed else 'outside the output'}: {'; '.join(found[:4])}"] if found else []
 

@@ -1,4 +1,4 @@
-"""`scripts/compare_runs.py` on odd runs and flags, and the settings that the training scripts read from flags and YAML."""
+"""`scripts/compare_runs.py` on odd runs and flags, and how the training scripts read flags and YAML."""
 
 import csv
 import json
@@ -71,7 +71,9 @@ class Runs(World):
     def end_phase(self, phase: int) -> None:
         if phase == MODEL:
             for name, values in self.values.items():
-                trace = ["10,w,2,1.5,0.5", "20,w,1.8,1.5,0.2"] if self.settings[name]["optimizer"] == "adamcpr" else None
+                trace = (
+                    ["10,w,2,1.5,0.5", "20,w,1.8,1.5,0.2"] if self.settings[name]["optimizer"] == "adamcpr" else None
+                )
                 write_run(self.folder / "runs" / name, values, script=self.script, trace=trace, **self.settings[name])
         elif phase == REQUEST:
             folders = [str(self.folder / "runs" / name) for name in self.values]
@@ -96,7 +98,9 @@ class Runs(World):
             mean = sum(values) / len(values)
             if not math.isclose(float(row["mean"] or "nan"), mean, rel_tol=1e-6):
                 raise OracleError(f"{optimizer}: the mean is {row['mean']}, not {mean}")
-            if len(values) > 1 and not math.isclose(float(row["std"]), statistics.stdev(values), rel_tol=1e-5, abs_tol=1e-9):
+            if len(values) > 1 and not math.isclose(
+                float(row["std"]), statistics.stdev(values), rel_tol=1e-5, abs_tol=1e-9
+            ):
                 raise OracleError(f"{optimizer}: std is {row['std']}")
 
 
@@ -128,14 +132,21 @@ def odd_config(world: Runs) -> str:
     content = json.loads(path.read_text())
     said, change = pick(
         own,
-        [("max_steps a text", {"max_steps": "50"}), ("max_steps null", {"max_steps": None}), ("max_steps 1e400", {"max_steps": 10**400}),
-         ("seed a text", {"seed": "a"}), ("seed a list", {"seed": [1]}), ("lr a text", {"lr": "fast"}), ("lr null", {"lr": None}),
-         ("lr NaN", {"lr": math.nan}), ("weight_decay a text", {"weight_decay": "x"}), ("optimizer a list", {"optimizer": ["adam"]}),
+        [("max_steps a text", {"max_steps": "50"}), ("max_steps null", {"max_steps": None}), ("max_steps 1e400",
+         {"max_steps": 10**400}),
+         ("seed a text", {"seed": "a"}), ("seed a list", {"seed": [1]}), ("lr a text", {"lr": "fast"}), ("lr null",
+          {"lr": None}),
+         ("lr NaN", {"lr": math.nan}), ("weight_decay a text", {"weight_decay": "x"}), ("optimizer a list",
+          {"optimizer": ["adam"]}),
          ("optimizer unknown", {"optimizer": "lion"}), ("data a number", {"data": 3}), ("data a list", {"data": ["x"]}),
-         ("a key more", {"é": {"x": [1]}}), ("eval_every null", {"eval_every": None}), ("eval_every a text", {"eval_every": "x"}),
-         ("kappa_init_method a number", {"kappa_init_method": 3}), ("kappa_init_param a text", {"kappa_init_param": "x"}),
-         ("size a mapping", {"size": {"a": 1}}), ("seed null", {"seed": None}), ("max_steps a list", {"max_steps": [50]}),
-         ("settings a list", None), ("starts a mapping", None), ("data of starts a text", None), ("script a list", None), ("a list", None),
+         ("a key more", {"é": {"x": [1]}}), ("eval_every null", {"eval_every": None}), ("eval_every a text",
+          {"eval_every": "x"}),
+         ("kappa_init_method a number", {"kappa_init_method": 3}), ("kappa_init_param a text",
+          {"kappa_init_param": "x"}),
+         ("size a mapping", {"size": {"a": 1}}), ("seed null", {"seed": None}), ("max_steps a list",
+          {"max_steps": [50]}),
+         ("settings a list", None), ("starts a mapping", None), ("data of starts a text", None), ("script a list",
+          None), ("a list", None),
          ("UTF-16", None), ("max_steps a float", {"max_steps": 30.5}), ("betas null", {"betas": None})],
     )  # fmt: skip
     if change:
@@ -159,9 +170,12 @@ def odd_metrics(world: Runs) -> str:
     name = pick(own, own.values)
     path = own.folder / "runs" / name / "metrics.csv"
     lines = path.read_text().splitlines(keepends=True)
-    said = pick(own, ["CRLF", "byte order mark", "no newline at the end", "header only", "empty", "step a float", "step negative", "steps swapped",
-                      "NaN at the end", "infinite at the end", "a column twice", "no step column", "quotes", "a null character", "a blank line",
-                      "a text for a number", "huge step", "extra column", "missing", "dangling", "folder", "one line only", "Latin-1"])  # fmt: skip
+    said = pick(own, ["CRLF", "byte order mark", "no newline at the end", "header only", "empty", "step a float",
+        "step negative", "steps swapped",
+                      "NaN at the end", "infinite at the end", "a column twice", "no step column", "quotes",
+                      "a null character", "a blank line",
+                      "a text for a number", "huge step", "extra column", "missing", "dangling", "folder",
+                      "one line only", "Latin-1"])  # fmt: skip
     last = lines[-1].split(",")
     if said == "CRLF":
         path.write_bytes("".join(lines).replace("\n", "\r\n").encode())
@@ -177,20 +191,36 @@ def odd_metrics(world: Runs) -> str:
         path.write_bytes("".join(lines).encode() + "é".encode("latin-1") + b"\n")
     else:
         changed = {
-            "no newline at the end": [*lines[:-1], lines[-1].rstrip("\n")], "header only": lines[:1], "empty": [], "one line only": lines[:2],
-            "step a float": [*lines[:-1], ",".join([last[0] + ".5", *last[1:]])], "step negative": [*lines[:-1], ",".join(["-5", *last[1:]])],
-            "steps swapped": [lines[0], *reversed(lines[1:])], "NaN at the end": [*lines[:-1], ",".join([*last[:3], "nan", *last[4:]])],
+            "no newline at the end": [*lines[:-1], lines[-1].rstrip("\n")], "header only": lines[:1], "empty": [],
+            "one line only": lines[:2],
+            "step a float": [*lines[:-1], ",".join([last[0] + ".5", *last[1:]])], "step negative": [*lines[:-1],
+            ",".join(["-5", *last[1:]])],
+            "steps swapped": [lines[0], *reversed(lines[1:])], "NaN at the end": [*lines[:-1], ",".join([*last[:3],
+            "nan", *last[4:]])],
             "infinite at the end": [*lines[:-1], ",".join([*last[:3], "inf", *last[4:]])],
             "a column twice": [lines[0].replace("train_accuracy", lines[0].split(",")[3]), *lines[1:]],
-            "no step column": [lines[0].replace("step,", "steps,"), *lines[1:]], "quotes": [lines[0], '"' + lines[1], *lines[2:]],
-            "a null character": [*lines[:-1], lines[-1].replace(",", "\0,", 1)], "a blank line": [*lines[:2], "\n", *lines[2:]],
+            "no step column": [lines[0].replace("step,", "steps,"), *lines[1:]], "quotes": [lines[0], '"' + lines[1],
+            *lines[2:]],
+            "a null character": [*lines[:-1], lines[-1].replace(",", "\0,", 1)], "a blank line": [*lines[:2], "\n",
+            *lines[2:]],
             "a text for a number": [*lines[:-1], ",".join([*last[:3], "good", *last[4:]])],
-            "huge step": [*lines[:-1], ",".join(["9" * 30, *last[1:]])], "extra column": [*lines[:-1], lines[-1].replace("\n", ",1\n")],
+            "huge step": [*lines[:-1], ",".join(["9" * 30, *last[1:]])], "extra column": [*lines[:-1],
+            lines[-1].replace("\n", ",1\n")],
         }[said]  # fmt: skip
         path.write_text("".join(changed))
     harmless = {"CRLF", "byte order mark"}
     own.checked = own.checked and said in harmless
-    refused = {"empty", "header only", "steps swapped", "a text for a number", "missing", "dangling", "folder", "step a float", "no step column"}
+    refused = {
+        "empty",
+        "header only",
+        "steps swapped",
+        "a text for a number",
+        "missing",
+        "dangling",
+        "folder",
+        "step a float",
+        "no step column",
+    }
     if len(own.chosen) == 1 and said in refused:
         own.verdict = REFUSED
     return f"metrics.csv: {said}"
@@ -205,9 +235,12 @@ def odd_trace(world: Runs) -> str:
     path = pick(own, found)
     said, text = pick(
         own,
-        [("empty", ""), ("header only", "step,tensor,reg,kappa,lagmul\n"), ("a tensor of NaN", "step,tensor,reg,kappa,lagmul\n1,nan,1,1,0\n2,nan,1,1,0\n"),
-         ("odd names", f"step,tensor,reg,kappa,lagmul\n1,$x_,1,1,0\n2,{'y' * 300},1,1,0\n"), ("infinite", "step,tensor,reg,kappa,lagmul\n1,w,inf,inf,nan\n"),
-         ("one step twice", "step,tensor,reg,kappa,lagmul\n1,w,1,1,0\n1,w,2,1,0\n"), ("huge", "step,tensor,reg,kappa,lagmul\n1,w,1e308,1e308,1e308\n2,w,-1e308,1,0\n")],
+        [("empty", ""), ("header only", "step,tensor,reg,kappa,lagmul\n"), ("a tensor of NaN",
+         "step,tensor,reg,kappa,lagmul\n1,nan,1,1,0\n2,nan,1,1,0\n"),
+         ("odd names", f"step,tensor,reg,kappa,lagmul\n1,$x_,1,1,0\n2,{'y' * 300},1,1,0\n"), ("infinite",
+          "step,tensor,reg,kappa,lagmul\n1,w,inf,inf,nan\n"),
+         ("one step twice", "step,tensor,reg,kappa,lagmul\n1,w,1,1,0\n1,w,2,1,0\n"), ("huge",
+          "step,tensor,reg,kappa,lagmul\n1,w,1e308,1e308,1e308\n2,w,-1e308,1,0\n")],
     )  # fmt: skip
     path.write_text(text)
     own.flags += ["--constraints", str(own.output / "c.png")]
@@ -277,11 +310,15 @@ def odd_words(world: Runs) -> str:
 def outputs(world: Runs) -> str:
     own = runs_only(world)
     flag = pick(own, [*TABLES[1:], *FIGURES])
-    ending = {"--runs-csv": ".csv", "--markdown": ".md"}.get(flag, pick(own, [".png", ".svg", ".pdf", ".PNG", ".xyz", "", ".jpg", ".pgf"]))
+    ending = {"--runs-csv": ".csv", "--markdown": ".md"}.get(
+        flag, pick(own, [".png", ".svg", ".pdf", ".PNG", ".xyz", "", ".jpg", ".pgf"])
+    )
     said, path = pick(
         own,
-        [("plain", own.output / f"a{ending}"), ("no folder", own.folder / "gone" / f"a{ending}"), ("a folder", own.output), ("a run's file", None),
-         ("below a file", own.table / f"x{ending}"), ("odd", own.output / (pick(own, for_files(NAMES))[:80] + ending)), ("the same as --csv", own.table),
+        [("plain", own.output / f"a{ending}"), ("no folder", own.folder / "gone" / f"a{ending}"), ("a folder",
+         own.output), ("a run's file", None),
+         ("below a file", own.table / f"x{ending}"), ("odd", own.output / (pick(own,
+          for_files(NAMES))[:80] + ending)), ("the same as --csv", own.table),
          ("long", own.output / ("x" * 300 + ending)), ("device", Path("/dev/null"))],
     )  # fmt: skip
     if said == "a run's file":
@@ -302,7 +339,21 @@ def outputs(world: Runs) -> str:
 def folder_twice(world: Runs) -> str:
     own = runs_only(world)
     folder = own.folder / "runs" / next(iter(own.values))
-    own.flags += [pick(own, [str(folder), f"{folder}/", f"{folder}/../{folder.name}", "", "nowhere", str(own.folder / "runs"), "~/x", "-x"])]
+    own.flags += [
+        pick(
+            own,
+            [
+                str(folder),
+                f"{folder}/",
+                f"{folder}/../{folder.name}",
+                "",
+                "nowhere",
+                str(own.folder / "runs"),
+                "~/x",
+                "-x",
+            ],
+        )
+    ]
     own.argv_after = True
     own.checked = False
     return f"and the folder {own.flags[-1][-30:]!r}"
@@ -334,19 +385,29 @@ class Settings(World):
         super().__post_init__()
         rng = self.rng
         self.name, self.kind = rng.choice(
-            [("train_gpt2", "GPT2Settings"), ("train_deit", "DeiTSettings"), ("train_cifar100", "CIFAR100Settings"), ("train_grokking", "GrokkingSettings")]
+            [
+                ("train_gpt2", "GPT2Settings"),
+                ("train_deit", "DeiTSettings"),
+                ("train_cifar100", "CIFAR100Settings"),
+                ("train_grokking", "GrokkingSettings"),
+            ]
         )
         self.program = f"{self.name}.py"
         self.repeatable = False
         self.checked = True
-        values: dict[str, Any] = {"optimizer": rng.choice(["adamcpr", "adamw", "sgd", "adam"]), "max_steps": rng.choice([100, 5000])}
+        values: dict[str, Any] = {
+            "optimizer": rng.choice(["adamcpr", "adamw", "sgd", "adam"]),
+            "max_steps": rng.choice([100, 5000]),
+        }
         values["lr"] = rng.choice([1e-3, 0.1, 3e-4])
         values["seed"] = rng.choice([0, 7, 2**31])
         if values["optimizer"] in ("adamw", "sgd"):
             values["weight_decay"] = rng.choice([0.0, 0.1, 1e-4])
         elif values["optimizer"] == "adamcpr":
             values["kappa_init_method"] = rng.choice(["warm_start", "dependent", "uniform"])
-            values["kappa_init_param"] = {"warm_start": 20, "dependent": 0.5, "uniform": 3.0}[values["kappa_init_method"]]
+            values["kappa_init_param"] = {"warm_start": 20, "dependent": 0.5, "uniform": 3.0}[
+                values["kappa_init_method"]
+            ]
         values["warmup_steps"] = 10
         names = list(values)
         rng.shuffle(names)
@@ -373,7 +434,9 @@ class Settings(World):
         if phase == REQUEST and self.yaml:
             self.yaml.write_text(yaml_text(self.in_file), encoding="utf-8")
         elif phase == TEXT:
-            flags = [part for name, value in self.by_flag.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+            flags = [
+                part for name, value in self.by_flag.items() for part in (f"--{name.replace('_', '-')}", str(value))
+            ]
             self.argv = [*flags, *(["--config", str(self.yaml)] if self.yaml else []), *self.extra]
             self.words += [*self.in_file, *self.by_flag, *scalars(self.in_file)]
 
@@ -396,9 +459,12 @@ def settings_only(world: World) -> Settings:
 @odd(MODEL)
 def odd_setting(world: Settings) -> str:
     own = settings_only(world)
-    name = pick(own, ["lr", "seed", "max_steps", "warmup_steps", "betas", "precision", "device", "eval_every", "workers", "out", "data", "size",
+    name = pick(own, ["lr", "seed", "max_steps", "warmup_steps", "betas", "precision", "device", "eval_every",
+        "workers", "out", "data", "size",
                       "adaptive_bounds", "kappa_init_method", "optimizer", "eps"])  # fmt: skip
-    value: Any = pick(own, [*NUMBERS, *NAMES[:20], "fp32", "cpu", [1, 2], ["a"], {"a": 1}, True, None, -1, math.nan, 10**400, "~/x"])
+    value: Any = pick(
+        own, [*NUMBERS, *NAMES[:20], "fp32", "cpu", [1, 2], ["a"], {"a": 1}, True, None, -1, math.nan, 10**400, "~/x"]
+    )
     if own.yaml and own.rng.random() < 0.6:
         own.by_flag.pop(name, None)
         own.in_file[name] = value
@@ -409,7 +475,8 @@ def odd_setting(world: Settings) -> str:
         raise NotHereError
     own.checked = False
     own.words += [name, name.replace("_", "-"), str(value)]
-    bad = {"lr": ["three", "nan", "inf", "1e400", "", "-1"], "seed": ["1.5", "three", "-1", "nan", ""], "max_steps": ["0", "-1", "1.5", "three", ""],
+    bad = {"lr": ["three", "nan", "inf", "1e400", "", "-1"], "seed": ["1.5", "three", "-1", "nan", ""],
+        "max_steps": ["0", "-1", "1.5", "three", ""],
            "device": ["three", "cuda:0", ""], "optimizer": ["three", ""], "precision": ["three", ""]}  # fmt: skip
     if len(own.chosen) == 1 and value in bad.get(name, []):
         own.verdict = REFUSED
@@ -419,8 +486,10 @@ def odd_setting(world: Settings) -> str:
 @odd(MODEL, REFUSED)
 def odd_arguments(world: Settings) -> str:
     own = settings_only(world)
-    own.extra += pick(own, [["--x"], ["extra"], ["--lr"], ["--betas", "0.9"], ["--betas", "a", "b"], ["--config"], ["--config", "nowhere"],
-                            ["--resume"], ["--resume", "--out", "nowhere"], ["--config", ""], ["--adaptive-bounds", "yes"]])  # fmt: skip
+    own.extra += pick(own, [["--x"], ["extra"], ["--lr"], ["--betas", "0.9"], ["--betas", "a", "b"], ["--config"],
+        ["--config", "nowhere"],
+                            ["--resume"], ["--resume", "--out", "nowhere"], ["--config", ""], ["--adaptive-bounds",
+                             "yes"]])  # fmt: skip
     return f"and {own.extra}"
 
 
@@ -428,7 +497,12 @@ def odd_arguments(world: Settings) -> str:
 def of_another_optimizer(world: Settings) -> str:
     own = settings_only(world)
     optimizer = {**own.in_file, **own.by_flag}["optimizer"]
-    name, value = {"adamcpr": ("weight_decay", 0.1), "adamw": ("momentum", 0.9), "sgd": ("eps", 1e-8), "adam": ("kappa_update", 1.0)}[optimizer]
+    name, value = {
+        "adamcpr": ("weight_decay", 0.1),
+        "adamw": ("momentum", 0.9),
+        "sgd": ("eps", 1e-8),
+        "adam": ("kappa_update", 1.0),
+    }[optimizer]
     own.by_flag[name] = value
     own.words.append(name)
     return f"{name} of {optimizer}"
@@ -457,7 +531,19 @@ def resumed(world: Settings) -> str:
     own = settings_only(world)
     folder = own.folder / "run"
     folder.mkdir()
-    text = pick(own, ["{}", "[]", '{"settings": {}}', '{"settings": null}', '{"settings": {"lr": 3}}', "", "\xff", '{"settings": "x"}'])
+    text = pick(
+        own,
+        [
+            "{}",
+            "[]",
+            '{"settings": {}}',
+            '{"settings": null}',
+            '{"settings": {"lr": 3}}',
+            "",
+            "\xff",
+            '{"settings": "x"}',
+        ],
+    )
     (folder / "config.json").write_text(text)
     own.extra += ["--resume", "--out", str(folder)]
     own.checked = False

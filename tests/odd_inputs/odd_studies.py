@@ -43,11 +43,18 @@ class Study(World):
         self.trainers = {name: TRAINERS[name] for name in rng.sample(list(TRAINERS), rng.choice([1, 2, 2, 3]))}
         self.seeds = rng.choice([[], [], [0], [0, 1]]) if "own" not in self.trainers else []
         self.folds = rng.choice([["0"], ["0", "1"], ["0", "1", "2", "3", "4"], ["all"]])
-        self.content: dict[str, Any] = {"datasets": self.datasets, "trainers": self.trainers, "folds": self.folds, "device": "cpu"}
+        self.content: dict[str, Any] = {
+            "datasets": self.datasets,
+            "trainers": self.trainers,
+            "folds": self.folds,
+            "device": "cpu",
+        }
         if self.seeds:
             self.content["seeds"] = self.seeds
         self.yaml = self.data / "study.yaml"
-        self.command = rng.choice([["status"], ["status", "--json"], ["batch", "--dry-run"], ["batch", "--dry-run", "--json"]])
+        self.command = rng.choice(
+            [["status"], ["status", "--json"], ["batch", "--dry-run"], ["batch", "--dry-run", "--json"]]
+        )
         self.flags: list[str] = []
         self.checked = True
         self.environment |= {f"nnUNet_{name}": str(self.data / name) for name in ("raw", "preprocessed", "results")}
@@ -78,7 +85,12 @@ class Study(World):
             self.argv = [*self.command, self.text, *self.flags]
 
     def _write(self) -> None:
-        description = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz", "numTraining": 10}
+        description = {
+            "channel_names": {"0": "CT"},
+            "labels": {"background": 0, "a": 1},
+            "file_ending": ".nii.gz",
+            "numTraining": 10,
+        }
         for dataset in self.datasets:
             folder = prepared_dataset(self.data / "preprocessed", dataset)
             raw = self.data / "raw" / dataset
@@ -109,7 +121,12 @@ class Study(World):
         splits = json.loads((preprocessed / "splits_final.json").read_text())
         cases = splits[int(fold)]["val"] if fold != "all" else splits[0]["train"]
         entries = [
-            {"metrics": {"1": {"Dice": 0.5}}, "prediction_file": f"/x/{case}.nii.gz", "reference_file": f"/y/{case}.nii.gz"} for case in cases
+            {
+                "metrics": {"1": {"Dice": 0.5}},
+                "prediction_file": f"/x/{case}.nii.gz",
+                "reference_file": f"/y/{case}.nii.gz",
+            }
+            for case in cases
         ]
         (folder / "checkpoint_final.pth").write_bytes(b"x")
         os.utime(folder / "checkpoint_final.pth", (1e9, 1e9))
@@ -159,8 +176,10 @@ def odd_shown_names(world: Study) -> str:
 def odd_trainers(world: Study) -> str:
     value = pick(
         world,
-        ["nnUNetTrainerNone", "", " ", "nnUNetTrainerCPR_", "nnUNetTrainerCPR_ws0", "nnUNetTrainerCPR_ws999999999", "../nnUNetTrainer", "é",
-         "nnUNetTrainerSGD_3epochs_3epochs", "nnUNetTrainer(", "nnUNetTrainer.*", "[a", "x" * 300, "nnUNetTrainerCPR ", None, 3, True, ["a"],
+        ["nnUNetTrainerNone", "", " ", "nnUNetTrainerCPR_", "nnUNetTrainerCPR_ws0", "nnUNetTrainerCPR_ws999999999",
+         "../nnUNetTrainer", "é",
+         "nnUNetTrainerSGD_3epochs_3epochs", "nnUNetTrainer(", "nnUNetTrainer.*", "[a", "x" * 300,
+         "nnUNetTrainerCPR ", None, 3, True, ["a"],
          {"a": 1}, [], {}, "nnUNetTrainerCPR_seed0_seed1"],
     )  # fmt: skip
     world.content["trainers"] = pick(world, [{"bad": value}, {**world.trainers, "bad": value}, [value]])
@@ -182,10 +201,14 @@ def trainer_twice(world: Study) -> str:
 def odd_datasets(world: Study) -> str:
     said, value, good = pick(
         world,
-        [("4", 4, True), ("004", "004", True), ("one value", DATASET, True), ("twice", [4, DATASET], False), ("99", 99, False),
-         ("4.0", 4.0, False), ("a part", "Dataset004", False), ("-4", -4, None), ("empty", [], False), ("null", None, False),
-         ("a mapping", {"a": 4}, False), ("a path", "../x", False), ("nested", [[4]], False), ("Arabic", "٤", None), ("small", DATASET.lower(), False),
-         ("spaces", " 4", None), ("4,27", "4,27", False), ("true", True, False), ("0o4", "0o4", False), ("Dataset", "Dataset", False),
+        [("4", 4, True), ("004", "004", True), ("one value", DATASET, True), ("twice", [4, DATASET], False), ("99",
+         99, False),
+         ("4.0", 4.0, False), ("a part", "Dataset004", False), ("-4", -4, None), ("empty", [], False), ("null", None,
+          False),
+         ("a mapping", {"a": 4}, False), ("a path", "../x", False), ("nested", [[4]], False), ("Arabic", "٤", None),
+          ("small", DATASET.lower(), False),
+         ("spaces", " 4", None), ("4,27", "4,27", False), ("true", True, False), ("0o4", "0o4", False), ("Dataset",
+          "Dataset", False),
          ("slash", DATASET + "/", False)],
     )  # fmt: skip
     if world.datasets != [DATASET]:
@@ -209,8 +232,16 @@ def odd_numbers(world: Study) -> str:
         raise NotHereError
     world.content[key] = value if key == "tolerance" else [value]
     world.checked = False
-    plain = {"folds": {"0", "00", "all", "-0"}, "seeds": {"0", "00", "5"}, "tolerance": {"5", "1.5", "1e3", " 3 ", "+2", "1_0", "١"}}
-    if len(world.chosen) == 1 and value not in plain[key] and value not in ("9" * 30, "١", " 3 ", "1e-320", "", "1e3", "1_0", "²"):
+    plain = {
+        "folds": {"0", "00", "all", "-0"},
+        "seeds": {"0", "00", "5"},
+        "tolerance": {"5", "1.5", "1e3", " 3 ", "+2", "1_0", "١"},
+    }
+    if (
+        len(world.chosen) == 1
+        and value not in plain[key]
+        and value not in ("9" * 30, "١", " 3 ", "1e-320", "", "1e3", "1_0", "²")
+    ):
         world.verdict = REFUSED
     world.words += [key, value]
     return f"{key} {value[:30]!r}"
@@ -220,14 +251,21 @@ def odd_numbers(world: Study) -> str:
 def odd_keys(world: Study) -> str:
     key, value, good = pick(
         world,
-        [("configuration", "2d", None), ("configuration", "3d_cascade_fullres", False), ("configuration", "x", False), ("configuration", "", None),
-         ("configuration", "../x", False), ("plans", "x", False), ("plans", "../../x", False), ("plans", "nnUNetPlans/", None),
-         ("plans", "nnUNetResEncUNetMPlans", True), ("device", "gpu", False), ("device", "cuda", None), ("device", "mps", None),
-         ("surface", "yes", False), ("surface", 1, False), ("surface", True, True), ("tolerance", 2, False), ("baseline", "x", False),
+        [("configuration", "2d", None), ("configuration", "3d_cascade_fullres", False), ("configuration", "x", False),
+         ("configuration", "", None),
+         ("configuration", "../x", False), ("plans", "x", False), ("plans", "../../x", False), ("plans",
+          "nnUNetPlans/", None),
+         ("plans", "nnUNetResEncUNetMPlans", True), ("device", "gpu", False), ("device", "cuda", None), ("device",
+          "mps", None),
+         ("surface", "yes", False), ("surface", 1, False), ("surface", True, True), ("tolerance", 2, False),
+          ("baseline", "x", False),
          ("baseline", ["SGD"], False), ("train_arguments", ["--npz"], True), ("train_arguments", ["--c"], False),
-         ("train_arguments", "--npz --val_best", False), ("train_arguments", [], None), ("output", "", None), ("output", "../out", True),
-         ("output", "~", None), ("output", "~nobody-here/x", False), ("output", "/dev/null", None), ("output", "a\nb", None), ("output", ["x"], False),
-         ("output", "x" * 300, None), ("seeds", [], None), ("folds", [], False), ("folds", "all", None), ("folds", [0, "00"], False),
+         ("train_arguments", "--npz --val_best", False), ("train_arguments", [], None), ("output", "", None),
+          ("output", "../out", True),
+         ("output", "~", None), ("output", "~nobody-here/x", False), ("output", "/dev/null", None), ("output", "a\nb",
+          None), ("output", ["x"], False),
+         ("output", "x" * 300, None), ("seeds", [], None), ("folds", [], False), ("folds", "all", None), ("folds", [0,
+          "00"], False),
          ("configuration", True, False), ("device", "CPU", False)],
     )  # fmt: skip
     world.content[key] = value
@@ -275,7 +313,8 @@ def odd_summary(world: Study) -> str:
     elif said == "a folder":
         path.mkdir()
     elif said != "missing":
-        texts = {"empty": "", "half": text[: len(text) // 2], "a list": "[]", "no cases": '{"metric_per_case": []}', "UTF-16": text,
+        texts = {"empty": "", "half": text[: len(text) // 2], "a list": "[]", "no cases": '{"metric_per_case": []}',
+            "UTF-16": text,
                  "v1": '{"results": {"all": []}}'}  # fmt: skip
         path.write_text(texts[said], encoding="utf-16" if said == "UTF-16" else "utf-8")
     world.states[run] = "resumable"
@@ -288,10 +327,15 @@ def odd_prepared(world: Study) -> str:
     folder = world.data / "preprocessed" / world.datasets[0]
     said = pick(
         world,
-        ["no plans", "plans dangle", "plans are a list", "plans without configurations", "no splits", "splits are a mapping", "splits of three",
+        ["no plans", "plans dangle", "plans are a list", "plans without configurations", "no splits",
+         "splits are a mapping", "splits of three",
          "splits empty", "data lost", "no dataset.json", "raw lost", "preprocessed lost", "splits in UTF-16", "a link"],
     )  # fmt: skip
-    plans, splits, raw = folder / "nnUNetPlans.json", folder / "splits_final.json", world.data / "raw" / world.datasets[0]
+    plans, splits, raw = (
+        folder / "nnUNetPlans.json",
+        folder / "splits_final.json",
+        world.data / "raw" / world.datasets[0],
+    )
     if said in ("no plans", "plans dangle"):
         plans.unlink()
         if said != "no plans":
@@ -301,7 +345,9 @@ def odd_prepared(world: Study) -> str:
     elif said == "no splits":
         splits.unlink()
     elif said.startswith("splits"):
-        content = {"splits are a mapping": '{"a": 1}', "splits empty": "[]"}.get(said, json.dumps(json.loads(splits.read_text())[:3]))
+        content = {"splits are a mapping": '{"a": 1}', "splits empty": "[]"}.get(
+            said, json.dumps(json.loads(splits.read_text())[:3])
+        )
         splits.write_text(content, encoding="utf-16" if "UTF" in said else "utf-8")
     elif said == "data lost":
         shutil.rmtree(folder / "nnUNetPlans_3d_fullres")
@@ -323,7 +369,8 @@ def odd_prepared(world: Study) -> str:
 def odd_results(world: Study) -> str:
     run = pick(world, world.runs())
     folder = world.model(run[0], run[1]) / f"fold_{run[2]}"
-    said = pick(world, ["a fold is a file", "a fold is a link", "a lock", "a lock is a folder", "odd log", "odd record", "records is a file",
+    said = pick(world, ["a fold is a file", "a fold is a link", "a lock", "a lock is a folder", "odd log",
+        "odd record", "records is a file",
                         "checkpoint is a folder", "checkpoint dangles"])  # fmt: skip
     folder.parent.mkdir(parents=True, exist_ok=True)
     records = world.data / "results" / "studies" / "study" / "records"
@@ -345,12 +392,16 @@ def odd_results(world: Study) -> str:
     elif said == "odd record":
         record = records / run[0] / folder.parent.name / f"{folder.name}.json"
         record.parent.mkdir(parents=True)
-        record.write_text(pick(world, ['{"outcome": "failed"}', '{"outcome": ["failed"], "ended": "x"}', "{}", "null", "\xff"]))
+        record.write_text(
+            pick(world, ['{"outcome": "failed"}', '{"outcome": ["failed"], "ended": "x"}', "{}", "null", "\xff"])
+        )
         world.checked = False
     else:
         folder.mkdir(parents=True, exist_ok=True)
         if said == "odd log":
-            (folder / "training_log_x.txt").write_bytes(b"\xff\xfe Epoch 99999999999999999999999 \n2026: Epoch time: 1e999 s\n")
+            (folder / "training_log_x.txt").write_bytes(
+                b"\xff\xfe Epoch 99999999999999999999999 \n2026: Epoch time: 1e999 s\n"
+            )
             (folder / "training_log_2026_9_9_9_9_9.txt").write_text(
                 "2026-11-23 13:40:44.339281: Epoch 0 \n2026-11-23 13:40:44.339281: Epoch time: nan s \n"
             )
@@ -367,7 +418,8 @@ def odd_results(world: Study) -> str:
 def odd_environment(world: Study) -> str:
     name = f"nnUNet_{pick(world, ['raw', 'preprocessed', 'results'])}"
     path = Path(world.environment[name])
-    said = pick(world, ["not set", "empty", "~", "relative", "trailing slash", "trailing space", "a file", "missing", "a link", "newline",
+    said = pick(world, ["not set", "empty", "~", "relative", "trailing slash", "trailing space", "a file", "missing",
+        "a link", "newline",
                         "quoted", "device"])  # fmt: skip
     (world.data / "afile").write_text("x")
     (world.data / "alink").symlink_to(path)
@@ -375,7 +427,8 @@ def odd_environment(world: Study) -> str:
         del world.environment[name]
     else:
         world.environment[name] = {
-            "empty": "", "~": f"~/data/{path.name}", "relative": os.path.relpath(path, world.cwd), "trailing slash": f"{path}/",
+            "empty": "", "~": f"~/data/{path.name}", "relative": os.path.relpath(path, world.cwd),
+            "trailing slash": f"{path}/",
             "trailing space": f"{path} ", "a file": str(world.data / "afile"), "missing": str(world.data / "gone"),
             "a link": str(world.data / "alink"), "newline": f"{path}\n", "quoted": f'"{path}"', "device": "/dev/null",
         }[said]  # fmt: skip
@@ -385,7 +438,11 @@ def odd_environment(world: Study) -> str:
         world.checked = False
     if len(world.chosen) == 1:
         world.verdict = (
-            ACCEPTED if said in ("relative", "trailing slash", "a link") else REFUSED if said in ("not set", "empty") else EITHER
+            ACCEPTED
+            if said in ("relative", "trailing slash", "a link")
+            else REFUSED
+            if said in ("not set", "empty")
+            else EITHER
         )
     return f"{name}: {said}"
 
@@ -395,7 +452,8 @@ def trainers_of_others(world: Study) -> str:
     """What may lie in nnUNet_extTrainer."""
     folder = world.data / "trainers"
     folder.mkdir()
-    said = pick(world, ["a dangling link", "a lock file of an editor", "Latin-1", "a folder called x.py", "a loop of links", "several folders",
+    said = pick(world, ["a dangling link", "a lock file of an editor", "Latin-1", "a folder called x.py",
+        "a loop of links", "several folders",
                         "a missing folder"])  # fmt: skip
     if said == "a dangling link":
         (folder / "a.py").symlink_to("nowhere")
@@ -418,12 +476,18 @@ def odd_flags(world: Study) -> str:
     batch = world.command[0] == "batch"
     added, good = pick(
         world,
-        [(["--jobs", "2"], True), (["--jobs", "0"], False), (["--jobs", "-1"], False), (["--jobs", "two"], False), (["--jobs", "1.5"], False),
-         (["--gpus", "0"], False), (["--gpus", ""], False), (["--profile", "nowhere"], False), (["--profile", ""], None), (["--slurm", "x"], False),
-         (["--slurm", ""], None), (["--slurm", "mem=1"], None), (["--slurm", "time=1:x"], False), (["--slurm", "time=٣"], None),
-         (["--slurm", "mem=64Q"], False), (["--slurm", "cpus=x"], None), (["--slurm", "partition="], False), (["--slurm", "=1"], False),
-         (["--slurm", "nodes=2"], False), (["--slurm", "time=1:2:3:4"], False), (["--slurm", "mem=" + "9" * 5000], None),
-         (["--jobs", "1", "--gpus", "0"], False), (["--x"], False), (["extra"], False), (["--dry"], None), (["--json", "--json"], None)],
+        [(["--jobs", "2"], True), (["--jobs", "0"], False), (["--jobs", "-1"], False), (["--jobs", "two"], False),
+         (["--jobs", "1.5"], False),
+         (["--gpus", "0"], False), (["--gpus", ""], False), (["--profile", "nowhere"], False), (["--profile", ""],
+          None), (["--slurm", "x"], False),
+         (["--slurm", ""], None), (["--slurm", "mem=1"], None), (["--slurm", "time=1:x"], False), (["--slurm",
+          "time=٣"], None),
+         (["--slurm", "mem=64Q"], False), (["--slurm", "cpus=x"], None), (["--slurm", "partition="], False),
+          (["--slurm", "=1"], False),
+         (["--slurm", "nodes=2"], False), (["--slurm", "time=1:2:3:4"], False), (["--slurm", "mem=" + "9" * 5000],
+          None),
+         (["--jobs", "1", "--gpus", "0"], False), (["--x"], False), (["extra"], False), (["--dry"], None), (["--json",
+          "--json"], None)],
     )  # fmt: skip
     world.flags += added
     world.checked = world.checked and added != ["--json", "--json"] and added != ["--dry"]
@@ -447,8 +511,10 @@ def fake_slurm(world: Study) -> str:
     world.environment["PATH"] = f"{folder}:{world.environment['PATH']}"
     value = pick(
         world,
-        ["partition=gpu,time=24:00:00,gres=gpu:1", "mem=0", "mem=64G,cpus=1", "partition=all", "partition=a b", "partition='x'", "account=$(x)",
-         "time=2-00", "time=0", "mem=1T", "constraint=a&b|c", "qos=1-2", "gres=gpu:a100:2", "partition=\u00fc", "mem=,cpus=2", "time=1-2-3",
+        ["partition=gpu,time=24:00:00,gres=gpu:1", "mem=0", "mem=64G,cpus=1", "partition=all", "partition=a b",
+         "partition='x'", "account=$(x)",
+         "time=2-00", "time=0", "mem=1T", "constraint=a&b|c", "qos=1-2", "gres=gpu:a100:2", "partition=\u00fc",
+         "mem=,cpus=2", "time=1-2-3",
          "mem=1.5G", "partition=a,partition=b", "cpus=0", "cpus=-1", "cpus=1e3"],
     )  # fmt: skip
     world.flags += ["--slurm", value]
@@ -457,18 +523,38 @@ def fake_slurm(world: Study) -> str:
 
 @odd(PLACE)
 def odd_study_path(world: Study) -> str:
-    said = pick(world, ["relative", "~", "empty", "a folder", "missing", "odd name", "no ending", "twice", "trailing slash", "device", "none"])
+    said = pick(
+        world,
+        [
+            "relative",
+            "~",
+            "empty",
+            "a folder",
+            "missing",
+            "odd name",
+            "no ending",
+            "twice",
+            "trailing slash",
+            "device",
+            "none",
+        ],
+    )
     index = world.argv.index(world.text)
     if not world.yaml.is_file() or world.yaml.is_symlink():
         raise NotHereError
     new = {
-        "relative": os.path.relpath(world.yaml, world.cwd), "~": "~/data/study.yaml", "empty": "", "a folder": str(world.data), "missing": "no.yaml",
+        "relative": os.path.relpath(world.yaml, world.cwd), "~": "~/data/study.yaml", "empty": "",
+        "a folder": str(world.data), "missing": "no.yaml",
         "trailing slash": f"{world.yaml}/", "device": "/dev/null",
     }.get(said, world.text)  # fmt: skip
     if said == "~":
         world.environment["HOME"] = str(world.folder)
     elif said in ("odd name", "no ending"):
-        name = pick(world, for_files([n for n in NAMES if len(n.encode(errors="replace")) < 200])) if said == "odd name" else "study"
+        name = (
+            pick(world, for_files([n for n in NAMES if len(n.encode(errors="replace")) < 200]))
+            if said == "odd name"
+            else "study"
+        )
         new = str(world.yaml.rename(world.data / name))
     elif said == "twice":
         world.argv.append(new)

@@ -18,14 +18,16 @@ from odd_worlds import (
 )
 
 NAMES = [
-    "with space", " leading", "trailing ", "a=b", "a,b", "a;b", "ünï", "e\u0301 composed", "名前", "😀", "<b>x</b>", "$x^2$",
+    "with space", " leading", "trailing ", "a=b", "a,b", "a;b", "ünï", "e\u0301 composed", "名前", "😀", "<b>x</b>",
+    "$x^2$",
     "$\\frac{", "\\alpha", "a\nb", "tab\there", "it's", 'say "x"', "%s %d", "{0}", "~", "~nobody", "=1+1", "@SUM(A1)",
     "+1", "nan", "None", "null", "true", "No", "1", "0", "1e3", "007", "0x10", "1_000", "2020-01-01", "foreground mean",
     "a\\b", "&amp;", "a|b", "# a", "\u202erev", "\u200b", "long" * 40, "\x1b[31mred", "mean", "*", "_x_", "[a](b)",
     "ignore me", "a: b", "- a", "!!int", "&a", "'", '"', "`ls`", "$(ls)", "a\rb", "\x7f",
 ]  # fmt: skip
 """None is empty, begins with a hyphen, or holds a slash or a null character."""
-NUMBERS = ["-1", "0", "1.5", "nan", "inf", "-inf", "1e400", "1e-320", "1,5", "0x10", "1_0", " 3 ", "", "three", "١", "²",
+NUMBERS = ["-1", "0", "1.5", "nan", "inf", "-inf", "1e400", "1e-320", "1,5", "0x10", "1_0", " 3 ", "", "three", "١",
+    "²",
            "9" * 30, "9" * 5000, "--", "1e3", "True", "None", "+2", "0.1.2", "-0"]  # fmt: skip
 
 
@@ -230,7 +232,8 @@ def odd_variables(world: World) -> str:
         world,
         [
             ("SLURM_CPUS_PER_TASK", "0"), ("SLURM_CPUS_ON_NODE", "2(x3)"), ("NCPUS", "two"), ("NSLOTS", "-1"),
-            ("OMP_NUM_THREADS", "0"), ("nnUNet_def_n_proc", "x"), ("nnUNet_n_proc_DA", ""), ("CUDA_VISIBLE_DEVICES", "7"),
+            ("OMP_NUM_THREADS", "0"), ("nnUNet_def_n_proc", "x"), ("nnUNet_n_proc_DA", ""), ("CUDA_VISIBLE_DEVICES",
+             "7"),
             ("COLUMNS", "0"), ("LANG", "xx_YY"), ("LC_ALL", "C"), ("TZ", "Mars/X"), ("NO_COLOR", "1"), ("TERM", "dumb"),
             ("SOURCE_DATE_EPOCH", "x"), ("nnUNet_extTrainer", "/nowhere"), ("nnUNet_compile", "maybe"),
         ],
@@ -244,6 +247,35 @@ def stopped(world: World) -> str:
     how = pick(world, ["SIGINT", "SIGTERM", "SIGKILL", "SIGKILL"])
     world.stop = Stop(how, world.rng.choice([1, 2, 3, 5, 8, 13, 20, 30]))
     return f"{how} at change {world.stop.at}"
+
+
+@odd(PLACE, ACCEPTED)
+def python_anew(world: World) -> str:
+    """What Python and matplotlib read when they start."""
+    if world.program != "nnunet-cpr" or world.stop or not getattr(world, "may_be_fresh", True):
+        raise NotHereError
+    said, variables, settings = pick(
+        world,
+        [
+            ("MPLBACKEND of a notebook", {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}, ""),
+            ("MPLBACKEND of a screen", {"MPLBACKEND": "qtagg"}, ""),
+            ("MPLBACKEND unknown", {"MPLBACKEND": "nosuch"}, ""),
+            ("usetex", {}, "text.usetex: True\n"),
+            ("a style of the user's", {}, "font.size: 40\nfigure.dpi: 900\naxes.prop_cycle: cycler(color=['r'])\n"),
+            ("a damaged matplotlibrc", {}, "font.size: large?\n:::\n"),
+            ("ASCII", {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}, ""),
+            ("the C locale without UTF-8", {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}, ""),
+            ("optimized", {"PYTHONOPTIMIZE": "2"}, ""),
+            ("no bytecode", {"PYTHONDONTWRITEBYTECODE": "1"}, ""),
+            ("development mode", {"PYTHONDEVMODE": "1"}, ""),
+        ],
+    )
+    world.environment |= variables
+    if settings:
+        (world.cwd / "matplotlibrc").write_text(settings)
+    world.environment["MPLCONFIGDIR"] = str(world.folder.with_name("matplotlib"))
+    world.fresh = True
+    return f"Python anew with {said}"
 
 
 @odd(PLACE, ACCEPTED)
@@ -263,7 +295,7 @@ def repeated(world: World) -> str:
     return "run twice"
 
 
-FOR_ALL = [no_home, narrow_terminal, odd_variables, *[stopped] * 3]
+FOR_ALL = [no_home, narrow_terminal, odd_variables, python_anew, *[stopped] * 3]
 FOR_YAML = [windows_lines, byte_order_mark, other_encoding, key_twice, unknown_key, odd_syntax, alias_bomb, odd_value,
             yaml_is_a_link, yaml_is_no_file]  # fmt: skip
 FOR_OUTPUT = [repeated, *[disk_fails] * 3]

@@ -135,10 +135,14 @@ def bad_part(world: Trainers) -> str:
     name = pick(world, world.names)
     part = pick(
         world,
-        ["ws", "ws0", "ws-1", "ws1.5", "ws1e3", "k", "k0", "k-1", "kinf", "knan", "k1e", "k.5", "k1e400", "k1e-400", "ki0", "mu0", "mu-1",
-         "wd-1", "wdnan", "wd1e400", "lr0", "lr-1", "lr1e999", "0epochs", "-1epochs", "1.5epochs", "1_000epochs", "epochs", "0iters",
-         "seed", "seed-1", f"seed{2**32}", "seed1e3", "seed" + "9" * 5000, "9" * 5000 + "epochs", "ws" + "9" * 5000, "warmup0", "warmup",
-         "fp16", "BF16", "L2", "l3", "Proximal", "adaptive1", "ws٣", "seed٣", "seed²", "ip1", "", " ", "x", "ws1000 ", "\n", "é", "*",
+        ["ws", "ws0", "ws-1", "ws1.5", "ws1e3", "k", "k0", "k-1", "kinf", "knan", "k1e", "k.5", "k1e400", "k1e-400",
+         "ki0", "mu0", "mu-1",
+         "wd-1", "wdnan", "wd1e400", "lr0", "lr-1", "lr1e999", "0epochs", "-1epochs", "1.5epochs", "1_000epochs",
+         "epochs", "0iters",
+         "seed", "seed-1", f"seed{2**32}", "seed1e3", "seed" + "9" * 5000, "9" * 5000 + "epochs", "ws" + "9" * 5000,
+         "warmup0", "warmup",
+         "fp16", "BF16", "L2", "l3", "Proximal", "adaptive1", "ws٣", "seed٣", "seed²", "ip1", "", " ", "x", "ws1000 ",
+         "\n", "é", "*",
          "warmup" + "9" * 30, "ws" + "9" * 30, "nnUNetTrainerCPR", "-", "--help", "%s", "{x}", "ws10ws20"],
     )  # fmt: skip
     _replace(world, f"{name}_{part}")
@@ -159,7 +163,12 @@ def part_twice(world: Trainers) -> str:
 @odd(REQUEST, REFUSED)
 def foreign_part(world: Trainers) -> str:
     if pick(world, [True, False]):
-        _replace(world, pick(world, ["nnUNetTrainerSGD_ws10", "nnUNetTrainerAdamW_ip", "nnUNetTrainerSGD_l1", "nnUNetTrainerSGD_mu2"]))
+        _replace(
+            world,
+            pick(
+                world, ["nnUNetTrainerSGD_ws10", "nnUNetTrainerAdamW_ip", "nnUNetTrainerSGD_l1", "nnUNetTrainerSGD_mu2"]
+            ),
+        )
     else:
         _replace(world, pick(world, ["nnUNetTrainerCPR_wd1e-2", "nnUNetTrainerAdamCPR_wd0"]))
     return "a part of another family"
@@ -169,9 +178,12 @@ def foreign_part(world: Trainers) -> str:
 def no_family(world: Trainers) -> str:
     new = pick(
         world,
-        ["nnUNetTrainer", "nnunettrainercpr", "nnUNetTrainerCPRx", "nnUNetTrainerCPR-ws10", "", " ", "CPR", "nnUNetTrainerCPR ws10",
-         " nnUNetTrainerCPR", "nnUNetTrainerCPR ", "nnUNetTrainerСPR", "nnUNetTrainerCPR\n", "nnUNetTrainerCPR__ws10", "nnUNetTrainerCPR_",
-         "nnUNetTrainerSGDCPR", "nnUNetTrainerAdam", "x" * 3000, "b\udcffd", "'", "nnUNetTrainerCPR.py", "nnUNetTrainerAdamWd"],
+        ["nnUNetTrainer", "nnunettrainercpr", "nnUNetTrainerCPRx", "nnUNetTrainerCPR-ws10", "", " ", "CPR",
+         "nnUNetTrainerCPR ws10",
+         " nnUNetTrainerCPR", "nnUNetTrainerCPR ", "nnUNetTrainerСPR", "nnUNetTrainerCPR\n", "nnUNetTrainerCPR__ws10",
+         "nnUNetTrainerCPR_",
+         "nnUNetTrainerSGDCPR", "nnUNetTrainerAdam", "x" * 3000, "b\udcffd", "'", "nnUNetTrainerCPR.py",
+         "nnUNetTrainerAdamWd"],
     )  # fmt: skip
     _replace(world, new)
     world.words += ["nnUNetTrainer"]

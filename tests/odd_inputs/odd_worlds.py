@@ -1,6 +1,6 @@
 """What every odd input consists of: a good world on disk, a command in it, and one to three oddities.
 
-A command's module makes worlds (a subclass of :class:`World`) and lists its oddities (functions marked with :func:`odd`).
+A command's module makes worlds (a subclass of :class:`World`) and its oddities are functions marked with :func:`odd`.
 An oddity changes the world, the command or the environment and returns a few words that say how. Whether the command
 must then refuse, must succeed, or may do either is a property of the oddity.
 """
@@ -16,8 +16,8 @@ from typing import Any
 
 REFUSED, ACCEPTED, EITHER = "must be refused", "must be accepted", "may be either"
 MODEL, DISK, REQUEST, TEXT, PLACE = range(5)
-"""When an oddity is applied: to the numbers before files are written, to the files, to the flags, to a YAML text that was
-made of them, to environment and output."""
+"""When an oddity is applied: to the numbers before files are written, to the files, to the flags, to the YAML text made
+of them, to the environment and output."""
 
 
 class NotHereError(Exception):
@@ -73,6 +73,8 @@ class World:
     """Run the command a second time even if nothing stopped it."""
     several_lines: bool = False
     """An error may have several lines, each with a place in a file."""
+    fresh: bool = False
+    """Start Python anew for the command, for what is read at its start only."""
     program: str = "nnunet-cpr"
     good_codes: tuple[int, ...] = (0,)
     verdict: str = EITHER
@@ -111,7 +113,7 @@ class World:
 
     def may_change(self, name: str) -> bool:
         """Tell whether the command may write this path (relative to the world) outside its output."""
-        return False
+        return name.startswith("tmp/torchinductor_")  # torch's own
 
     def before_run(self) -> None:
         """Replace what would take too long; called in the process that runs the command."""

@@ -9,6 +9,7 @@ exit code is 1 if anything was taken badly.
 import argparse
 import contextlib
 import io
+import logging
 import os
 import random
 import shutil
@@ -111,7 +112,10 @@ def table(results: Sequence[Result]) -> str:
         first = result.outcome.split(",")[0]
         return "stopped" if first in ("killed", "interrupted") else first if first in outcomes else "otherwise"
 
-    lines = ["| command | odd inputs | accepted | refused in one line | stopped | taken badly |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| command | odd inputs | accepted | refused in one line | stopped | taken badly |",
+        "|---|---|---|---|---|---|",
+    ]
     names = list(dict.fromkeys(result.command for result in results))
     for name in [*names, "together"]:
         own = [result for result in results if name in (result.command, "together")]
@@ -134,6 +138,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     names = args.commands or list(COMMANDS)
     import_everything()
+    logging.getLogger("nibabel.global").setLevel(
+        logging.CRITICAL + 1
+    )  # as the command line does; the worlds use it, too
     if args.only is not None:
         results = [try_one(COMMANDS[name], args.only, args.seed, args.keep) for name in names]
     else:
