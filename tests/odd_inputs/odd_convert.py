@@ -350,7 +350,7 @@ def odd_array(world: World) -> str:
     said, change, refused = pick(
         world,
         [
-            ("with two volumes", lambda a: np.stack([a, a], -1), True),
+            ("with two volumes", lambda a: np.stack([a, a], -1), None if isinstance(world, Inverse) else True),
             ("with a fourth axis of 1", lambda a: a[..., None], None),
             ("plane", lambda a: a[:, :, 0], True),
             ("as float", lambda a: a.astype(np.float32), None),

@@ -20,10 +20,11 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from odd_worlds import ACCEPTED, REFUSED, OracleError, Stop, World, changes, inside, tree
+from odd_worlds import ACCEPTED, EITHER, REFUSED, OracleError, Stop, World, changes, inside, tree
 
-SECONDS = 60.0
+SECONDS = 300.0
 """A command that takes longer hangs."""
+CPU_SECONDS = 120
 MEMORY = 16 * 2**30
 WRITES = ("os.rename", "os.remove", "os.mkdir", "os.symlink", "os.link", "os.rmdir", "os.truncate")
 HIDDEN = re.compile(r"(^|/)\.[^/]*(/|$)")
@@ -82,6 +83,7 @@ def _be_the_command(world: World, stop: Stop | None, files: list[Path]) -> None:
         sys.stdout = io.TextIOWrapper(io.FileIO(1, "w"), world.encoding, "strict", write_through=True)
         sys.stderr = io.TextIOWrapper(io.FileIO(2, "w"), world.encoding, "backslashreplace", write_through=True)
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         signal.signal(signal.SIGINT, signal.default_int_handler)
         warnings.resetwarnings()
@@ -161,8 +163,16 @@ def judge(world: World) -> tuple[str, list[str]]:
         outcome, wrong = _judged(world, first, before, before)
         if not (world.again or (world.stop and outcome == "refused" and not signaled)):
             return outcome, wrong
+    if not getattr(world, "repeatable", True) and _has_written(world, before):
+        world.verdict = EITHER  # stopped when all was done: the second run may say that its output exists
     again, found = _judged(world, run(world, None), before, tree(world.folder), again=True)
     return f"{outcome}, then {again}", wrong + [f"the second time: {one}" for one in found]
+
+
+def _has_written(world: World, before: dict[str, str]) -> bool:
+    """Tell whether something is in the output now that is not hidden."""
+    new = (name for name in tree(world.folder) if name not in before)
+    return any(inside(name, world.output, world) and not HIDDEN.search(name) for name in new)
 
 
 def _ends_quietly(world: World, ending: Ending, before: dict[str, str]) -> list[str]:
@@ -230,6 +240,8 @@ def _moved(world: World, before: dict[str, str], after: dict[str, str], ending: 
         hidden = HIDDEN.search(name) and change.endswith("is new")
         if _below_named(name, ending):
             continue
+        if hidden and after.get(name) == "folder" and world.stop and ending.code == 130 and _has_written(world, before):
+            continue  # the empty place of what was made, when Ctrl-C came between its last two steps
         if hidden or not ((in_output and not failed) or own_parent or world.may_change(name)):
             found.append(change)
     return [f"{'after a refusal' if failed else 'outside the output'}: {'; '.join(found[:4])}"] if found else []

@@ -271,9 +271,11 @@ def python_anew(world: World) -> str:
         ],
     )
     world.environment |= variables
+    import matplotlib
+
     if settings:
         (world.cwd / "matplotlibrc").write_text(settings)
-    world.environment["MPLCONFIGDIR"] = str(world.folder.with_name("matplotlib"))
+    world.environment["MPLCONFIGDIR"] = matplotlib.get_cachedir()
     world.fresh = True
     return f"Python anew with {said}"
 

@@ -1,6 +1,6 @@
 """Whatever is odd about an input of any command: the right numbers, or one line that says what is wrong; nothing left.
 
-INPUTS says how many inputs of each command are tried (default: 8, and 220 by the slow test), SEED which.
+INPUTS says how many inputs of each command are tried (default: 5, and 225 by the slow test), SEED which.
 """
 
 import os
@@ -24,9 +24,9 @@ def run(default: int) -> None:
 
 
 def test_a_few_odd_inputs():
-    run(8)
+    run(5)
 
 
 @pytest.mark.slow
 def test_many_odd_inputs():
-    run(220)
+    run(225)

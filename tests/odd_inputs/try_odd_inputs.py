@@ -138,9 +138,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     names = args.commands or list(COMMANDS)
     import_everything()
-    logging.getLogger("nibabel.global").setLevel(
-        logging.CRITICAL + 1
-    )  # as the command line does; the worlds use it, too
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)  # the worlds use nibabel, too
     if args.only is not None:
         results = [try_one(COMMANDS[name], args.only, args.seed, args.keep) for name in names]
     else:
