@@ -4,6 +4,7 @@ import gc
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import odd_comparisons
@@ -28,20 +29,23 @@ class Command:
     oddities: list[Oddity]
 
 
+IMPORTED = (
+    "SimpleITK", "compare_runs", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg",
+    "monai.metrics.surface_dice", "monai.metrics.utils", "nnunet_cpr.batch.runs", "nnunet_cpr.cli",
+    "nnunet_cpr.datasets.conversion", "nnunet_cpr.datasets.heart", "nnunet_cpr.demo.pipeline",
+    "nnunet_cpr.evaluation.comparison", "nnunet_cpr.evaluation.folders", "nnunet_cpr.evaluation.report",
+    "nnunet_cpr.evaluation.surface", "nnunetv2.dataset_conversion.convert_MSD_dataset",
+    "nnunetv2.dataset_conversion.generate_dataset_json", "nnunetv2.evaluation.evaluate_predictions",
+    "nnunetv2.imageio.reader_writer_registry", "statsmodels.stats.multitest", "surface_distance", "tifffile",
+    "train_cifar100", "train_deit", "train_gpt2", "train_grokking",
+)  # fmt: skip
+
+
 def import_everything() -> None:
     """Import what commands import, so that a fork need not."""
-    import SimpleITK  # noqa: F401
-    import surface_distance  # noqa: F401
+    for name in IMPORTED:
+        import_module(name)
     import torch
-
-    import nnunet_cpr.cli
-    import nnunet_cpr.datasets.conversion
-    import nnunet_cpr.datasets.heart
-    import nnunet_cpr.demo.pipeline
-    import nnunet_cpr.evaluation.comparison
-    import nnunet_cpr.evaluation.folders
-    import nnunet_cpr.evaluation.report
-    import nnunet_cpr.evaluation.surface  # noqa: F401
 
     torch.set_num_threads(1)
     gc.freeze()  # or every child would look through all that is imported

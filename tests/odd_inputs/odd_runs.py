@@ -266,7 +266,7 @@ def _bad_message(world: World, err: str) -> list[str]:
     if not lines[0].startswith(f"{world.program}: error: "):
         return [f"begins otherwise: {lines[0][:200]!r}"]
     text = lines[0].removeprefix(f"{world.program}: error: ")
-    if len(lines[0]) > 3000:
+    if len(lines[0]) > 3000 + sum(map(len, world.argv)):
         return [f"a line of {len(lines[0])} characters: {text[:200]!r}"]
     if not _names_something(world, text):
         return [f"names nothing of the input: {text[:300]!r}"]

@@ -244,6 +244,8 @@ def odd_variables(world: World) -> str:
 
 @odd(PLACE, ACCEPTED)
 def stopped(world: World) -> str:
+    if world.fresh:
+        raise NotHereError
     how = pick(world, ["SIGINT", "SIGTERM", "SIGKILL", "SIGKILL"])
     world.stop = Stop(how, world.rng.choice([1, 2, 3, 5, 8, 13, 20, 30]))
     return f"{how} at change {world.stop.at}"
@@ -283,7 +285,7 @@ def python_anew(world: World) -> str:
 @odd(PLACE, ACCEPTED)
 def disk_fails(world: World) -> str:
     how = pick(world, ["ENOSPC", "EACCES", "EROFS", "EDQUOT", "EIO"])
-    if world.output is None:
+    if world.output is None or world.fresh:
         raise NotHereError
     world.stop = Stop(how, world.rng.choice([1, 1, 2, 3, 5, 8, 13]), world.output)
     return f"{how} from change {world.stop.at} of the output on"
