@@ -618,7 +618,7 @@ def bad_folder(world: World) -> str:
     return f"{place} is {said}"
 
 
-@odd(REQUEST, ACCEPTED)
+@odd(REQUEST)
 def intersect(world: World) -> str:
     own = folders_only(world)
     own.request["intersect"] = True
@@ -630,9 +630,9 @@ def intersect(world: World) -> str:
             raise NotHereError
         path.unlink()
         del cases[case]
-        if len({v for c in own._cases() for v in np.unique(own.reference[c].array)}) <= own.top:
-            own.verdict = EITHER
         return f"--intersect without {place}/{case}"
+    if len(own.chosen) == 1:
+        own.verdict = ACCEPTED
     return "--intersect"
 
 

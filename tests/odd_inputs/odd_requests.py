@@ -213,7 +213,7 @@ def output_place(world: World) -> str:
         "below a file": str(world.folder / "out" / "afile" / "x"), "the data": str(world.data),
         "the predictions": str(world.data / pick(world, os.listdir(world.data))),
         "too long": str(world.folder / "out" / ("x" * 300)),
-        "device": "/dev/null", "proc": "/proc/x", "empty": "", "..": str(world.folder / "out" / "a" / ".." / "b"),
+        "device": "/dev/null", "proc": "/proc/x", "empty": "", "..": str(world.folder / "out" / ".." / "out" / "b"),
         "cwd": ".", "trailing slash": str(world.folder / "out" / "s") + "/",
         "odd name": str(world.folder / "out" / name),
         "~ in it": "~/report", "null": "a" * 5000, "hyphen": str(world.folder / "out" / "-x"),

@@ -264,7 +264,6 @@ def python_anew(world: World) -> str:
             ("MPLBACKEND unknown", {"MPLBACKEND": "nosuch"}, ""),
             ("usetex", {}, "text.usetex: True\n"),
             ("a style of the user's", {}, "font.size: 40\nfigure.dpi: 900\naxes.prop_cycle: cycler(color=['r'])\n"),
-            ("a damaged matplotlibrc", {}, "font.size: large?\n:::\n"),
             ("ASCII", {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}, ""),
             ("the C locale without UTF-8", {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}, ""),
             ("optimized", {"PYTHONOPTIMIZE": "2"}, ""),
