@@ -49,27 +49,26 @@ def run(world: World, stop: Stop | None) -> Ending:
     child = os.fork()
     if child == 0:
         _be_the_command(world, stop, files)
-    hung, status = _wait(child)
+    hung = _wait(child)
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)
+        os.killpg(child, signal.SIGKILL)  # before the child is reaped: its number belongs to nobody else yet
+    _, status = os.waitpid(child, 0)
     out, err = (path.read_bytes().decode(world.encoding, errors="replace") for path in files)
     for path in files:
         path.unlink()
     return Ending(os.waitstatus_to_exitcode(status), out, err, hung)
 
 
-def _wait(child: int) -> tuple[bool, int]:
+def _wait(child: int) -> bool:
+    """Wait until the child has ended, which is not reaped yet; return whether it had to be killed."""
     until = time.monotonic() + SECONDS
-    pause, hung = 0.002, False
-    while True:
-        found, status = os.waitpid(child, os.WNOHANG)
-        if found:
-            return hung, status
-        if time.monotonic() > until and not hung:
-            os.kill(child, signal.SIGKILL)
-            hung = True
+    pause = 0.002
+    while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if time.monotonic() > until:
+            return True
         time.sleep(pause)
         pause = min(0.05, 1.5 * pause)
+    return False
 
 
 def _be_the_command(world: World, stop: Stop | None, files: list[Path]) -> None:

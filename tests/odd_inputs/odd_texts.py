@@ -18,7 +18,7 @@ from odd_worlds import (
 )
 
 NAMES = [
-    "with space", " leading", "trailing ", "a=b", "a,b", "a;b", "ünï", "e\u0301 composed", "名前", "😀", "<b>x</b>",
+    "with space", " leading", "trailing ", "a=b", "a,b", "a;b", "ünï", "e\u0301 composed", "名前", "😀", "<b>x",
     "$x^2$",
     "$\\frac{", "\\alpha", "a\nb", "tab\there", "it's", 'say "x"', "%s %d", "{0}", "~", "~nobody", "=1+1", "@SUM(A1)",
     "+1", "nan", "None", "null", "true", "No", "1", "0", "1e3", "007", "0x10", "1_000", "2020-01-01", "foreground mean",
