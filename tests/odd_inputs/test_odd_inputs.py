@@ -1,6 +1,6 @@
 """Whatever is odd about an input of any command: the right numbers, or one line that says what is wrong; nothing left.
 
-INPUTS says how many inputs of each command are tried (default: 5, and 225 by the slow test), SEED which.
+INPUTS says how many inputs of each command are tried (default: 10, and 225 by the slow test), SEED which.
 """
 
 import os
@@ -24,7 +24,7 @@ def run(default: int) -> None:
 
 
 def test_a_few_odd_inputs():
-    run(5)
+    run(10)
 
 
 @pytest.mark.slow
