@@ -265,7 +265,7 @@ def _bad_message(world: World, err: str) -> list[str]:
     if not lines[0].startswith(f"{world.program}: error: "):
         return [f"begins otherwise: {lines[0][:200]!r}"]
     text = lines[0].removeprefix(f"{world.program}: error: ")
-    if len(lines[0]) > 3000 + sum(map(len, world.argv)):
+    if len(lines[0]) > 3000 + 3 * sum(map(len, world.argv)):
         return [f"a line of {len(lines[0])} characters: {text[:200]!r}"]
     if not _names_something(world, text):
         return [f"names nothing of the input: {text[:300]!r}"]
@@ -277,5 +277,5 @@ def _names_something(world: World, text: str) -> bool:
     words = [str(world.folder), "nnUNet_", *own, *world.words]
     for argument in world.argv:
         words += [argument, argument.partition("=")[0], argument.partition("=")[2], argument.split("/")[-1]]
-    words = [word for word in words if len(word.strip()) > 1 or word in text.split()]
+    words = [word for word in words if len(word.strip()) > 1 or f"'{word}'" in text or word in text.split()]
     return any(word in text or repr(word)[1:-1] in text for word in words)
