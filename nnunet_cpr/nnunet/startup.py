@@ -82,12 +82,12 @@ def extend(module: "ModuleType") -> None:
 
     def __getattr__(name: str) -> "Any":
         if name.startswith("nnUNetTrainer"):
-            from nnunet_cpr.training.settings import family_of
+            from nnunet_cpr.nnunet.trainer_files import trainer_attribute
 
-            if family_of(name) is not None:
-                from nnunet_cpr.nnunet.trainer_files import trainer_attribute
-
+            try:
                 return trainer_attribute(name)
+            except AttributeError:
+                pass
         if own is not None:
             return own(name)
         raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")

@@ -6,6 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nnunet_cpr.training.settings import family_of
+
 if TYPE_CHECKING:
     from nnunet_cpr.training.trainer import NamedTrainer
 
@@ -40,6 +42,8 @@ def trainer_attribute(name: str) -> "type[NamedTrainer]":
     Raises:
         AttributeError: it is not one of our trainers, or a file of nnU-Net's or of the user's defines it.
     """
+    if family_of(name) is None:
+        raise AttributeError(name)
     from nnunet_cpr.training.trainer import explain_once, trainer_class
 
     file = defining_file(name)
