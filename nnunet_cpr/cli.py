@@ -12,6 +12,7 @@ from nnunet_cpr import __version__
 from nnunet_cpr.batch import command as batch
 from nnunet_cpr.datasets import convert_command as convert
 from nnunet_cpr.demo import command as demo
+from nnunet_cpr.doctor import command as doctor
 from nnunet_cpr.evaluation import command as evaluation
 from nnunet_cpr.training import command as trainers
 
@@ -30,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     trainers.add_parser(subparsers)
     evaluation.add_parser(subparsers)
     batch.add_parser(subparsers)
+    doctor.add_parser(subparsers)
     args = parser.parse_args(argv)
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)  # it also says what it then raises
     try:

@@ -92,7 +92,7 @@ def extend(module: "ModuleType") -> None:
             return own(name)
         raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
 
-    module.__getattr__ = __getattr__
+    module.__getattr__ = __getattr__  # type: ignore[method-assign]
 
 
 def _remove_empty(folder: str) -> None:
@@ -111,7 +111,7 @@ def install() -> None:
     """Register the hook once; nnU-Net's module is extended at once if it is loaded already."""
     if any(isinstance(finder, TrainerFinder) for finder in sys.meta_path):
         return
-    sys.meta_path.insert(0, TrainerFinder())  # type: ignore[arg-type]
+    sys.meta_path.insert(0, TrainerFinder())
     if MODULE in sys.modules:
         extend(sys.modules[MODULE])
 
