@@ -43,19 +43,30 @@ build-backend = "setuptools.build_meta"
 [tool.setuptools.packages.find]
 include = ["nnunetv2*"]
 """
-# Asks nnU-Net's own search in this process and in a spawned one, as for several GPUs and for data loading.
+# Asks nnU-Net's own search without and with the user's folder, in this process and in a spawned one (several GPUs).
 PROBE = """
-import contextlib, io, json, multiprocessing, sys
+import contextlib, io, json, multiprocessing, os, sys
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-def find(name):
-    with contextlib.redirect_stdout(io.StringIO()) as said:
-        found = recursive_find_trainer_class_by_name(name)
-    return found.__module__, found.__name__, said.getvalue()
+def find(names, folder):
+    os.environ["nnUNet_extTrainer"] = folder
+    if not folder:
+        del os.environ["nnUNet_extTrainer"]
+    found = []
+    for name in names:
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            trainer = recursive_find_trainer_class_by_name(name)
+        found.append((trainer.__module__, trainer.__name__, said.getvalue()))
+    return found
 
 if __name__ == "__main__":
+    folder, ours, *own = sys.argv[1:]
+    asked = ([ours], ""), ([ours, *own], folder)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        print(json.dumps([[find(name), pool.apply(find, (name,))] for name in sys.argv[1:]]))
+        spawned = [pool.apply(find, question) for question in asked]
+    here = [find(*question) for question in asked]
+    assert here == spawned, (here, spawned)
+    print(json.dumps(here))
 """
 
 
@@ -95,16 +106,6 @@ class Environment:
         """What is in site-packages, without the code that Python compiles."""
         paths = (path.relative_to(self.site) for path in self.site.rglob("*"))
         return {str(path) for path in paths if "__pycache__" not in path.parts and path.parts[0] != "pip"}
-
-    def found(self, *names: str) -> list[tuple[str, str, str]]:
-        """Module, name and what was printed for each trainer, the same in a process of nnU-Net's and a spawned one."""
-        probe = self.folder / "probe.py"
-        probe.write_text(PROBE)
-        done = self.run("python", probe, *names)
-        assert done.returncode == 0, done.stderr
-        answers = json.loads(done.stdout)
-        assert all(here == spawned for here, spawned in answers)
-        return [tuple(here) for here, _ in answers]
 
     def nnunet_works(self) -> bool:
         """Whether nnU-Net can be imported at all."""
@@ -163,21 +164,22 @@ def install_nnunet(environment: Environment, clone: Path, kind: str) -> None:
 
 
 def check_trainers(environment: Environment) -> None:
-    """Ours are found without a word; a user's own, with or without a hit of ours in nnUNet_extTrainer, as before."""
-    ours = ("nnunet_cpr.training.trainer", "nnUNetTrainerCPR_ws2000_100epochs", "")
-    environment.variables.pop("nnUNet_extTrainer", None)
-    assert environment.found(ours[1]) == [ours]
-    own = environment.folder / "my trainers"
-    own.mkdir(exist_ok=True)
+    """Ours are found without a word, with and without nnUNet_extTrainer, and the user's own are found as before."""
+    name, own = "nnUNetTrainerCPR_ws2000_100epochs", environment.folder / "my trainers"
+    own.mkdir()
     (own / "mine.py").write_text(
         "from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer, nnUNetTrainerCPR\n"
         "class nnUNetTrainerMine(nnUNetTrainer):\n    pass\n"
         "class nnUNetTrainerMineWithCPR(nnUNetTrainerCPR):\n    pass\n"
     )
-    environment.variables["nnUNet_extTrainer"] = os.pathsep.join([str(environment.folder / "none"), str(own)])
-    found = environment.found(ours[1], "nnUNetTrainerMine", "nnUNetTrainerMineWithCPR", "nnUNetTrainer")
-    assert found[0] == ours
-    assert [module for module, _, _ in found[1:]] == ["mine", "mine", "nnunetv2.training.nnUNetTrainer.nnUNetTrainer"]
+    folders = os.pathsep.join([str(environment.folder / "none"), str(own)])
+    probe = environment.folder / "probe.py"
+    probe.write_text(PROBE)
+    done = environment.run("python", probe, folders, name, "nnUNetTrainerMine", "nnUNetTrainerMineWithCPR")
+    assert done.returncode == 0, done.stderr
+    without, with_own = json.loads(done.stdout)
+    assert without == [with_own[0]] == [["nnunet_cpr.training.trainer", name, ""]]
+    assert [module for module, _, _ in with_own[1:]] == ["mine", "mine"]
 
 
 @pytest.mark.parametrize("kind", ["wheel", "editable", "editable compat", "editable strict", "PYTHONPATH", ".pth"])
@@ -232,11 +234,12 @@ def test_in_a_folder_of_pythonpath_with_the_doctors_advice(clone, built, tmp_pat
     install_nnunet(environment, clone, "wheel")
     environment.install(built["wheel"], "--target", str(tmp_path / "target"))
     environment.variables["PYTHONPATH"] = str(tmp_path / "target")
-    doctor = environment.run("python", "-m", "nnunet_cpr.cli", "doctor", "--json")
-    assert doctor.returncode == 1, doctor.stderr
-    advice = next(row["advice"] for row in json.loads(doctor.stdout) if row["name"] == "trainers")
-    environment.variables["nnUNet_extTrainer"] = advice.rpartition("nnUNet_extTrainer=")[2]
-    assert environment.found("nnUNetTrainerCPR")[0][:2] == ("nnunet_cpr.training.trainer", "nnUNetTrainerCPR")
+    trainers = []
+    for _ in range(2):
+        doctor = environment.run("python", "-m", "nnunet_cpr.cli", "doctor", "--json")
+        trainers.append(next(row for row in json.loads(doctor.stdout) if row["name"] == "trainers"))
+        environment.variables["nnUNet_extTrainer"] = trainers[-1]["advice"].rpartition("nnUNet_extTrainer=")[2]
+    assert [fact["state"] for fact in trainers] == ["FAULT", "ok"]
 
 
 @pytest.mark.parametrize("uninstalled_first", [False, True])
