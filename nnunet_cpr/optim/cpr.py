@@ -225,6 +225,25 @@ class CPR(Optimizer):
                 )
         return rows
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as torch does, but CPR's scalars as copies: each is saved alone, not the vector it is in."""
+
+        def alone(_: Optimizer, packed: dict[str, Any]) -> dict[str, Any]:
+            states = {
+                key: {k: v.clone() if k in STATE_KEYS else v for k, v in state.items()}
+                if isinstance(key, int)
+                else state
+                for key, state in packed["state"].items()
+            }
+            return {**packed, "state": states}
+
+        # First, so that hooks of the user see what is saved.
+        handle = self.register_state_dict_post_hook(alone, prepend=True)
+        try:
+            return super().state_dict()
+        finally:
+            handle.remove()
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state, CPR's settings included. One of the plain base optimizer loads too; CPR then starts afresh."""
         loaded: dict[str, Any] = {}
