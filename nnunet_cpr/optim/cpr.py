@@ -80,7 +80,8 @@ class CPR(Optimizer):
     `state_dict`, which continues bit for bit. With sharded weights (DTensor) R is that of the whole tensor.
 
     Raises:
-        ValueError: a setting has no meaning; a regularised group has weight decay; a model has nothing to regularise.
+        ValueError: a setting has no meaning; a regularised group has weight decay; a model has nothing to regularise;
+            a lazy layer has had no forward pass yet.
         ValueError, RuntimeError: (in `step`, before anything moves) a setting assigned to a group has no meaning; a
             regularised tensor has a sparse gradient.
     """
@@ -94,7 +95,7 @@ class CPR(Optimizer):
     _constraint_first: bool = True
     """Whether the constraint step can always come first: the base step looks at nothing but the present gradients.
 
-    True of torch's optimizers, and of those without a closure. The others need a copy of the weights to be sure.
+    True of torch's own, and of those that take no closure. Of others nobody knows, so they get the closure itself.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -150,7 +151,11 @@ class CPR(Optimizer):
             warnings.warn(message + "; set regularize=True in a group, or pass the model", stacklevel=2)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; CPR settings that it lacks are the optimizer's. A bad one raises ValueError and adds nothing."""
+        """Add a group; CPR settings that it lacks are the optimizer's. A bad one raises ValueError and adds nothing.
+
+        If some groups have names and others do not, parameters without one are called "param 7" after their key in
+        `state_dict`.
+        """
         groups = list(self.param_groups)
         newly_named = _name_alike(groups, param_group)
         try:
@@ -229,13 +234,7 @@ class CPR(Optimizer):
         """Return the state as torch does, but CPR's scalars as copies: each is saved alone, not the vector it is in."""
 
         def alone(_: Optimizer, packed: dict[str, Any]) -> dict[str, Any]:
-            states = {
-                key: {k: v.clone() if k in STATE_KEYS else v for k, v in state.items()}
-                if isinstance(key, int)
-                else state
-                for key, state in packed["state"].items()
-            }
-            return {**packed, "state": states}
+            return {**packed, "state": {key: _copied(state) for key, state in packed["state"].items()}}
 
         # First, so that hooks of the user see what is saved.
         handle = self.register_state_dict_post_hook(alone, prepend=True)
@@ -281,7 +280,8 @@ class CPR(Optimizer):
 
     def _gradients_have_a_graph(self) -> bool:
         """Return whether gradients can be differentiated, which they cannot once a weight has moved."""
-        return any(p.grad is not None and p.grad.requires_grad for group in self._groups for p in group["params"])
+        gradients = [p.grad for group in self._groups for p in group["params"]]
+        return any([gradient is not None and gradient.requires_grad for gradient in gradients])
 
     def _step_before_constraint(
         self,
@@ -518,6 +518,13 @@ class _Kept:
             self.alike = {key: alike for key, alike in self.alike.items() if key in here}
             self.alike[number, kind] = Alike()
         return self.alike[number, kind]
+
+
+def _copied(state: Any) -> Any:
+    """Return a tensor's state with copies of CPR's scalars; anything else that an optimizer may keep as it is."""
+    if not isinstance(state, dict):
+        return state
+    return {name: value.clone() if name in STATE_KEYS else value for name, value in state.items()}
 
 
 def _complete(group: dict[str, Any], settings: Mapping[str, Any]) -> None:
