@@ -14,9 +14,9 @@ import pandas as pd
 
 from nnunet_cpr.evaluation import report_numbers as numbers
 from nnunet_cpr.evaluation.case_files import CaseFiles, Locate
-from nnunet_cpr.evaluation.nnunet_results import Label
 from nnunet_cpr.evaluation.results import FOREGROUND, CaseSlice, SlicedSegmentation
 from nnunet_cpr.evaluation.volumes import Volume, open_image, open_segmentation
+from nnunet_cpr.labels import Label
 
 METRIC = "Dice"
 MOST_PICTURES = 24
