@@ -14,7 +14,7 @@ from nnunet_cpr.batch.study_file import StudyFile, read_study_file
 from nnunet_cpr.datasets.small_plans import CONFIGURATION as SMALL
 from nnunet_cpr.evaluation.nnunet_results import dataset_name
 from nnunet_cpr.files import read_json
-from nnunet_cpr.labels import foreground_labels, read_dataset_json
+from nnunet_cpr.labels import foreground_labels, printable, read_dataset_json
 from nnunet_cpr.training.settings import family_of, parse
 
 KEYS = ["datasets", "configuration", "plans", "trainers", "folds", "seeds", "baseline", "surface", "tolerance",
@@ -68,7 +68,7 @@ def read_study(path: Path) -> Study:
     plans = file.text("plans", "nnUNetPlans")
     configuration = file.text("configuration", "3d_fullres")
     trainers = _trainers(file)
-    baseline = file.text("baseline", next(iter(trainers), ""))
+    baseline = printable(file.text("baseline", next(iter(trainers), "")))
     if trainers and baseline not in trainers:
         file.complain(file.nodes["baseline"], f"the baseline {baseline} is not among {', '.join(trainers)}")
     datasets = file.listed("datasets", _dataset)
@@ -101,7 +101,11 @@ def _trainers(file: StudyFile) -> dict[str, list[str]]:
     if "trainers" not in file.nodes:
         return {}
     found: dict[str, list[str]] = {}
-    for shown, nodes in file.named("trainers").items():
+    for written, nodes in file.named("trainers").items():
+        shown = printable(written)
+        if shown in found:
+            file.complain(nodes[0], f"trainers has {shown} twice")
+            continue
         found[shown] = []
         for node in nodes:
             if seeds and not family_of(node.value):

@@ -16,7 +16,7 @@ from nnunet_cpr.evaluation.results import FOREGROUND
 BOOTSTRAP_SAMPLES = 9999
 LOWER_IS_BETTER = ("HD95", "MASD")
 ROUNDING = 1e-9
-"""Relative to the largest value: more than the rounding of means in float64 (1e-13), less than a voxel of 100 million."""
+"""Relative to the largest value: more than the rounding of means in float64 (1e-13), less than one voxel of 1e8."""
 SURFACE_ROUNDING = 1e-6
 """The same for surface metrics: spacing is float32 in a NIfTI header, and MONAI adds up areas in float32."""
 
