@@ -23,7 +23,8 @@ LARGEST_LABEL = 65535
 """Labels are uint16 in nnU-Net."""
 IGNORE = "ignore"
 """nnU-Net's name of the ignore label."""
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+"""Control characters, those that turn the order of letters around, and what UTF-8 or XML cannot hold."""
 
 
 def printable(name: str) -> str:
