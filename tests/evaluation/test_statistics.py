@@ -108,23 +108,19 @@ def test_equal_trainers_show_no_difference():
 # Equal on paper
 
 
-def seeds(values: dict[str, list[float]], trainer: str) -> pd.DataFrame:
-    """Rows of a trainer whose runs have these values of each case."""
-    count = len(next(iter(values.values())))
-    return pd.concat(
-        frame(**{trainer: {case: {"x": v[run]} for case, v in values.items()}}).assign(run=f"{trainer}{run}")
-        for run in range(count)
-    )
-
-
 def test_means_of_the_same_values_in_another_order_are_ties():
-    rng = np.random.default_rng(3)
-    values = {f"c{i}": list(rng.uniform(0.6, 0.95, 7)) for i in range(20)}
-    others = {case: [*v[3:], *v[:3]] for case, v in values.items()}
-    assert any(np.mean(values[case]) != np.mean(others[case]) for case in values)  # in floating point
-    row = statistics.compare(pd.concat([seeds(values, "base"), seeds(others, "new")]), "base").iloc[0]
+    """Three labels exchange their values, so every foreground mean stays the same, but for floating point."""
+    values = np.random.default_rng(3).uniform(0.01, 0.95, (20, 3))
+    others = np.roll(values, 1, axis=1)
+    assert ((others - values).mean(axis=1) != 0).any()
+    cases = frame(
+        base={f"c{i}": dict(zip("xyz", row, strict=True)) for i, row in enumerate(values)},
+        new={f"c{i}": dict(zip("xyz", row, strict=True)) for i, row in enumerate(others)},
+    )
+    row = statistics.compare(cases, "base").set_index("label").loc[FOREGROUND]
     assert (row.wins, row.ties, row.losses, row.p, row.effect_size) == (0, 20, 0, 1, 0)
     assert (row.difference, row.ci_low, row.ci_high) == (0, 0, 0)
+    assert (statistics.extremes(cases, "base")["difference"] == 0).all()
 
 
 def test_steps_that_are_equal_on_paper_share_a_rank():
