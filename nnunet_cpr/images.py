@@ -80,3 +80,13 @@ def difference(expected: Geometry, given: Geometry) -> str:
 
 def _text(values: Vector) -> str:
     return "(" + ", ".join(f"{value:.7g}" for value in np.round(values.ravel(), 7) + 0.0) + ")"
+
+
+def check_permission(path: Path) -> None:
+    """Raise ValueError for a file that the user may not read: libraries say of it that it is damaged."""
+    try:
+        path.open("rb").close()
+    except PermissionError as error:
+        raise ValueError(f"{path} cannot be read (permission denied); ask its owner, or chmod u+r") from error
+    except OSError:  # something else, which the caller describes
+        pass

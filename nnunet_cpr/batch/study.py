@@ -5,6 +5,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -13,6 +14,7 @@ from nnunet_cpr.batch.study_file import StudyFile, read_study_file
 from nnunet_cpr.datasets.small_plans import CONFIGURATION as SMALL
 from nnunet_cpr.evaluation.nnunet_results import dataset_name
 from nnunet_cpr.files import read_json
+from nnunet_cpr.labels import foreground_labels, printable, read_dataset_json
 from nnunet_cpr.training.settings import family_of, parse
 
 KEYS = ["datasets", "configuration", "plans", "trainers", "folds", "seeds", "baseline", "surface", "tolerance",
@@ -66,7 +68,7 @@ def read_study(path: Path) -> Study:
     plans = file.text("plans", "nnUNetPlans")
     configuration = file.text("configuration", "3d_fullres")
     trainers = _trainers(file)
-    baseline = file.text("baseline", next(iter(trainers), ""))
+    baseline = printable(file.text("baseline", next(iter(trainers), "")))
     if trainers and baseline not in trainers:
         file.complain(file.nodes["baseline"], f"the baseline {baseline} is not among {', '.join(trainers)}")
     datasets = file.listed("datasets", _dataset)
@@ -99,7 +101,11 @@ def _trainers(file: StudyFile) -> dict[str, list[str]]:
     if "trainers" not in file.nodes:
         return {}
     found: dict[str, list[str]] = {}
-    for shown, nodes in file.named("trainers").items():
+    for written, nodes in file.named("trainers").items():
+        shown = printable(written)
+        if shown in found:
+            file.complain(nodes[0], f"trainers has {shown} twice")
+            continue
         found[shown] = []
         for node in nodes:
             if seeds and not family_of(node.value):
@@ -154,14 +160,14 @@ def _check_dataset(file: StudyFile, node: yaml.Node, dataset: str, plans: str, c
 
 def _check_raw(file: StudyFile, node: yaml.Node, description: Path) -> None:
     try:
-        content = read_json(description)
-        if not isinstance(content, dict):
-            raise ValueError("it holds no keys")
+        content = read_dataset_json(description)
         lacking = [key for key in ("channel_names", "labels", "file_ending") if key not in content]
         if not lacking and not isinstance(content["file_ending"], str):
             raise ValueError("file_ending is no text")
         if not isinstance(content.get("dataset", {}), dict):
             raise ValueError("dataset holds no cases")
+        if not lacking:
+            _check_labels(content)
     except FileNotFoundError:
         file.complain(node, f"there is no {description}; see nnunet-cpr convert")
     except (OSError, ValueError, TypeError) as error:
@@ -169,6 +175,13 @@ def _check_raw(file: StudyFile, node: yaml.Node, description: Path) -> None:
     else:
         if lacking:
             file.complain(node, f"{description} lacks {', '.join(lacking)}")
+
+
+def _check_labels(description: dict[str, Any]) -> None:
+    """Refuse labels on which nnU-Net fails after planning, or of which it would drop one."""
+    foreground_labels(description)
+    if not isinstance(description["labels"].get("background"), int) or description["labels"]["background"] != 0:
+        raise ValueError('its labels have no "background": 0, which nnU-Net needs')
 
 
 def _check_folds(file: StudyFile, dataset: str, folds: list[tuple[str, yaml.Node]]) -> None:

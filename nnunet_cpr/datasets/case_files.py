@@ -7,7 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from nnunet_cpr.datasets.msd import open_nifti
+from nnunet_cpr.datasets.msd import list_values, open_nifti
 from nnunet_cpr.images import difference, nifti_geometry
 
 
@@ -45,7 +45,7 @@ def check_case(case: Case, values: dict[int, int], label_takes_image_header: boo
     found = set(np.unique(array).tolist())
     if unknown := sorted(found - set(values)):
         raise ValueError(
-            f"{case.name}: unknown label value {', '.join(f'{value:g}' for value in unknown)} in {case.label}; "
+            f"{case.name}: unknown label value {list_values(unknown)} in {case.label}; "
             f"known are {', '.join(map(str, values))}; correct the label"
         )
     differs = difference(nifti_geometry(first), nifti_geometry(label))

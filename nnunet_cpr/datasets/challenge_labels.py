@@ -7,7 +7,7 @@ import numpy as np
 
 from nnunet_cpr.datasets.case_files import write_labels
 from nnunet_cpr.datasets.conversion import complete_folder
-from nnunet_cpr.datasets.msd import open_nifti
+from nnunet_cpr.datasets.msd import list_values, open_nifti
 from nnunet_cpr.parallel import in_parallel
 
 
@@ -33,7 +33,7 @@ def _restore(path: Path, values: dict[int, int], folder: Path) -> None:
     image, array = open_nifti(path)
     if unknown := sorted(set(np.unique(array).tolist()) - set(values)):
         raise ValueError(
-            f"{path}: label value {', '.join(f'{value:g}' for value in unknown)} is not nnU-Net's, which are "
+            f"{path}: label value {list_values(unknown)} is not nnU-Net's, which are "
             f"{', '.join(map(str, sorted(values)))}; give predictions of a network trained on the converted dataset"
         )
     write_labels(array, values, image, folder / path.name)

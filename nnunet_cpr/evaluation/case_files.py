@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from nnunet_cpr.evaluation.nnunet_results import Label, Training
+from nnunet_cpr.evaluation.nnunet_results import Training
+from nnunet_cpr.labels import Label
 
 
 @dataclass(frozen=True)

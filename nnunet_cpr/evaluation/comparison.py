@@ -11,10 +11,11 @@ from nnunet_cpr.evaluation.case_files import Locate, in_folders, in_trainings
 from nnunet_cpr.evaluation.case_slices import read_slices
 from nnunet_cpr.evaluation.cpr_traces import read_traces
 from nnunet_cpr.evaluation.nnunet_logs import read_cost, read_logs
-from nnunet_cpr.evaluation.nnunet_results import Label, Training, find_trainings, read_cases, shortened
+from nnunet_cpr.evaluation.nnunet_results import Training, find_trainings, read_cases, shortened
 from nnunet_cpr.evaluation.paper import published
 from nnunet_cpr.evaluation.request import Request
 from nnunet_cpr.evaluation.results import CONSTRAINTS, FOREGROUND, SLICES, TRAINING, Results
+from nnunet_cpr.labels import Label, escaped, printable
 from nnunet_cpr.parallel import job_cores
 
 SMALL = 50
@@ -33,19 +34,21 @@ def compare_trainings(request: Request, command: str) -> Results:
         )
         compared = cases["trainer"].nunique()
         title = f"{', '.join(cases['dataset'].unique())}: {request.configuration}, {compared} trainers"
+        ignores = any(t.ignore_label is not None for t in trainings)
     else:
-        from nnunet_cpr.evaluation.folders import read_folders
+        from nnunet_cpr.evaluation.folders import dataset_labels, read_folders
 
         assert request.reference is not None
         trainings, labels = [], {}
-        dataset = request.reference.resolve().name
+        dataset = printable(request.reference.resolve().name)
         cases = read_folders(request.reference, request.predictions, dataset, _processes(request), request.intersect)
         title = f"{dataset}: {len(request.predictions)} folders of segmentations"
+        ignores = dataset_labels(request.reference)[1] is not None
     cases, cautions = check_cases(cases, request.intersect or request.skip_missing)
     cautions = [*said, *cautions]
     if request.surface:
         cases = pd.concat([cases, _surface(request, trainings, labels, cases)], ignore_index=True)
-        if any(t.ignore_label is not None for t in trainings):
+        if ignores:
             cautions.append("Surface metrics count voxels with the ignore label as background; Dice leaves them out.")
     cases, touched = apply_policy(cases, request.empty)
     cases = statistics.add_foreground(cases)
@@ -53,7 +56,7 @@ def compare_trainings(request: Request, command: str) -> Results:
     summary = statistics.summarise(cases)
     comparisons = statistics.compare(cases, request.baseline, request.seed)
     facts = {
-        "command": command,
+        "command": escaped(command),
         "intervals": f"BCa bootstrap, 95 %, {statistics.BOOTSTRAP_SAMPLES} samples of cases, seed {request.seed}",
         "test": f"Wilcoxon signed-rank, two-sided; Holm's correction over the {comparisons['p'].notna().sum()} "
         "comparisons of this report",
@@ -65,7 +68,7 @@ def compare_trainings(request: Request, command: str) -> Results:
     if request.surface:
         from nnunet_cpr.evaluation.surface import library
 
-        facts["surface metrics"] = f"{library()}; NSD at {request.tolerance:g} mm; HD95 and MASD in mm"
+        facts["surface metrics"] = f"{library()}; NSD at {request.tolerance:.10g} mm; HD95 and MASD in mm"
     facts["versions"] = ", ".join(
         [f"{p} {version(p)}" for p in ("nnunet-cpr", "nnunetv2", "scipy", "statsmodels", "pandas")]
         + [f"Python {platform.python_version()}"]

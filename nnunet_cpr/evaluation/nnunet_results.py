@@ -1,6 +1,5 @@
 """Finished nnU-Net trainings: Dice per case from their summary.json, their labels and files."""
 
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -13,10 +12,11 @@ from typing import Any
 import pandas as pd
 
 from nnunet_cpr.evaluation.results import CASE_COLUMNS
-from nnunet_cpr.evaluation.segmentations import LARGEST_LABEL
 from nnunet_cpr.files import read_json
-
-Label = int | tuple[int, ...]
+from nnunet_cpr.labels import Label as Label
+from nnunet_cpr.labels import check_case_name, read_dataset_json
+from nnunet_cpr.labels import foreground_labels as foreground_labels
+from nnunet_cpr.labels import ignore_label as ignore_label
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,14 @@ class Training:
     def _description(self) -> dict[str, Any]:
         path = self.folder.parent / "dataset.json"
         try:
-            content: dict[str, Any] = read_json(path)
-            foreground_labels(content), ignore_label(content), content["file_ending"]
+            content = read_dataset_json(path)
+            ignore_label(content), content["file_ending"]
+            if not foreground_labels(content):
+                raise ValueError("it names no label besides background")
             return content
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} cannot be read ({error!r}); it comes with every nnU-Net training") from error
+            reason = _reason(error)
+            raise ValueError(f"{path} cannot be read ({reason}); it comes with every nnU-Net training") from error
 
     def labels(self) -> dict[str, Label]:
         """Return the foreground labels, or regions, by name, from the dataset.json beside the model."""
@@ -163,31 +166,6 @@ def dataset_name(name_or_id: str) -> str:
         ) from error
 
 
-def foreground_labels(dataset_json: Mapping[str, Any]) -> dict[str, Label]:
-    """Return the labels that nnU-Net evaluates by name: without background and ignore label, regions as tuples."""
-    labels: dict[str, Label] = {}
-    for name, value in dataset_json["labels"].items():
-        if name == "ignore" or value in (0, [0]):
-            continue
-        labels[str(name)] = tuple(map(_label, value)) if isinstance(value, (list, tuple)) else _label(value)
-    return labels
-
-
-def ignore_label(dataset_json: Mapping[str, Any]) -> int | None:
-    """Return the value that marks voxels of the references that count for nothing, None without."""
-    value = dataset_json["labels"].get("ignore")
-    return None if value is None else _label(value)
-
-
-def _label(value: Any) -> int:
-    """Return a label's value. Raises ValueError for what cannot be one."""
-    if isinstance(value, (int, float, str)):
-        with suppress(ValueError, OverflowError):
-            if float(value) in range(LARGEST_LABEL + 1):
-                return int(float(value))
-    raise ValueError(f"{value!r} is no label; labels are whole numbers from 0 to {LARGEST_LABEL}")
-
-
 def read_cases(
     validation: Path, dataset: str, trainer: str, run: str, fold: str, labels: dict[str, Label]
 ) -> pd.DataFrame:
@@ -199,18 +177,22 @@ def read_cases(
         ValueError: the file is missing, damaged, or of other labels.
     """
     path = validation / "summary.json"
+    problem, advice = "is missing or damaged", "write it anew with nnUNetv2_train ... --val"
     try:
-        cases = read_json(path)["metric_per_case"]
+        content = read_json(path)
+        if "metric_per_case" not in content and "results" in content:
+            problem = "cannot be used"
+            advice = "compare that version's predictions as folders: --reference FOLDER --pred NAME=FOLDER ..."
+            raise ValueError("nnU-Net version 1 wrote it")
+        cases = content["metric_per_case"]
         names = [_case_name(case["prediction_file"]) for case in cases]
-        metrics = [{key: float(value["Dice"]) for key, value in case["metrics"].items()} for case in cases]
+        metrics = [{key: _dice(value["Dice"]) for key, value in case["metrics"].items()} for case in cases]
         if not names:
             raise ValueError("no cases")
-        if wrong := [dice for case in metrics for dice in case.values() if not (math.isnan(dice) or 0 <= dice <= 1)]:
-            raise ValueError(f"a Dice of {wrong[0]:g}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path} is missing or damaged ({error!r}); write it anew with nnUNetv2_train ... --val"
-        ) from error
+        raise ValueError(f"{path} {problem} ({_reason(error)}); {advice}") from error
+    for name in names:
+        check_case_name(name, path)
     keys = {}
     for name, label in labels.items():
         # nnU-Net's keys are "1", and "(1, 2)" for regions; a region of one label may be either.
@@ -230,6 +212,18 @@ def read_cases(
         for label, key in keys.items()
     ]
     return pd.DataFrame(rows, columns=CASE_COLUMNS)
+
+
+def _reason(error: Exception) -> str:
+    """Return what an exception says; of those that only name a key or a type, also their kind."""
+    return str(error) if isinstance(error, (OSError, ValueError)) else repr(error)
+
+
+def _dice(value: Any) -> float:
+    """Return a Dice of a summary.json, NaN where nnU-Net could not compute one."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and (value != value or 0 <= value <= 1):
+        return float(value)
+    raise ValueError(f"a Dice of {value!r:.40}")
 
 
 def _case_name(prediction_file: str) -> str:

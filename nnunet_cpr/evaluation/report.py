@@ -8,6 +8,7 @@ from nnunet_cpr.evaluation.comparison_figures import draw_comparison
 from nnunet_cpr.evaluation.constraint_figures import draw_constraints
 from nnunet_cpr.evaluation.contour_figures import draw_slices
 from nnunet_cpr.evaluation.figures import save_both
+from nnunet_cpr.evaluation.report_csv import csv_table
 from nnunet_cpr.evaluation.report_html import html_page
 from nnunet_cpr.evaluation.report_latex import latex_table
 from nnunet_cpr.evaluation.report_manifest import settle
@@ -44,7 +45,7 @@ def write_report(results: Results, folder: Path) -> None:
         ("comparisons.csv", results.comparisons, COMPARISON_COLUMNS),
         *([] if results.cost.empty else [("costs.csv", results.cost, COST_COLUMNS)]),
     ]
-    texts = {name: frame[columns].to_csv(index=False) for name, frame, columns in tables}
+    texts = {name: csv_table(frame[columns]) for name, frame, columns in tables}
     texts["table.tex"] = latex_table(results)
     for name, text in texts.items():
         write_text(folder / name, text)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnunet_cpr.images import Geometry, difference, itk_geometry, nifti_geometry
+from nnunet_cpr.images import Geometry, check_permission, difference, itk_geometry, nifti_geometry
 
 LARGEST_LABEL = 65535
 """Labels are uint16 in nnU-Net."""
@@ -71,7 +71,7 @@ def read_segmentation(path: Path) -> tuple[npt.NDArray[np.uint16], list[float]]:
         labels = voxels.astype(np.uint16)
     if not np.array_equal(labels, voxels):
         wrong = voxels[labels != voxels].flat[0]
-        raise ValueError(f"{path} holds {wrong:g}; labels are whole numbers from 0 to {LARGEST_LABEL}")
+        raise ValueError(f"{path} holds {wrong:.8g}; labels are whole numbers from 0 to {LARGEST_LABEL}")
     if not all(0 < length < math.inf for length in spacing):
         raise ValueError(f"{path} has the spacing {spacing} (z, y, x); correct its header")
     return labels, spacing
@@ -130,6 +130,7 @@ def _errors_named(path: Path) -> Iterator[None]:
     except MemoryError as error:
         raise ValueError(f"{path} does not fit into memory, or its header is damaged") from error
     except Exception as error:  # each library has its own
+        check_permission(path)
         lines = str(error).split("\n")
         if "SimpleITK" in lines[0]:  # begins with a place in its source and ends with what happened
             lines = [line for line in lines if line.strip()][-1:]

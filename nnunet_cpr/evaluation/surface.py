@@ -30,10 +30,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from nnunet_cpr.evaluation.nnunet_results import Label
 from nnunet_cpr.evaluation.results import CASE_COLUMNS
 from nnunet_cpr.evaluation.segmentations import check_geometry, read_segmentation
 from nnunet_cpr.files import read_json, write_json
+from nnunet_cpr.labels import Label
 from nnunet_cpr.parallel import in_parallel
 
 METRICS = ("NSD", "HD95", "MASD")

@@ -253,6 +253,28 @@ def test_damaged_datasets(study, tmp_path):
     assert mistakes(path) == [f"1: {raw} lacks channel_names, labels, file_ending"]
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ('{"background": 0, "a": 1, "a": 2}', "'a' is there twice"),
+        ('{"background": 0, "a": 1, "b": 1}', "the labels 'a' and 'b' have the same value 1"),
+        ('{"0": "background", "1": "a"}', 'no "background": 0, which nnU-Net needs'),
+        ('{"air": 0, "a": 1}', 'no "background": 0, which nnU-Net needs'),
+    ],
+)
+def test_labels_on_which_nnunet_would_fail_or_of_which_it_would_lose_one(study, tmp_path, labels, message):
+    raw = tmp_path / "raw" / DATASET / "dataset.json"
+    raw.parent.mkdir(parents=True)
+    raw.write_text('{"channel_names": {"0": "CT"}, "file_ending": ".nii.gz", "labels": %s}' % labels)  # noqa: UP031
+    (line,) = mistakes(study(GOOD))
+    assert line.startswith(f"1: {raw} cannot be read (") and message in line.replace("\\'", "'")
+
+
+def test_names_that_would_look_the_same_in_the_report(study):
+    text = GOOD.replace("  CPR: nnU", "  ' SGD ': nnU")
+    assert mistakes(study(text)) == ["4: trainers has SGD twice"]
+
+
 def test_own_splits_decide_the_folds(study, tmp_path):
     (tmp_path / "preprocessed" / DATASET / "splits_final.json").write_text("[{}, {}]")
     assert mistakes(study(GOOD.replace("[0, 1]", "[0, 2]"))) == [

@@ -87,6 +87,26 @@ def test_interrupted_half_way(source, raw, monkeypatch, capsys, error, code):
     assert len(list((raw / NAME / "imagesTr").iterdir())) == 5
 
 
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (NAME, f"{NAME} exists; delete it to convert again"),
+        ("Dataset017_Other", "number 17 is taken by Dataset017_Other"),
+    ],
+)
+def test_another_conversion_that_was_faster(source, raw, monkeypatch, capsys, other, message):
+    """It begins and ends while this one writes: one dataset is there, whole, and one line says why not the other."""
+
+    def write(self, *arguments):
+        original(self, *arguments)
+        (raw / other).mkdir()
+
+    original = challenge.ChallengeDataset.write
+    monkeypatch.setattr(challenge.ChallengeDataset, "write", write)
+    assert message in fails(capsys, "btcv", source)
+    assert tree(raw) == [other]
+
+
 KILLED = """
 import os, signal, sys
 from nnunet_cpr.cli import main

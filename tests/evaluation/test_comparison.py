@@ -9,9 +9,10 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from evaluation_helpers import frame, write_training
+from evaluation_helpers import frame, write_segmentation, write_training
 
 from nnunet_cpr.cli import main
+from nnunet_cpr.evaluation import report
 from nnunet_cpr.evaluation.comparison import apply_policy, check_cases
 from nnunet_cpr.evaluation.results import CASE_COLUMNS, FOREGROUND
 
@@ -165,6 +166,33 @@ def test_surface_metrics_of_trainings(tmp_path, monkeypatch, capsys):
     assert 0.5 < values["New", "b", "NSD"] < 1
     table = pd.read_csv(tmp_path / "report" / "comparisons.csv").set_index(["label", "metric"])
     assert (table.loc[("x", "HD95"), "losses"], table.loc[("x", "NSD"), "losses"]) == (2, 2)
+
+
+@pytest.mark.parametrize("way", ["flags", "yaml", "Decathlon"])
+def test_the_ignore_label_is_mentioned_on_every_way_in(tmp_path, monkeypatch, capsys, way):
+    """As for trainings, above."""
+    pytest.importorskip("monai")
+    for name in ("draw_comparison", "draw_slices"):  # takes long
+        monkeypatch.setattr(report, name, lambda results: [])
+    truth = np.zeros((8, 6, 5), dtype=np.uint8)
+    truth[1:3, 1:4, 1:4] = 1
+    truth[5:] = 2
+    for name in ("labels", "one", "two"):
+        write_segmentation(tmp_path / name / "a.nii.gz", truth if name == "labels" else truth % 2)
+    labels = {"background": 0, "x": 1, "ignore": 2}
+    if way == "Decathlon":
+        labels = {str(value): name for name, value in labels.items()}
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels}))
+    command = ["--reference", str(tmp_path / "labels"), "--pred", *(f"{n}={tmp_path / n}" for n in ("one", "two"))]
+    if way == "yaml":
+        (tmp_path / "c.yaml").write_text("reference: labels\npredictions: {one: one, two: two}\n")
+        command = ["--config", str(tmp_path / "c.yaml")]
+    command += ["-np", "1", "-o", str(tmp_path / "report")]
+    said = "! Surface metrics count voxels with the ignore label as background; Dice leaves them out."
+    assert main(["compare", *command]) == 0
+    assert said not in capsys.readouterr().out
+    assert main(["compare", *command, "--surface"]) == 0
+    assert said in capsys.readouterr().out
 
 
 def test_plain_folders(tmp_path, capsys):
