@@ -38,17 +38,27 @@ class Geometry:
         return self.direction * self.spacing
 
 
-def nifti_geometry(image: Any, units: bool = True) -> Geometry:
+def nifti_geometry(image: Any) -> Geometry:
     """Return the geometry of an image of nibabel's, whose affine is that of the sform where the header has one.
 
-    Any affine will do, also one with shears, which SimpleITK refuses. Lengths are in mm, as in SimpleITK; without
-    `units` they are the header's numbers, as in nnU-Net's readers that use nibabel.
+    Any affine will do, also one with shears, which SimpleITK refuses. Lengths are in mm, as in SimpleITK.
     """
     axes = min(len(image.shape), 3)
-    scale = nifti_unit(image) if units else 1.0
+    scale = nifti_unit(image)
     spacing = np.array(image.header.get_zooms()[:axes], dtype=float)
     direction = image.affine[:3, :axes] / spacing
     return Geometry(tuple(image.shape), spacing * scale, image.affine[:3, 3] * scale, direction)
+
+
+def affine_geometry(image: Any) -> Geometry:
+    """Return what the affine alone of an image of nibabel's says, in the header's own unit.
+
+    That is all that nnU-Net's readers which use nibabel keep of a header.
+    """
+    columns = image.affine[:3, : min(len(image.shape), 3)]
+    spacing = np.linalg.norm(columns, axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return Geometry(tuple(image.shape), spacing, image.affine[:3, 3], columns / spacing)
 
 
 def nifti_unit(image: Any) -> float:
@@ -63,12 +73,12 @@ def states_unit(image: Any) -> bool:
 
 
 def zero_spacing(image: Any, path: Path) -> bool:
-    """Tell whether the file of an image of nibabel's gives no spacing along an axis; nibabel and SimpleITK take 1."""
+    """Tell whether the file of an image of nibabel's gives no spacing along an axis: 0 or NaN, for which 1 is read."""
     from nibabel.openers import ImageOpener
 
     with ImageOpener(path) as file:
         stated = image.header_class.from_fileobj(file, check=False)["pixdim"][1:4]
-    return any(length > 1 and not given for length, given in zip(image.shape[:3], stated, strict=False))
+    return any(size > 1 and not abs(length) > 0 for size, length in zip(image.shape[:3], stated, strict=False))
 
 
 def itk_header(path: Path) -> Any:

@@ -19,6 +19,7 @@ from nnunet_cpr.evaluation import readers, spacings
 from nnunet_cpr.images import (
     TOLERANCE,
     Geometry,
+    affine_geometry,
     difference,
     itk_geometry,
     nifti_geometry,
@@ -95,7 +96,11 @@ def check_geometry(reference: Path, prediction: Path) -> None:
     if not (readers.knows_place(reference) and readers.knows_place(prediction)):
         return
     differs = difference(_geometry(reference), _geometry(prediction))
-    if differs and not _agree_in_simpleitk(reference, prediction) and not _agree_in_numbers(reference, prediction):
+    if (
+        differs
+        and not _agree_in_simpleitk(reference, prediction)
+        and not _agree_as_nibabel_writes(reference, prediction)
+    ):
         raise ValueError(f"{prediction} {differs} its reference {reference}")
 
 
@@ -191,15 +196,15 @@ def _agree_in_simpleitk(reference: Path, prediction: Path) -> bool:
         return False
 
 
-def _agree_in_numbers(reference: Path, prediction: Path) -> bool:
-    """Tell whether the headers have the same numbers, and the prediction's does not say what their unit is.
+def _agree_as_nibabel_writes(reference: Path, prediction: Path) -> bool:
+    """Tell whether the prediction has its reference's affine and no unit.
 
-    nnU-Net's readers that use nibabel write predictions so.
+    nnU-Net's readers that use nibabel write no more than that, so the unit is lost, and the spacing where the reference
+    has another one than its affine says.
     """
     if not (readers.is_nifti(reference) and readers.is_nifti(prediction)):
         return False
     import nibabel
 
     images: list[Any] = [nibabel.load(path) for path in (reference, prediction)]
-    expected, given = (nifti_geometry(image, units=False) for image in images)
-    return not states_unit(images[1]) and not difference(expected, given)
+    return not states_unit(images[1]) and not difference(*map(affine_geometry, images))
