@@ -38,16 +38,13 @@ def check_case(case: Case, values: dict[int, int], label_takes_image_header: boo
     and what to do.
     """
     first, *others = (_open_image(case.name, path) for path in case.channels)
-    for path, image in zip(case.channels[1:], others, strict=True):
-        if differs := difference(nifti_geometry(first), nifti_geometry(image)):
+    spacing, *spacings = (_nnunet_spacing(case.name, path, reader) for path in case.channels)
+    for path, image, other in zip(case.channels[1:], others, spacings, strict=True):
+        differs = difference(nifti_geometry(first), nifti_geometry(image))
+        if not differs and not same_spacing(spacing, other):
+            differs = f"has the spacing {_text(other)} to nnU-Net, not the {_text(spacing)} of"
+        if differs:
             raise ValueError(f"{case.name}: {path.name} {differs} {case.channels[0].name}; correct the file")
-    spacing, *more = (_nnunet_spacing(case.name, path, reader) for path in case.channels)
-    for path, other in zip(case.channels[1:], more, strict=True):
-        if not same_spacing(spacing, other):
-            raise ValueError(
-                f"{case.name}: {path.name} has the spacing {other} to nnU-Net, not the {spacing} of "
-                f"{case.channels[0].name}; correct the file"
-            )
     if case.label is None:
         return CheckedCase(case)
     label, array = open_nifti(case.label)
@@ -123,7 +120,13 @@ def _nnunet_difference(label: Path, spacing: tuple[float, ...], reader: str) -> 
         found = check_readable(label, reader)
     except ValueError:
         return "cannot be read by nnU-Net, unlike that of"
-    return "" if same_spacing(found, spacing) else f"has the spacing {found} to nnU-Net, not the {spacing} of"
+    if same_spacing(found, spacing):
+        return ""
+    return f"has the spacing {_text(found)} to nnU-Net, not the {_text(spacing)} of"
+
+
+def _text(spacing: tuple[float, ...]) -> str:
+    return "(" + ", ".join(f"{length:.7g}" for length in spacing) + ")"
 
 
 def _open_image(name: str, path: Path) -> nib.Nifti1Image:

@@ -41,14 +41,10 @@ def check_readable(path: Path, reader: str) -> tuple[float, ...]:
 
 def _spacing(path: Path, reader: str) -> tuple[float, ...]:
     if "SimpleITK" in reader:
-        import SimpleITK
-
         try:
             header = itk_header(path)
         except RuntimeError as error:
             raise ValueError(_refusal(path, reader, str(error))) from error
-        if header.GetPixelIDValue() == SimpleITK.sitkUnknown:
-            raise ValueError(_refusal(path, reader, "it does not know this type of voxels; store them as another"))
         return tuple(header.GetSpacing()[:_SPATIAL])
     image = nib.load(path)
     if "Reorient" in reader:

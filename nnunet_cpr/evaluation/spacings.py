@@ -93,7 +93,7 @@ def nifti_caution(path: Path) -> str:
         image: Any = nibabel.load(path)
         zero = zero_spacing(image, path)
     if zero:
-        raise ValueError(f"{path} has the spacing 0 along an axis (pixdim), for which 1 is read; correct its header")
+        raise ValueError(f"{path} has no spacing along an axis (pixdim), for which 1 is read; correct its header")
     axes = min(len(image.shape), 3)
     spacing = np.array(image.header.get_zooms()[:axes], dtype=float)
     columns = image.affine[:3, :axes]
