@@ -105,7 +105,9 @@ def itk_geometry(path: Path) -> Geometry:
     direction[:axes] = np.reshape(reader.GetDirection(), (dimensions, dimensions))[:axes, :axes]
     to_ras = np.array([-1.0, -1.0, 1.0])  # SimpleITK points to the left and posterior
     spacing = np.array(reader.GetSpacing()[:axes])
-    return Geometry(reader.GetSize(), spacing, to_ras * origin, to_ras[:, None] * direction)
+    # A negative pixdim of NIfTI is a negative spacing to SimpleITK, of which nnU-Net takes the amount.
+    direction = to_ras[:, None] * direction * np.where(spacing < 0, -1.0, 1.0)
+    return Geometry(reader.GetSize(), np.abs(spacing), to_ras * origin, direction)
 
 
 def difference(expected: Geometry, given: Geometry) -> str:

@@ -290,6 +290,33 @@ def test_predictions_for_a_reference_with_two_spacings_are_taken(tmp_path, reade
     assert read_pair(reference, tmp_path / "b.nii", reader.__name__).spacing == [1, 1, 1]
 
 
+@pytest.mark.parametrize("reader", [SimpleITKIO, NibabelIO, NibabelIOWithReorient])
+@pytest.mark.parametrize("shape", [(6, 7, 8), (6, 7, 8, 1), (6, 7, 1), (6, 7)])
+@pytest.mark.parametrize("header", ["plain", "negative pixdim", "other qform", "qform only"])
+def test_odd_headers_are_read_as_nnunet_reads_them(tmp_path, reader, shape, header):
+    affine = np.diag([-2.0, 3, 5, 1])
+    affine[:3, 3] = (10, 20, 30) if len(shape) > 2 else (10, 20, 0)
+    image = nib.Nifti1Image(noise(0, shape=shape), affine)
+    if header == "other qform":
+        image.set_sform(affine, 1)
+        image.set_qform(np.diag([-2.0, 3, 5, 1]), 1)
+    elif header == "qform only":
+        image.set_qform(affine, 1)
+        image.set_sform(None, 0)
+    nib.save(image, tmp_path / "a.nii")
+    if header == "negative pixdim":
+        with_bytes(tmp_path / "a.nii", 80, struct.pack("<f", -2))
+    if reader is not SimpleITKIO and len(shape) != 3:
+        pytest.skip("nnU-Net's reader refuses it")
+    segmentation, properties = reader().read_seg(str(tmp_path / "a.nii"))
+    reader().write_seg(segmentation[0], str(tmp_path / "b.nii"), properties)
+    pair = read_pair(tmp_path / "a.nii", tmp_path / "b.nii", reader.__name__)
+    assert np.array_equal(pair.reference, pair.prediction)
+    assert pair.spacing == pytest.approx(properties["spacing"], rel=1e-6)
+    if reader is not NibabelIOWithReorient:  # that turns the voxels
+        assert np.array_equal(pair.reference, segmentation[0])
+
+
 def task(reference: Path) -> SurfaceTask:
     return SurfaceTask("D", "A", "A", 0, "x", reference, reference, {"1": 1})
 
