@@ -9,6 +9,7 @@ from typing import Any
 
 from nnunet_cpr import __version__
 from nnunet_cpr.datasets.case_files import Case, CheckedCase, check_case, write_case
+from nnunet_cpr.datasets.nnunet_reading import reader_name
 from nnunet_cpr.parallel import in_parallel
 
 NAMES_IN_ERRORS = 5
@@ -47,7 +48,12 @@ class ChallengeDataset:
 
     def check(self, processes: int) -> list[str]:
         """Open every file; return the notes and a line for each label that gets its image's header."""
-        check = partial(check_case, values=self.values, label_takes_image_header=self.label_takes_image_header)
+        check = partial(
+            check_case,
+            values=self.values,
+            label_takes_image_header=self.label_takes_image_header,
+            reader=reader_name(self.ending, self.details),
+        )
         self._checked = list(in_parallel(check, self.cases + self.test_cases, processes, "check"))
         return self.notes + [checked.caution for checked in self._checked if checked.caution]
 

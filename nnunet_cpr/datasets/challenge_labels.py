@@ -19,6 +19,7 @@ def restore_labels(predictions: Path, output: Path, values: dict[int, int], proc
     if output.exists():
         raise ValueError(f"{output} exists; delete it or choose another folder")
     files = sorted(path for path in predictions.glob("*") if path.name.endswith((".nii", ".nii.gz")))
+    files = [path for path in files if not path.name.startswith("._")]  # as macOS leaves them beside others
     if not files:
         raise ValueError(f"{predictions}: no .nii.gz or .nii files; give nnU-Net's folder of predictions")
     back = {new: value for value, new in values.items()}

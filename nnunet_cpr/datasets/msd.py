@@ -9,11 +9,14 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from nnunet_cpr.datasets.nnunet_reading import check_readable, reader_name, same_spacing
 from nnunet_cpr.files import write_json
 from nnunet_cpr.images import check_permission, difference, nifti_geometry
 from nnunet_cpr.labels import IGNORE, read_dataset_json
 
 ENDING = ".nii.gz"
+CONVERTERS_READER = "SimpleITKIO"
+"""What nnU-Net's converter reads images with, whatever dataset.json states for later."""
 FOLDS = 5  # nnU-Net's cross-validation; it needs at least one case a fold
 _LAYOUT = "see any dataset.json of the Decathlon for the layout"
 
@@ -70,9 +73,11 @@ def check_cases(dataset: MSDDataset, progress: Callable[[Iterable[str]], Iterabl
     """
     channels = len(dataset.description["modality"])
     known = {int(value): name for value, name in dataset.description["labels"].items()}
+    reader = reader_name(ENDING, dataset.description)
     for case in progress(dataset.cases):
-        image, voxels = open_nifti(dataset.folder / "imagesTr" / f"{case}{ENDING}")
-        label, values = open_nifti(dataset.folder / "labelsTr" / f"{case}{ENDING}")
+        image_path, label_path = (dataset.folder / part / f"{case}{ENDING}" for part in ("imagesTr", "labelsTr"))
+        image, voxels = open_nifti(image_path)
+        label, values = open_nifti(label_path)
         if image.shape[:3] != label.shape:
             raise ValueError(
                 f"{case}: the image's shape is {image.shape[:3]}, the label's {label.shape}; "
@@ -97,6 +102,14 @@ def check_cases(dataset: MSDDataset, progress: Callable[[Iterable[str]], Iterabl
             raise ValueError(
                 f"{case}: label value {list_values(unknown)} is not in dataset.json, which "
                 f"knows {known}; add it there or correct the label"
+            )
+        spacing, of_label = check_readable(image_path, CONVERTERS_READER), check_readable(label_path, reader)
+        if reader != CONVERTERS_READER:
+            spacing = check_readable(image_path, reader)
+        if not same_spacing(of_label, spacing):
+            raise ValueError(
+                f"{case}: the label has the spacing {of_label} to nnU-Net, not the {spacing} of its image; "
+                "give both the geometry of the scanner image"
             )
 
 
@@ -171,6 +184,8 @@ def open_nifti(path: Path) -> tuple[nib.Nifti1Image, np.ndarray]:
         voxels = np.asanyarray(image.dataobj)
         if voxels.dtype.kind not in "biuf":
             raise ValueError(f"its voxels are of the type {image.get_data_dtype()}, but must be numbers")
+        if not voxels.size:
+            raise ValueError(f"it has no voxels, its shape is {image.shape}")
         if not np.isfinite(image.affine).all():
             raise ValueError("its place in space, the affine, holds NaN or infinite numbers")
         return image, voxels

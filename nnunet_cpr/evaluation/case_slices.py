@@ -15,6 +15,7 @@ import pandas as pd
 from nnunet_cpr.evaluation import report_numbers as numbers
 from nnunet_cpr.evaluation.case_files import CaseFiles, Locate
 from nnunet_cpr.evaluation.results import FOREGROUND, CaseSlice, SlicedSegmentation
+from nnunet_cpr.evaluation.spacings import reference_spacing
 from nnunet_cpr.evaluation.statistics import ROUNDING, snap
 from nnunet_cpr.evaluation.volumes import Volume, open_image, open_segmentation
 from nnunet_cpr.labels import Label
@@ -101,7 +102,8 @@ def _read(choice: Choice, dice: pd.DataFrame, locate: Locate) -> CaseSlice:
     runs = [_typical_run(dice, trainer) for trainer in choice.trainers]
     files = [locate(choice.dataset, run["run"], run["fold"], choice.case) for run in runs]
     first = files[0]
-    truth = open_segmentation(first.reference, first.reader)
+    spacing = reference_spacing(first.reference, first.prediction, first.reader, first.spacing_files)
+    truth = open_segmentation(first.reference, first.reader, spacing)
     predictions = [open_segmentation(one.prediction, one.reader) for one in files]
     for one, prediction in zip(files, predictions, strict=True):
         if prediction.shape != truth.shape:

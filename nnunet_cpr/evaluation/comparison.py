@@ -36,18 +36,21 @@ def compare_trainings(request: Request, command: str) -> Results:
         title = f"{', '.join(cases['dataset'].unique())}: {request.configuration}, {compared} trainers"
         ignores = any(t.ignore_label is not None for t in trainings)
     else:
-        from nnunet_cpr.evaluation.folders import dataset_labels, read_folders
+        from nnunet_cpr.evaluation.folders import dataset_labels, left_out, read_folders
 
         assert request.reference is not None
         trainings, labels = [], {}
         dataset = printable(request.reference.resolve().name)
         cases = read_folders(request.reference, request.predictions, dataset, _processes(request), request.intersect)
+        said = left_out(request.reference, request.predictions)
         title = f"{dataset}: {len(request.predictions)} folders of segmentations"
         ignores = dataset_labels(request.reference)[1] is not None
     cases, cautions = check_cases(cases, request.intersect or request.skip_missing)
     cautions = [*said, *cautions]
     if request.surface:
-        cases = pd.concat([cases, _surface(request, trainings, labels, cases)], ignore_index=True)
+        measured, doubts = _surface(request, trainings, labels, cases)
+        cases = pd.concat([cases, measured], ignore_index=True)
+        cautions += doubts
         if ignores:
             cautions.append("Surface metrics count voxels with the ignore label as background; Dice leaves them out.")
     cases, touched = apply_policy(cases, request.empty)
@@ -234,13 +237,25 @@ def _files(request: Request, trainings: list[Training], cases: pd.DataFrame) -> 
 
 def _surface(
     request: Request, trainings: list[Training], labels: dict[Path, dict[str, Label]], cases: pd.DataFrame
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, list[str]]:
+    """Return the surface metrics of the cases, and what to say about their spacing."""
     from nnunet_cpr.evaluation import folders, surface
 
     if request.trainers:
         kept = {(row.dataset, row.run, row.fold, row.case) for row in cases.itertuples()}
         tasks = [
-            surface.SurfaceTask(t.dataset, t.trainer, t.run, t.fold, case, reference, prediction, labels[t.folder])
+            surface.SurfaceTask(
+                t.dataset,
+                t.trainer,
+                t.run,
+                t.fold,
+                case,
+                reference,
+                prediction,
+                labels[t.folder],
+                t.reader,
+                t.spacing_files(reference),
+            )
             for t in trainings
             for case, reference, prediction in t.files()
             if (t.dataset, t.run, t.fold, case) in kept
@@ -248,7 +263,8 @@ def _surface(
     else:
         assert request.reference is not None
         tasks = folders.surface_tasks(request.reference, request.predictions, cases)
-    return surface.surface_metrics(tasks, request.tolerance, _processes(request))
+    cautions = surface.spacing_cautions(tasks)
+    return surface.surface_metrics(tasks, request.tolerance, _processes(request)), cautions
 
 
 def _processes(request: Request) -> int:

@@ -12,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from nnunet_cpr.evaluation.nnunet_results import stated_reader
 from nnunet_cpr.evaluation.results import CASE_COLUMNS
-from nnunet_cpr.evaluation.segmentations import check_geometry, list_cases, read_segmentation
+from nnunet_cpr.evaluation.segmentations import hidden_cases, list_cases, read_pair
+from nnunet_cpr.evaluation.spacings import spacing_files
 from nnunet_cpr.labels import (
     Label,
     check_case_name,
@@ -45,7 +47,10 @@ def read_folders(
     """
     named, ignore = dataset_labels(reference)
     pairs = _pairs(reference, predictions, intersect)
-    tasks = [_DiceTask(*files, labels=tuple(named.values()), ignore=ignore) for _, _, files in pairs]
+    readers = {name: _reader(reference, folder) for name, folder in predictions.items()}
+    tasks = [
+        _DiceTask(*files, labels=tuple(named.values()), ignore=ignore, reader=readers[name]) for name, _, files in pairs
+    ]
     found = list(in_parallel(_dice, tasks, num_processes, "Dice"))
     labels = _all_labels(named, ignore, found)
     if not labels:
@@ -66,11 +71,28 @@ def surface_tasks(reference: Path, predictions: dict[str, Path], cases: pd.DataF
     named, _ = dataset_labels(reference)
     references = list_cases(reference)
     files = {name: list_cases(folder) for name, folder in predictions.items()}
+    readers = {name: _reader(reference, folder) for name, folder in predictions.items()}
     tasks = []
     for (dataset, name, case), rows in cases.groupby(["dataset", "trainer", "case"], sort=False):
         labels = {str(label): value_of_name(label, named) for label in rows["label"].unique()}
-        tasks.append(SurfaceTask(dataset, name, name, 0, case, references[case], files[name][case], labels))
+        truth, places = references[case], spacing_files(references[case])
+        tasks.append(SurfaceTask(dataset, name, name, 0, case, truth, files[name][case], labels, readers[name], places))
     return tasks
+
+
+def left_out(reference: Path, predictions: dict[str, Path]) -> list[str]:
+    """Say which segmentations are left out because their names begin with a dot."""
+    said = []
+    for folder in dict.fromkeys([reference, *predictions.values()]):
+        if hidden := [path.name for path in hidden_cases(folder)]:
+            named = ", ".join(hidden[:NAMES_IN_ERRORS]) + (", ..." if len(hidden) > NAMES_IN_ERRORS else "")
+            said.append(f"{folder}: files whose names begin with a dot are left out: {named}.")
+    return said
+
+
+def _reader(reference: Path, predictions: Path) -> str | None:
+    """Return the name of nnU-Net's reader, which it also writes beside its predictions, None where no file says it."""
+    return stated_reader(predictions, reference, reference.parent)
 
 
 def dataset_labels(reference: Path) -> tuple[dict[str, Label], int | None]:
@@ -97,6 +119,7 @@ class _DiceTask:
     prediction: Path
     labels: tuple[Label, ...]
     ignore: int | None
+    reader: str | None
 
 
 @dataclass(frozen=True)
@@ -122,8 +145,8 @@ class _AlreadyRead:
 def _dice(task: _DiceTask) -> _Dice:
     from nnunetv2.evaluation.evaluate_predictions import compute_metrics
 
-    check_geometry(task.reference, task.prediction)
-    reference, prediction = read_segmentation(task.reference)[0], read_segmentation(task.prediction)[0]
+    pair = read_pair(task.reference, task.prediction, task.reader, spacing_files(task.reference))
+    reference, prediction = pair.reference, pair.prediction
     in_reference, in_prediction = _foreground(reference), _foreground(prediction)
     labels = list(dict.fromkeys([*task.labels, *in_reference, *in_prediction]))
     reader = _AlreadyRead(reference=reference, prediction=prediction)

@@ -12,6 +12,8 @@ from typing import Any
 import pandas as pd
 
 from nnunet_cpr.evaluation.results import CASE_COLUMNS
+from nnunet_cpr.evaluation.segmentations import dangling
+from nnunet_cpr.evaluation.spacings import spacing_files
 from nnunet_cpr.files import read_json
 from nnunet_cpr.labels import Label as Label
 from nnunet_cpr.labels import check_case_name, read_dataset_json
@@ -59,12 +61,16 @@ class Training:
         """The value that marks voxels of the references that count for nothing, None without."""
         return ignore_label(self._description)
 
-    @property
+    @cached_property
     def reader(self) -> str | None:
         """The reader that nnU-Net chose for the dataset's images and segmentations, None where it is not known."""
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            return str(read_json(self.folder.parent / "plans.json")["image_reader_writer"])
-        return None
+        return stated_reader(self.folder.parent)
+
+    def spacing_files(self, reference: Path) -> tuple[Path, ...]:
+        """Return where nnU-Net has the spacing of a case whose files are TIFF volumes."""
+        raw = os.environ.get("nnUNet_raw")  # noqa: SIM112 (nnU-Net's name)
+        labels = [Path(raw) / self.dataset / "labelsTr" / reference.name] if raw else []
+        return spacing_files(*labels, reference)
 
     def image(self, case: str) -> Path | None:
         """Return where the first channel of a case's image is in nnU-Net's raw data, None if that is not set."""
@@ -81,9 +87,8 @@ class Training:
         for reference, prediction in found.values():
             for path in (reference, prediction):
                 if not path.is_file():
-                    raise ValueError(
-                        f"{path} is missing; surface metrics need the segmentations, not only summary.json"
-                    )
+                    what = dangling(path) or " is missing"
+                    raise ValueError(f"{path}{what}; surface metrics need the segmentations, not only summary.json")
         return [(case, *paths) for case, paths in found.items()]
 
     def locate(self) -> dict[str, tuple[Path, Path]]:
@@ -102,6 +107,17 @@ class Training:
             reference = next((path for path in references if path.is_file()), references[0])
             found[name] = reference, self.validation / f"{name}{ending}"
         return found
+
+
+def stated_reader(*folders: Path) -> str | None:
+    """Return the name of nnU-Net's reader that a plans.json, else a dataset.json, in one of the folders says."""
+    for name, key in (("plans.json", "image_reader_writer"), ("dataset.json", "overwrite_image_reader_writer")):
+        for folder in folders:
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                reader = read_json(folder / name)[key]
+                if isinstance(reader, str) and reader != "None":
+                    return reader
+    return None
 
 
 def find_trainings(

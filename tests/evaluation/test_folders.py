@@ -246,7 +246,7 @@ def test_no_case_in_common(folders, tmp_path):
 
 
 def test_missing_and_empty_folders(folders, tmp_path):
-    with pytest.raises(ValueError, match=r"nowhere is no folder"):
+    with pytest.raises(ValueError, match=r"nowhere is not a folder"):
         read((tmp_path / "nowhere", folders[1]))
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("")
