@@ -22,6 +22,8 @@ CPUS = "8"
 """Of a job, unless the user says how many: nnU-Net augments on the CPU, and sbatch's default is 1."""
 WARNING = "USR1@120"
 """Before the time limit, trainings are told to save and end."""
+CHECK_SECONDS = 10
+"""Until the queue is asked for the first time, and how much longer it takes each time; the plugin's default is 40."""
 RETRIES = 3
 """Further attempts after a job failed or hit its time limit; they resume."""
 OPTIONS = {
@@ -64,6 +66,7 @@ def slurm_arguments(text: str) -> tuple[list[str], dict[str, list[str]]]:
     if find_spec("snakemake") and find_spec("snakemake_executor_plugin_slurm") is None:
         raise ValueError("--slurm needs Snakemake's SLURM plugin: pip install 'nnunet-cpr[batch]'")
     arguments = ["--executor", "nnunet-cpr", "--jobs", "100", "--retries", str(RETRIES),
+                 "--nnunet-cpr-init-seconds-before-status-checks", str(CHECK_SECONDS),
                  "--nnunet-cpr-status-command", "sacct" if _has_accounting() else "squeue"]  # fmt: skip
     return arguments, {kind: _sbatch(kind, wishes) for kind in KINDS}
 

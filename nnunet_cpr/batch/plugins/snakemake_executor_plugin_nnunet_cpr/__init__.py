@@ -53,9 +53,8 @@ class Executor(slurm.Executor):  # type: ignore[misc]  # the plugin has no type 
         log = Path(".snakemake", "slurm_logs", kind, name, "%j.log")  # relative: sbatch would read a % in the rest, too
         log.parent.mkdir(parents=True, exist_ok=True)
         command = shlex.join([sys.executable, "-m", "nnunet_cpr.batch.job", kind, name])
-        # What was asked for comes last, so it counts.
         options = ["--parsable", f"--job-name={self.run_uuid}", f"--output={log}", f"--chdir={Path.cwd()}",
-                   "--export=ALL", f"--comment={kind} {name}", *read_json(Path(FILE))["sbatch"][kind]]  # fmt: skip
+                   *_sbatch_options(read_json(Path(FILE))["sbatch"][kind], f"{kind} {name}")]  # fmt: skip
         done = subprocess.run(
             ["sbatch", *options],
             input=_SCRIPT.format(command=command),
@@ -73,6 +72,13 @@ class Executor(slurm.Executor):  # type: ignore[misc]  # the plugin has no type 
         path = Path.cwd() / log.with_name(f"{number}.log")
         self.logger.info(f"Job {job.jobid} has been submitted with SLURM jobid {number} (log: {path}).")
         self._report_job_submission_threadsafe(SubmittedJobInfo(job, number, {"slurm_logfile": path}))
+
+
+def _sbatch_options(asked: list[str], comment: str) -> list[str]:
+    """Return what was asked for, and the defaults of what was not."""
+    names = {option.split("=")[0] for option in asked}
+    defaults = ["--export=ALL", f"--comment={comment}"]
+    return [*(option for option in defaults if option.split("=")[0] not in names), *asked]
 
 
 def _name(job: Any) -> str:
