@@ -59,7 +59,7 @@ def run_batch(args: argparse.Namespace) -> int:
     if args.json and not args.dry_run:
         raise ValueError("--json goes with --dry-run")
     from nnunet_cpr.batch.gpus import gpu_locks
-    from nnunet_cpr.batch.place import check_for_profile, find_place
+    from nnunet_cpr.batch.place import check_path, find_place
     from nnunet_cpr.batch.prepare import is_prepared
     from nnunet_cpr.batch.slurm import jobs_left
     from nnunet_cpr.batch.study import read_study
@@ -74,8 +74,7 @@ def run_batch(args: argparse.Namespace) -> int:
         return code
     if find_spec("snakemake") is None:
         raise ValueError("a batch needs Snakemake: pip install 'nnunet-cpr[batch]' (Python 3.11 or later)")
-    if args.profile is not None:
-        check_for_profile(study.output)
+    check_path(study.output, args)
     if place.gpus:
         gpu_locks(place.gpus)  # so that a folder that is a stranger's is noticed now
     if jobs := jobs_left(study.output, must_know=place.cluster):

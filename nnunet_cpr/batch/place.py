@@ -53,12 +53,19 @@ def find_place(args: Namespace, device: str) -> Place:
     return Place([*arguments, *_NO_PROFILES], signal.SIGTERM, gpus)
 
 
-def check_for_profile(output: Path) -> None:
-    """Check what Snakemake's own executors write into a shell's command, some of them between double quotes.
+def check_path(output: Path, args: Namespace) -> None:
+    """Check whether jobs of a cluster can run in the study's output.
 
     Raises:
-        ValueError: a shell would read something into it.
+        ValueError: sbatch would not understand its path; or with --profile, for which Snakemake's own executors write
+            paths into a shell's command, some of them between double quotes, a shell would change something of it.
     """
+    if args.slurm is not None and ("\\" in str(output) or not str(output).isprintable()):
+        raise ValueError(
+            f"--slurm: the study's output is in {str(output)!r}, whose backslash or line break sbatch reads"
+        )
+    if args.profile is None:
+        return
     for what, path in (("the study's output", output), ("Python", sys.executable), ("nnunet-cpr", Path(__file__))):
         if not re.fullmatch(r"[\w./+:@,=-]+", str(path)):
             raise ValueError(

@@ -7,6 +7,7 @@ import pytest
 from batch_helpers import DATASET, prepared_dataset
 
 from nnunet_cpr.batch.slurm import jobs_left, slurm_arguments
+from nnunet_cpr.cli import main
 
 NAME = "nnUNetTrainerSGD_3epochs__nnUNetPlans__3d_fullres"
 SBATCH = """\
@@ -124,6 +125,28 @@ def test_a_queue_that_does_not_answer(commands):
         jobs_left(commands, must_know=True)
 
 
+@pytest.mark.parametrize(
+    ("output", "flags", "message"),
+    [
+        ("a\\b", ["--slurm", "mem=1"], "--slurm: the study's output is in "),
+        ("a\nb", ["--slurm", "mem=1"], "--slurm: the study's output is in "),
+        ("a $(touch b)", ["--profile", "{tmp}"], "--profile: the study's output is in "),
+        ("it's", ["--profile", "{tmp}"], "--profile: the study's output is in "),
+    ],
+)
+def test_folders_that_a_cluster_cannot_use(commands, tmp_path, monkeypatch, capsys, output, flags, message):
+    for name in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
+    prepared_dataset(tmp_path / "preprocessed")
+    content = {"datasets": [4], "trainers": ["nnUNetTrainerSGD_3epochs"], "output": output}
+    (tmp_path / "study.yaml").write_text(json.dumps(content))
+    pytest.importorskip("snakemake", reason="needs nnunet-cpr[batch], which needs Python 3.11")
+    assert main(["batch", str(tmp_path / "study.yaml"), *(flag.format(tmp=tmp_path) for flag in flags)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not (tmp_path / output).exists()
+
+
 def test_every_sbatch_of_a_study(world, commands):
     """One job of each kind, in a folder whose name a shell would take apart; sbatch's refusal reaches the terminal."""
     new = "Dataset005_$(touch EXECUTED)"
@@ -149,7 +172,8 @@ def test_every_sbatch_of_a_study(world, commands):
         options = dict(argument.partition("=")[::2] for argument in arguments)
         assert options.pop("--job-name") and options.pop("--parsable") == ""
         kind, name = options.pop("--comment").split(" ")
-        assert options.pop("--output") == f".snakemake/slurm_logs/{kind}/{name}/%j.log"
+        escaped = str(output).replace("%", "%%")  # sbatch would put the job's number in the folder's name
+        assert options.pop("--output") == f"{escaped}/.snakemake/slurm_logs/{kind}/{name}/%j.log"
         assert script.splitlines()[-1].endswith(f" -m nnunet_cpr.batch.job {kind} {name}")
         assert calls.setdefault((kind, name), options) == options  # the further attempts are the same
     common = {"--export": "ALL", "--chdir": str(output), "--requeue": "", "--cpus-per-task": "8", "--partition": "all",

@@ -16,7 +16,7 @@ import snakemake_executor_plugin_slurm as slurm
 from snakemake_executor_plugin_slurm.validation import validate_or_get_slurm_job_id
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
-from nnunet_cpr.batch.failures import failures, note_failure, one_line
+from nnunet_cpr.batch.failures import failures, note_failure, one_line, reason_in
 from nnunet_cpr.batch.plan import FILE
 from nnunet_cpr.batch.slurm import PLUGINS
 from nnunet_cpr.files import read_json
@@ -45,15 +45,17 @@ class Executor(slurm.Executor):  # type: ignore[misc]  # the plugin has no type 
         """Leave the reason for `nnunet-cpr batch`, unless the job itself said more."""
         name = f"{job_info.job.rule.name}/{_name(job_info.job)}"
         if msg and name not in failures(Path.cwd()):
-            note_failure(Path.cwd(), name, msg)
+            said = reason_in(Path((job_info.aux or {}).get("slurm_logfile", "")))
+            note_failure(Path.cwd(), name, f"{msg} {said}" if said else msg)
         super().report_job_error(job_info, msg, **more)
 
     def _submit(self, job: Any) -> None:
         kind, name = job.rule.name, _name(job)
-        log = Path(".snakemake", "slurm_logs", kind, name, "%j.log")  # relative: sbatch would read a % in the rest, too
-        log.parent.mkdir(parents=True, exist_ok=True)
+        logs = Path.cwd() / ".snakemake" / "slurm_logs" / kind / name
+        logs.mkdir(parents=True, exist_ok=True)
+        pattern = f"{str(logs).replace('%', '%%')}/%j.log"
         command = shlex.join([sys.executable, "-m", "nnunet_cpr.batch.job", kind, name])
-        options = ["--parsable", f"--job-name={self.run_uuid}", f"--output={log}", f"--chdir={Path.cwd()}",
+        options = ["--parsable", f"--job-name={self.run_uuid}", f"--output={pattern}", f"--chdir={Path.cwd()}",
                    *_sbatch_options(read_json(Path(FILE))["sbatch"][kind], f"{kind} {name}")]  # fmt: skip
         done = subprocess.run(
             ["sbatch", *options],
@@ -69,7 +71,7 @@ class Executor(slurm.Executor):  # type: ignore[misc]  # the plugin has no type 
             self._report_job_error_threadsafe(SubmittedJobInfo(job), f"sbatch refuses the job: {message}")
             return
         number = validate_or_get_slurm_job_id(done.stdout.strip().split(";")[0], done.stdout)
-        path = Path.cwd() / log.with_name(f"{number}.log")
+        path = logs / f"{number}.log"
         self.logger.info(f"Job {job.jobid} has been submitted with SLURM jobid {number} (log: {path}).")
         self._report_job_submission_threadsafe(SubmittedJobInfo(job, number, {"slurm_logfile": path}))
 
