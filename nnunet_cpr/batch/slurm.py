@@ -68,6 +68,8 @@ def slurm_arguments(text: str) -> tuple[list[str], dict[str, list[str]]]:
     arguments = ["--executor", "nnunet-cpr", "--jobs", "100", "--retries", str(RETRIES),
                  "--nnunet-cpr-init-seconds-before-status-checks", str(CHECK_SECONDS),
                  "--nnunet-cpr-status-command", "sacct" if _has_accounting() else "squeue"]  # fmt: skip
+    if "no-requeue" not in wishes:
+        arguments.append("--nnunet-cpr-requeue")  # the plugin then leaves jobs of a failed node to SLURM
     return arguments, {kind: _sbatch(kind, wishes) for kind in KINDS}
 
 
