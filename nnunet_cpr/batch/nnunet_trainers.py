@@ -14,8 +14,11 @@ def has_trainer(name: str) -> bool:
     extra = os.environ.get("nnUNet_extTrainer", "")  # noqa: SIM112 (nnU-Net's name)
     folders += [Path(place) for place in extra.split(os.pathsep) if place]
     definition = re.compile(rf"^class {re.escape(name)}\b", re.MULTILINE)
-    return any(
-        definition.search(file.read_text(encoding="utf-8", errors="replace"))
-        for folder in folders
-        for file in folder.rglob("*.py")
-    )
+    return any(definition.search(_text(file)) for folder in folders for file in folder.rglob("*.py"))
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # an editor's lock file, another link to nowhere, a folder, or not readable
+        return ""

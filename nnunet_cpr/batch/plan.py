@@ -1,6 +1,8 @@
 """What the controller hands to Snakemake and its jobs: one JSON file of the study, written before anything starts."""
 
-from dataclasses import asdict, dataclass
+import hashlib
+import re
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from nnunet_cpr.batch.runs import Run, runs_of
@@ -16,6 +18,8 @@ class Plan:
 
     study: Study
     gpus: list[str]
+    sbatch: dict[str, list[str]] = field(default_factory=dict)
+    """sbatch's options for each kind of job, on a SLURM cluster."""
 
     @property
     def file(self) -> Path:
@@ -25,8 +29,16 @@ class Plan:
     def write(self) -> None:
         """Write it for Snakemake and the jobs."""
         study = asdict(self.study) | {"path": str(self.study.path), "output": str(self.study.output)}
-        runs = {run.key: run.dataset for run in runs_of(self.study)}
-        write_json(self.file, {"study": study, "gpus": self.gpus, "datasets": self.study.datasets, "runs": runs})
+        # What is outdated is left as it is; the user decides.
+        runs = {job_name(run.key): job_name(run.dataset) for run in runs_of(self.study) if not run.outdated()}
+        write_json(self.file, {"study": study, "gpus": self.gpus, "sbatch": self.sbatch, "runs": runs})
+
+
+def job_name(name: str) -> str:
+    """Return the name of a training or dataset for Snakemake and shells, to which none of its characters is special."""
+    if re.fullmatch(r"[A-Za-z0-9_.+/-]+", name):
+        return name
+    return f"{re.sub(r'[^A-Za-z0-9_.+/-]', '_', name)}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def read_plan(file: Path) -> Plan:
@@ -37,5 +49,10 @@ def read_plan(file: Path) -> Plan:
 
 
 def find_run(plan: Plan, key: str) -> Run:
-    """Return the training of that name."""
-    return next(run for run in runs_of(plan.study) if run.key == key)
+    """Return the training whose job has that name."""
+    return next(run for run in runs_of(plan.study) if job_name(run.key) == key)
+
+
+def find_dataset(plan: Plan, key: str) -> str:
+    """Return the dataset whose job has that name."""
+    return next(dataset for dataset in plan.study.datasets if job_name(dataset) == key)

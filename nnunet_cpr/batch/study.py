@@ -13,7 +13,7 @@ from nnunet_cpr.batch.nnunet_trainers import has_trainer
 from nnunet_cpr.batch.study_file import StudyFile, read_study_file
 from nnunet_cpr.datasets.small_plans import CONFIGURATION as SMALL
 from nnunet_cpr.evaluation.nnunet_results import dataset_name
-from nnunet_cpr.files import read_json
+from nnunet_cpr.files import read_json, user_path
 from nnunet_cpr.labels import foreground_labels, printable, read_dataset_json
 from nnunet_cpr.training.settings import family_of, parse
 
@@ -65,8 +65,8 @@ def read_study(path: Path) -> Study:
     for key in ("datasets", "trainers"):
         if key not in file.nodes:
             file.complain(None, f"the key {key} is missing")
-    plans = file.text("plans", "nnUNetPlans")
-    configuration = file.text("configuration", "3d_fullres")
+    plans = _name_of_file(file, "plans", "nnUNetPlans")
+    configuration = _name_of_file(file, "configuration", "3d_fullres")
     trainers = _trainers(file)
     baseline = printable(file.text("baseline", next(iter(trainers), "")))
     if trainers and baseline not in trainers:
@@ -202,6 +202,23 @@ def _dataset(text: str) -> str:
     name = dataset_name(text)
     if not re.fullmatch(r"Dataset\d{3}_[^/]+", name):
         raise ValueError(f"{text} is neither a number nor a name such as Dataset004_Hippocampus")
+    _check_name(name)
+    return name
+
+
+def _check_name(name: str) -> None:
+    """Refuse what Snakemake, or a terminal, takes for more than a name."""
+    if not name.isprintable() or re.search(r"[/{}]", name):
+        raise ValueError(f"{name!r} cannot be used in a batch; a name must be without braces, slashes and line breaks")
+
+
+def _name_of_file(file: StudyFile, key: str, default: str) -> str:
+    name = file.text(key, default)
+    try:
+        _check_name(name)
+    except ValueError as error:
+        file.complain(file.nodes[key], str(error))
+        return default
     return name
 
 
@@ -238,6 +255,9 @@ def _tolerance(file: StudyFile, surface: bool) -> float:
 
 def _output(file: StudyFile) -> Path:
     given = file.text("output", "")
-    if given:
-        return (file.path.parent / Path(given).expanduser()).resolve()
+    try:
+        if given:
+            return user_path(given, file.path.parent).resolve()
+    except ValueError as error:
+        file.complain(file.nodes["output"], str(error))
     return Path(os.environ["nnUNet_results"]).resolve() / "studies" / file.path.stem  # noqa: SIM112

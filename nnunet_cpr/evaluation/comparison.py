@@ -116,6 +116,9 @@ def _comparable(request: Request) -> tuple[list[Training], list[str]]:
         lacking = [f"{t.run} fold {t.fold}" for t in missing if t.dataset == dataset]
         if lacking:
             said.append(f"{dataset}: {len(lacking)} trainings are missing: {shortened(lacking)}.")
+        outdated = [t.unusable() for t in missing if t.dataset == dataset and (t.validation / "summary.json").is_file()]
+        if outdated:
+            said.append(f"{dataset}: results of earlier trainings are left out: {shortened(outdated)}.")
         present = [t for t in trainings if t.dataset == dataset]
         trainers = {t.trainer for t in present}
         folds = [{t.fold for t in present if t.run == run} for run in {t.run for t in present}]
@@ -129,6 +132,7 @@ def _comparable(request: Request) -> tuple[list[Training], list[str]]:
             said.append(f"{dataset} is left out: {reason}.")
     if not trainings:
         raise ValueError(f"nothing can be compared yet with the baseline {request.baseline}: {' '.join(said)}")
+    said += [f"{t.dataset}, {t.run} fold {t.fold}: {doubt.text}." for t in trainings if (doubt := t.doubt())]
     return trainings, said
 
 

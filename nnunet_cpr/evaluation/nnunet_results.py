@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from nnunet_cpr.evaluation.provenance import Doubt, changed_since, newer_training
 from nnunet_cpr.evaluation.results import CASE_COLUMNS
 from nnunet_cpr.evaluation.segmentations import dangling
 from nnunet_cpr.evaluation.spacings import spacing_files
@@ -38,6 +39,22 @@ class Training:
     def validation(self) -> Path:
         """Where nnU-Net wrote predictions and summary.json."""
         return self.folder / "validation"
+
+    def unusable(self) -> str:
+        """Say why there is no result of the last training here; empty if there is one."""
+        path = self.validation / "summary.json"
+        if not path.is_file():
+            return str(path)
+        newer = newer_training(self.folder)
+        return f"{path} ({newer})" if newer else ""
+
+    def doubt(self) -> Doubt | None:
+        """Return what has changed since it was trained, None if nothing is known to have."""
+        names: list[str] = []
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            cases = read_json(self.validation / "summary.json")["metric_per_case"]
+            names = [_case_name(case["prediction_file"]) for case in cases]
+        return changed_since(self.folder, self.dataset, self.fold, names)
 
     @cached_property
     def _description(self) -> dict[str, Any]:
@@ -147,11 +164,12 @@ def find_trainings(
         for run in runs
         for fold in dict.fromkeys(folds)
     ]
-    missing = [t for t in trainings if not (t.validation / "summary.json").is_file()]
+    unusable = {t: why for t in trainings if (why := t.unusable())}
+    missing = list(unusable)
     if missing and not skip_missing:
         raise ValueError(
             f"{len(missing)} of {len(trainings)} trainings have no validation result: "
-            f"{shortened([str(t.validation / 'summary.json') for t in missing], 10)}; "
+            f"{shortened(list(unusable.values()), 10)}; "
             "finish them (nnUNetv2_train ... --c or --val), name the folds to compare with -f, or use --skip-missing"
         )
     return [t for t in trainings if t not in missing], missing
