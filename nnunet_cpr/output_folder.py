@@ -60,7 +60,7 @@ def check_folder(folder: Path, layout: Layout) -> None:
     """
     if not folder.is_dir():
         if os.path.lexists(folder):
-            raise ValueError(f"{folder} is not a folder; choose another one")
+            raise ValueError(f"{folder} is a file, or a link to nothing; choose another folder")
         return
     ours = _read_manifest(folder)
     if ours is None:
@@ -109,9 +109,8 @@ def replace_folder(folder: Path, layout: Layout) -> Iterator[Path]:
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
     finally:
-        with suppress(OSError):  # those that hold something stay
-            for path in made:
-                path.rmdir()
+        for path in made:
+            _remove_empty(path)
 
 
 @contextmanager
@@ -175,40 +174,47 @@ def _publish(staging: Path, folder: Path) -> None:
     write_json(new / MANIFEST, {"complete": True, "sha256": sums})
     for name in [*present, *([MANIFEST] if (folder / MANIFEST).is_file() else [])]:
         shutil.copyfile(folder / name, old / name)  # a copy, so that no file is missing at any time
-    if any(name.startswith(f"{FIGURES}/") for name in sums):
-        (folder / FIGURES).mkdir(exist_ok=True)
     try:
-        for part, names in ((marks, [MANIFEST, *pages]), (new, [name for name in sums if name not in pages])):
-            for name in names:
-                os.replace(part / name, folder / name)
+        os.replace(marks / MANIFEST, folder / MANIFEST)  # first, so that whatever a kill leaves is known as ours
+        (folder / FIGURES).mkdir(exist_ok=True)
+        for name in pages:
+            os.replace(marks / name, folder / name)
+        for name in sums:
+            if name not in pages:
+                os.replace(new / name, folder / name)
         for name in present:
             if name not in sums:
                 (folder / name).unlink()
+        _remove_empty(folder / FIGURES)
         for name in [*pages, MANIFEST]:
             os.replace(new / name, folder / name)
     except BaseException:
-        _restore(folder, old, [*sums, *present])
+        _restore(folder, old, {*sums, *present})
         raise
-    with suppress(OSError):  # as long as it holds something
-        (folder / FIGURES).rmdir()
 
 
-def _restore(folder: Path, old: Path, names: list[str]) -> None:
+def _restore(folder: Path, old: Path, names: set[str]) -> None:
     """Put the earlier files back. Where that fails, the manifest goes on to say that the folder is incomplete."""
     with suppress(OSError):
         for name in [*names, MANIFEST]:
+            if name == MANIFEST:
+                _remove_empty(folder / FIGURES)
             if (old / name).exists():
                 os.replace(old / name, folder / name)
             else:
                 (folder / name).unlink(missing_ok=True)
 
 
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):  # it holds something, or there is none
+        folder.rmdir()
+
+
 def _files(folder: Path) -> list[str]:
-    """Return what can be ours in a folder: the files in it and in its figures, without those that are hidden."""
-    paths = [*folder.glob("*"), *folder.glob(f"{FIGURES}/*")]
-    found = [path for path in paths if not path.name.startswith(".") and not (path.is_dir() and not path.is_symlink())]
-    names = sorted(path.relative_to(folder).as_posix() for path in found)
-    return [name for name in names if name != MANIFEST]
+    """Return what is in a folder and in its figures, by the path in it, without what is hidden and the manifest."""
+    paths = [path for pattern in ("*", f"{FIGURES}/*") for path in folder.glob(pattern) if path.name[0] != "."]
+    names = {path.relative_to(folder).as_posix() for path in paths}
+    return sorted(names - {MANIFEST, FIGURES})
 
 
 def _is_ours(folder: Path, name: str, ours: Mapping[str, set[str]]) -> bool:
