@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -120,10 +121,13 @@ def _in_processes(
         chunk = max(1, min(8, len(items) // (8 * workers)))
         try:
             with _interrupts_held_back():
-                results = executor.map(work, items, chunksize=chunk)
-            for result in results:
-                yield result
-                done += 1
+                # Not executor.map, which cancels what is left: Python 3.11 then fails over it when workers are killed.
+                parts = (items[begin : begin + chunk] for begin in range(0, len(items), chunk))
+                futures = deque(executor.submit(_do_all, work, part) for part in parts)
+            while futures:
+                for result in futures.popleft().result():
+                    yield result
+                    done += 1
         except BrokenProcessPool as error:
             raise ValueError(
                 f"{work.name(items[done])} or a case after it: a process ended unexpectedly, probably for lack of "
@@ -133,6 +137,10 @@ def _in_processes(
             for process in set(multiprocessing.active_children()) - before:
                 process.kill()  # else leaving the block would wait for what they have begun
             raise
+
+
+def _do_all(work: _Work[Item, Result], items: Sequence[Item]) -> list[Result]:
+    return [work(item) for item in items]
 
 
 def _begin(initializer: Callable[[], None] | None) -> None:

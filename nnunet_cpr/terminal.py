@@ -11,8 +11,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
+
+from nnunet_cpr.files import name_file
 
 ADVICE = "free some memory, use fewer processes, or a machine with more"
 _OUT_OF_MEMORY = (
@@ -117,21 +120,27 @@ class _Tolerant:
     def write(self, text: str) -> int:
         try:
             return self._stream.write(text)
-        except BrokenPipeError:
+        except OSError as error:
             self._drop()
+            self._check(error)
             return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
-        except BrokenPipeError:
+        except OSError as error:
             self._drop()
+            self._check(error)
 
     def _drop(self) -> None:
-        """Also what is buffered: Python would write it when it ends."""
+        """Write nowhere from now on, also what is buffered: Python would try it again when it ends."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream.fileno())
         os.close(nowhere)
+
+    def _check(self, error: OSError) -> None:
+        if not isinstance(error, BrokenPipeError):
+            raise name_file(error, Path(self._stream.name)) from error
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
