@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from reprlib import repr as _short
 from types import FrameType
 from typing import Any, TextIO
 
@@ -49,9 +50,10 @@ def run_command(program: str, work: Callable[[], int], interrupted: str = "inter
                 code = work()
                 _flush()
                 return code
+        except UnicodeEncodeError as error:  # a file's name that is not UTF-8, which pandas refuses, for one
+            text, code = f"error: {_short(error.object)} is not text in {error.encoding}; rename the file", 2
         except (ValueError, OSError) as error:
-            text = f"error: {error}"
-            code = 2
+            text, code = f"error: {error}", 2
         except StoppedBySignal as stopped:
             text, code = f"stopped by {stopped.name}", int(str(stopped.code))
         except KeyboardInterrupt:

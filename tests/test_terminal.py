@@ -34,6 +34,7 @@ def run(work: str, **settings) -> subprocess.CompletedProcess:
             2,
             "program: error: [Errno 28] No space left on device: 'a.csv'",
         ),
+        (UnicodeEncodeError("utf-8", "c\udcff", 1, 2, "?"), 2, r"program: error: 'c\udcff' is not text in utf-8"),
         (MemoryError(), 2, "program: error: there is not enough memory; "),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "program: error: there is not enough memory; "),
         (KeyboardInterrupt(), 130, "program: interrupted"),
