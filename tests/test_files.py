@@ -78,8 +78,9 @@ def test_what_another_process_is_writing_is_no_leftover_until_it_is_killed(tmp_p
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         name = process.stdout.readline().strip()
         remove_leftovers(tmp_path)
-        assert [path.name for path in tmp_path.iterdir()] == [name]
+        left = [path.name for path in tmp_path.iterdir()]
         process.kill()
+    assert left == [name]
     assert [path.name for path in tmp_path.iterdir()] == [name]
     remove_leftovers(tmp_path)
     assert not list(tmp_path.iterdir())
