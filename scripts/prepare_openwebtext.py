@@ -19,7 +19,8 @@ import numpy as np
 from common.tokens import MAX_VOCAB_SIZE, META_FILE, SPLITS, TOKEN_BYTES, read_meta
 from tqdm import tqdm
 
-from nnunet_cpr.files import read_json, write_json
+from nnunet_cpr.files import read_json, user_path, write_json
+from nnunet_cpr.terminal import run_command
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -31,7 +32,7 @@ END_OF_TEXT = "<|endoftext|>"
 def main(argv: list[str] | None = None) -> int:
     """Prepare, and return the exit code; a user's mistake leaves as one line on stderr with exit code 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("openwebtext"), help="folder to write (default: openwebtext)")
+    parser.add_argument("--out", default="openwebtext", help="folder to write (default: openwebtext)")
     parser.add_argument(
         "--dataset", default="Skylion007/openwebtext", help="name on the Hub, or a saved dataset's folder"
     )
@@ -41,23 +42,27 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--seed", type=int, default=1234, help="of the choice of the validation documents")
     parser.add_argument("--batch", type=int, default=2000, help="documents between two states to resume from")
-    args = parser.parse_args(argv)
-    try:
-        if args.batch < 1:
-            raise ValueError(f"--batch is {args.batch}, but must be at least 1")
-        if (args.out / META_FILE).exists():
-            print(f"{args.out} is complete already: {describe(read_meta(args.out))}")
-            return 0
-        documents, tokenizer = load_documents(args.dataset), load_tokenizer(args.tokenizer)
-        about = {"dataset": args.dataset, "tokenizer": args.tokenizer, "val_share": args.val_share, "seed": args.seed}
-        print(describe(prepare(documents, tokenizer, args.out, about, args.batch)))
-    except (ValueError, OSError) as error:
-        print(f"prepare_openwebtext.py: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
-        return 130
-    return 0
+
+    def work() -> int:
+        try:
+            _run(parser.parse_args(argv))
+        except (ValueError, OSError) as error:
+            raise ValueError(" ".join(str(error).split())) from error
+        return 0
+
+    return run_command("prepare_openwebtext.py", work, "interrupted; the same command continues")
+
+
+def _run(args: argparse.Namespace) -> None:
+    if args.batch < 1:
+        raise ValueError(f"--batch is {args.batch}, but must be at least 1")
+    out = user_path(args.out)
+    if (out / META_FILE).exists():
+        print(f"{out} is complete already: {describe(read_meta(out))}")
+        return
+    documents, tokenizer = load_documents(args.dataset), load_tokenizer(args.tokenizer)
+    about = {"dataset": args.dataset, "tokenizer": args.tokenizer, "val_share": args.val_share, "seed": args.seed}
+    print(describe(prepare(documents, tokenizer, out, about, args.batch)))
 
 
 def load_documents(source: str) -> Sequence[str]:
@@ -65,8 +70,10 @@ def load_documents(source: str) -> Sequence[str]:
     import datasets
 
     try:
-        local = Path(source).is_dir()
-        dataset = datasets.load_from_disk(source) if local else datasets.load_dataset(source, split="train")
+        local = user_path(source)
+        dataset = (
+            datasets.load_from_disk(str(local)) if local.is_dir() else datasets.load_dataset(source, split="train")
+        )
     except Exception as error:  # datasets raises what its many back ends raise
         raise ValueError(f"the dataset {source} cannot be loaded: {error}") from error
     if isinstance(dataset, datasets.DatasetDict):
@@ -81,7 +88,8 @@ def load_tokenizer(source: str) -> "Tokenizer":
     from tokenizers import Tokenizer
 
     try:
-        return Tokenizer.from_file(source) if Path(source).is_file() else Tokenizer.from_pretrained(source)
+        local = user_path(source)
+        return Tokenizer.from_file(str(local)) if local.is_file() else Tokenizer.from_pretrained(source)
     except Exception as error:  # tokenizers raises plain Exception
         raise ValueError(f"the tokenizer {source} cannot be loaded: {error}") from error
 

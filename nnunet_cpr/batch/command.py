@@ -5,8 +5,9 @@ import json
 import shlex
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
+
+from nnunet_cpr.files import user_path
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -39,7 +40,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _add_study(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("study", type=Path, metavar="STUDY.yaml")
+    parser.add_argument("study", metavar="STUDY.yaml")
     parser.add_argument("--json", action="store_true", help="print the trainings as JSON")
 
 
@@ -49,7 +50,7 @@ def run_status(args: argparse.Namespace) -> int:
     from nnunet_cpr.batch.states_table import states_table
     from nnunet_cpr.batch.study import read_study
 
-    states = states_of(read_study(args.study))
+    states = states_of(read_study(user_path(args.study)))
     print(json.dumps(as_dicts(states), indent=2) if args.json else states_table(states))
     return 0
 
@@ -60,11 +61,13 @@ def run_batch(args: argparse.Namespace) -> int:
         raise ValueError("--json goes with --dry-run")
     from nnunet_cpr.batch.gpus import gpu_locks
     from nnunet_cpr.batch.place import check_path, find_place
+    from nnunet_cpr.batch.plan import check_output
     from nnunet_cpr.batch.prepare import is_prepared
     from nnunet_cpr.batch.slurm import jobs_left
     from nnunet_cpr.batch.study import read_study
 
-    study = read_study(args.study)
+    study = read_study(user_path(args.study))
+    check_output(study)
     place = find_place(args, study.device)
     if args.dry_run:
         code = run_status(args)

@@ -43,13 +43,14 @@ def run_snakemake(plan: Plan, place: Place, watch: Callable[[], None]) -> tuple[
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--configfile", str(plan.file),
                "--directory", str(study.output), "--keep-going", "--rerun-incomplete", "--rerun-triggers", "mtime",
                "--scheduler", "greedy", "--nolock", *place.arguments]  # fmt: skip
-    with _alone(study) as lock, (study.output / "snakemake.log").open("ab") as log, _stop_signals() as received:
-        begin = log.tell()
+    with _alone(study) as lock, _stop_signals() as received:
+        plan.write()  # first: it marks the folder as ours
         forget_failures(study.output)
-        plan.write()
         match_markers(study)
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                                   start_new_session=True, pass_fds=[lock], env=_environment(plan))  # fmt: skip
+        with (study.output / "snakemake.log").open("ab") as log:
+            begin = log.tell()
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                                       start_new_session=True, pass_fds=[lock], env=_environment(plan))  # fmt: skip
         os.pwrite(lock, f"{process.pid:<12}".encode(), 0)
         try:
             while process.poll() is None and not received:

@@ -255,9 +255,9 @@ def _tolerance(file: StudyFile, surface: bool) -> float:
 
 def _output(file: StudyFile) -> Path:
     given = file.text("output", "")
-    try:
-        if given:
+    if given:
+        try:
             return user_path(given, file.path.parent).resolve()
-    except ValueError as error:
-        file.complain(file.nodes["output"], str(error))
+        except ValueError as error:
+            file.complain(file.nodes["output"], f"output: {error}")
     return Path(os.environ["nnUNet_results"]).resolve() / "studies" / file.path.stem  # noqa: SIM112

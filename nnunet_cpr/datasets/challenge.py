@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,9 @@ class ChallengeDataset:
             label_takes_image_header=self.label_takes_image_header,
             reader=reader_name(self.ending, self.details),
         )
-        self._checked = list(in_parallel(check, self.cases + self.test_cases, processes, "check"))
+        self._checked = list(
+            in_parallel(check, self.cases + self.test_cases, processes, "check", name=attrgetter("name"))
+        )
         return self.notes + [checked.caution for checked in self._checked if checked.caution]
 
     def write(self, folder: Path, link: bool, processes: int) -> None:
@@ -64,7 +67,7 @@ class ChallengeDataset:
         for part in ("imagesTr", "labelsTr", *(["imagesTs"] if self.test_cases else [])):
             (folder / part).mkdir(parents=True)
         write = partial(write_case, folder=folder, ending=self.ending, values=self.values, link=link)
-        for _ in in_parallel(write, self._checked, processes, "write"):
+        for _ in in_parallel(write, self._checked, processes, "write", name=attrgetter("case.name")):
             pass
         generate_dataset_json(
             str(folder),

@@ -5,6 +5,7 @@ nnU-Net and torch are imported where they are used, because the command line imp
 
 import os
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,7 @@ def read_folders(
     tasks = [
         _DiceTask(*files, labels=tuple(named.values()), ignore=ignore, reader=readers[name]) for name, _, files in pairs
     ]
-    found = list(in_parallel(_dice, tasks, num_processes, "Dice"))
+    found = list(in_parallel(_dice, tasks, num_processes, "Dice", name=attrgetter("prediction")))
     labels = _all_labels(named, ignore, found)
     if not labels:
         raise ValueError(f"the references in {reference} are all empty, and no dataset.json there names a label")

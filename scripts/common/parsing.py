@@ -12,8 +12,9 @@ from pathlib import Path
 from reprlib import repr as _short  # a value may be a list of thousands
 from typing import Any, TypeVar
 
-from common.settings import CPR, FREE_ON_RESUME, OPTIMIZERS, Settings, applicable_only
-from nnunet_cpr.files import read_json, read_yaml
+from common.settings import CPR, FREE_ON_RESUME, OPTIMIZERS, PATHS, Settings, applicable_only
+from nnunet_cpr.files import read_json, read_yaml, user_path
+from nnunet_cpr.terminal import run_command
 
 CONFIG_FILE = "config.json"
 LARGEST = 2**63 - 1
@@ -68,19 +69,19 @@ def run_script(cls: type[S], train: Callable[[S], None], description: str, argv:
 
     Of several processes on a node, one that fails alone says so, too: its share of the data may hold a broken file.
     """
-    try:
-        train(parse(cls, description, argv))
-    except (ValueError, OSError) as error:
-        where = ""
-        if os.environ.get("LOCAL_RANK", "0") != "0":
-            where = f"process {os.environ.get('RANK', '')}: "
-            time.sleep(PATIENCE)  # where the first process fails, too, torchrun ends this one now
-        print(f"{Path(sys.argv[0]).name}: error: {where}{' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; --resume continues from the last checkpoint", file=sys.stderr)
-        return 130
-    return 0
+
+    def work() -> int:
+        try:
+            train(parse(cls, description, argv))
+        except (ValueError, OSError) as error:
+            where = ""
+            if os.environ.get("LOCAL_RANK", "0") != "0":
+                where = f"process {os.environ.get('RANK', '')}: "
+                time.sleep(PATIENCE)  # where the first process fails, too, torchrun ends this one now
+            raise ValueError(f"{where}{' '.join(str(error).split())}") from error
+        return 0
+
+    return run_command(Path(sys.argv[0]).name, work, "interrupted; --resume continues from the last checkpoint")
 
 
 def _resumed(cls: type[S], file: Mapping[str, Any], flags: Mapping[str, Any]) -> S:
@@ -143,6 +144,11 @@ def _checked(cls: type[Settings], name: str, value: Any, where: str) -> Any:
     metadata = known[name].metadata
     if value is None and known[name].default is None:
         return None
+    if name in PATHS and isinstance(value, str):
+        try:
+            return str(user_path(value))
+        except ValueError as error:
+            raise ValueError(f"{where} is {error}") from None
     if metadata["count"]:
         if not isinstance(value, (list, tuple)) or len(value) != metadata["count"]:
             raise ValueError(f"{where} is {_short(value)}, but must be {metadata['count']} numbers")

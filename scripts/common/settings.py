@@ -16,6 +16,8 @@ OPTIMIZERS = {
     "sgdcpr": (*SGD, *CPR),
 }
 """The settings that belong to some optimizers only, by optimizer."""
+PATHS = ("config", "data", "out")
+"""Settings that are files or folders."""
 FREE_ON_RESUME = ("config", "resume", "out", "device")
 
 

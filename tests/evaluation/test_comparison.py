@@ -14,6 +14,7 @@ from evaluation_helpers import frame, write_segmentation, write_training
 from nnunet_cpr.cli import main
 from nnunet_cpr.evaluation import report
 from nnunet_cpr.evaluation.comparison import apply_policy, check_cases
+from nnunet_cpr.evaluation.report_layout import REPORT
 from nnunet_cpr.evaluation.results import CASE_COLUMNS, FOREGROUND
 
 LABELS = {"background": 0, "left": 1, "right": 2}
@@ -237,6 +238,41 @@ def test_what_the_user_has_is_not_overwritten(results, tmp_path, capsys):
     assert main(arguments(mine / "table.tex")) == 2
     assert "is a file" in capsys.readouterr().err
     assert main(arguments(tmp_path / "report")) == main(arguments(tmp_path / "report")) == 0
+
+
+def test_an_output_of_the_user_is_refused_before_anything_is_read(tmp_path, monkeypatch, capsys):
+    """Their report and tables would be written over; a damaged request shows that nothing was read yet."""
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "nowhere"))
+    mine = tmp_path / "thesis"
+    mine.mkdir()
+    for name in ("report.html", "summary.csv"):
+        (mine / name).write_text("mine")
+    assert main(arguments(mine)) == 2
+    assert capsys.readouterr().err == (
+        f"nnunet-cpr: error: {mine} is not empty and holds no earlier report, but report.html; choose another folder, "
+        "or move its files away\n"
+    )
+    assert {path.name: path.read_text() for path in mine.iterdir()} == {"report.html": "mine", "summary.csv": "mine"}
+
+
+def test_what_the_user_has_changed_in_a_report_is_kept(results, tmp_path, capsys):
+    out = tmp_path / "report"
+    assert main(arguments(out)) == 0
+    written = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()} - {"manifest.json"}
+    assert [name for name in written if not REPORT.has(name)] == []
+    figure = next(out.glob("figures/*.svg"))
+    figure.write_text("drawn over by hand")
+    capsys.readouterr()
+    assert main(arguments(out)) == 2
+    assert f"{figure} is not as an earlier report wrote it" in capsys.readouterr().err
+    assert figure.read_text() == "drawn over by hand"
+
+
+def test_nnunets_folder_may_be_in_the_home_folder(results, tmp_path, monkeypatch):
+    """As an .env file or a container sets it, without a shell."""
+    monkeypatch.setenv("HOME", str(results.parent))
+    monkeypatch.setenv("nnUNet_results", f"~/{results.name}")
+    assert main(arguments(tmp_path / "report")) == 0
 
 
 def test_repeated_names_count_once(results, tmp_path):

@@ -77,6 +77,20 @@ def test_yaml(tmp_path):
     assert (request.names, request.empty, request.surface) == (["CPR", "SGD"], "1", True)
 
 
+def test_paths_in_the_home_folder_whether_in_a_file_or_a_flag(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    given = {"reference": "~/labels", "predictions": ["SGD=~/one", "CPR=~/two"], "output": "~/out"}
+    path = tmp_path / "study.yaml"
+    path.write_text("reference: ~/labels\npredictions: {SGD: ~/one, CPR: ~/two}\noutput: ~/out\n")
+    for request in (make_request(given), make_request(read_yaml(path))):
+        assert (request.reference, request.output) == (home / "labels", home / "out")
+        assert request.predictions == {"SGD": home / "one", "CPR": home / "two"}
+    path.write_text("reference: ~nobody-here/labels\npredictions: {SGD: one, CPR: two}\n")
+    with pytest.raises(ValueError, match="the home folder ~nobody-here is not known"):
+        read_yaml(path)
+
+
 def test_yaml_groups_runs_by_a_mapping(tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text("datasets: 027\noutput:\nfolds: [0, all]\ntrainers:\n  SGD: [a, b]\n  CPR: c\n")
