@@ -13,6 +13,7 @@ from nnunet_cpr.batch import command as batch
 from nnunet_cpr.datasets import convert_command as convert
 from nnunet_cpr.demo import command as demo
 from nnunet_cpr.evaluation import command as evaluation
+from nnunet_cpr.plotting import ignore_user_settings
 from nnunet_cpr.training import command as trainers
 
 
@@ -31,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     evaluation.add_parser(subparsers)
     batch.add_parser(subparsers)
     args = parser.parse_args(argv)
+    ignore_user_settings()
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)  # it also says what it then raises
     try:
         return int(args.run(args))

@@ -35,7 +35,6 @@ class Run:
     kernels themselves are deterministic (on a GPU some are not).
 
     Args:
-        script: its name, without `.py`.
         settings: the checked settings.
         metrics: the columns that `evaluate` fills.
         items: what a step consumes, for instance "tokens", and how many of them in all processes.
@@ -47,11 +46,10 @@ class Run:
     """
 
     def __init__(
-        self, script: str, settings: Settings, metrics: tuple[str, ...], items: tuple[str, int], data: dict[str, Any]
+        self, settings: Settings, metrics: tuple[str, ...], items: tuple[str, int], data: dict[str, Any]
     ) -> None:
         _check_device(settings.device)
-        self.settings, self.script = settings, script
-        self.folder = Path(settings.out or f"runs/{script}/{settings.optimizer}-seed{settings.seed}")
+        self.settings, self.script, self.folder = settings, settings.script, settings.folder
         # Without a GPU, accelerate joins the processes of torchrun only if it is told to use the CPU.
         on_cpu = settings.device == "cpu" or (settings.device == "auto" and not torch.accelerator.is_available())
         if on_cpu and settings.precision == "fp16":  # accelerate would train in fp32 and not say so
