@@ -138,11 +138,14 @@ def legend(figure: Figure, results: Results, trainers: Sequence[str]) -> None:
     name_handles(figure, handles, [short(trainer, 90) for trainer in trainers], 1)
 
 
-def name_handles(figure: Figure, handles: Sequence[Artist], names: Sequence[str], columns: int) -> None:
+def name_handles(
+    figure: Figure, handles: Sequence[Artist], names: Sequence[str], columns: int, handlelength: float = 2
+) -> None:
     """Put a legend below the figure; a name is shown as it is, also where it begins with an underscore."""
     legend = figure.legend(
-        handles, ["x"] * len(handles), loc="outside lower center", ncols=columns, frameon=False, fontsize=9
-    )
+        handles, ["x"] * len(handles), loc="outside lower center", ncols=columns, frameon=False, fontsize=9,
+        handlelength=handlelength,
+    )  # fmt: skip
     for text, name in zip(legend.get_texts(), names, strict=True):
         text.set_text(name)  # not as a label: matplotlib hides those that begin with an underscore
 
@@ -157,4 +160,9 @@ def short(name: str, width: int = 30) -> str:
     lines = [line if len(line) <= width + 10 else f"{line[:width]}…" for line in lines]
     if len(lines) > 2:
         lines = [lines[0], f"…{lines[-1]}"]
-    return "\n".join(line.strip() for line in lines).replace("$", r"\$")
+    return literal("\n".join(line.strip() for line in lines))
+
+
+def literal(text: str) -> str:
+    """Return the text so that matplotlib takes nothing between dollars for a formula."""
+    return text.replace("$", r"\$")
