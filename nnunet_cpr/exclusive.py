@@ -1,18 +1,13 @@
 """An output folder belongs to one process at a time."""
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows: nothing is locked there
-    fcntl = None  # type: ignore[assignment]
+from nnunet_cpr.files import PREFIX, lock, name_file
 
-LOCK_FILE = ".nnunet-cpr.lock"
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+LOCK_FILE = f"{PREFIX}.lock"
 _held: set[int] = set()
 
 
@@ -27,13 +22,15 @@ def exclusive(folder: Path) -> Iterator[None]:
         ValueError: another process has the folder.
         OSError: the folder cannot be made or written to.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder; name another --out")
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK_FILE
     try:
         descriptor = _lock(path)
-    except PermissionError as error:
-        raise PermissionError(f"{folder} is not writable; name another --out") from error
+    except OSError as error:
+        raise name_file(error, folder) from error
     if descriptor is None:
         raise ValueError(f"{folder} is in use by another process; wait until it has ended, or name another --out")
     _held.add(descriptor)
@@ -57,16 +54,9 @@ def _lock(path: Path) -> int | None:
     """Return the descriptor of the locked file, or None if another process has locked it."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-        try:
-            if fcntl is not None:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if lock(descriptor) is False:
             os.close(descriptor)
             return None
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                os.close(descriptor)
-                raise
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 return descriptor

@@ -11,13 +11,13 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from common.command import run_command
+from common.command import run_script_command
 from comparison import report
 from comparison.runs import DEFAULT_METRICS, read_runs
 from comparison.settings import name_settings
 from comparison.statistics import compare
 
-from nnunet_cpr.files import user_path, write_text
+from nnunet_cpr.files import remove_leftovers, user_path, write_text
 
 FIGURES = {
     "curves": "the metric over the steps, as in the paper's Figure 1",
@@ -60,8 +60,8 @@ def compare_runs(args: argparse.Namespace) -> None:
 
     if args.tensors and not args.constraints:
         raise ValueError("--tensors chooses what --constraints FILE draws, which is not asked for")
-    folders = [user_path(folder) for folder in args.runs]
     outputs = {name: user_path(getattr(args, name)) for name in (*TABLES, *FIGURES) if getattr(args, name) is not None}
+    folders = [user_path(folder) for folder in args.runs]
     _check_outputs(outputs, folders)
     runs = read_runs(folders)
     names = name_settings(runs)
@@ -78,6 +78,8 @@ def compare_runs(args: argparse.Namespace) -> None:
         "constraints": partial(figures.constraints, runs, names, args.tensors),
     }
     made = {name: make[name]() for name in outputs}
+    for folder in {path.parent for path in outputs.values()}:
+        remove_leftovers(folder, {path.name for path in outputs.values()})
     for name, content in made.items():
         if name in TABLES:
             write_text(outputs[name], content)
@@ -105,7 +107,7 @@ def _check_outputs(outputs: dict[str, Path], runs: list[Path]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Compare, and return the exit code. A user's mistake leaves as one line on stderr with exit code 2."""
-    return run_command(lambda: compare_runs(build_parser().parse_args(argv)))
+    return run_script_command("compare_runs.py", lambda: compare_runs(build_parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from common.command import run_command
+from common.command import run_script_command
 from common.tokens import MAX_VOCAB_SIZE, META_FILE, SPLITS, TOKEN_BYTES, read_meta
 from tqdm import tqdm
 
@@ -32,7 +32,9 @@ END_OF_TEXT = "<|endoftext|>"
 
 def main(argv: list[str] | None = None) -> int:
     """Prepare, and return the exit code; a user's mistake leaves as one line on stderr with exit code 2."""
-    return run_command(lambda: _prepare(argv), "interrupted; the same command continues")
+    return run_script_command(
+        "prepare_openwebtext.py", lambda: _prepare(argv), "interrupted; the same command continues"
+    )
 
 
 def _prepare(argv: list[str] | None) -> None:
@@ -72,8 +74,10 @@ def load_documents(source: str) -> Sequence[str]:
     import datasets
 
     try:
-        local = Path(source).is_dir()
-        dataset = datasets.load_from_disk(source) if local else datasets.load_dataset(source, split="train")
+        local = user_path(source)
+        dataset = (
+            datasets.load_from_disk(str(local)) if local.is_dir() else datasets.load_dataset(source, split="train")
+        )
     except Exception as error:  # datasets raises what its many back ends raise
         raise ValueError(f"the dataset {source} cannot be loaded: {error}") from error
     if isinstance(dataset, datasets.DatasetDict):
@@ -88,7 +92,8 @@ def load_tokenizer(source: str) -> "Tokenizer":
     from tokenizers import Tokenizer
 
     try:
-        return Tokenizer.from_file(source) if Path(source).is_file() else Tokenizer.from_pretrained(source)
+        local = user_path(source)
+        return Tokenizer.from_file(str(local)) if local.is_file() else Tokenizer.from_pretrained(source)
     except Exception as error:  # tokenizers raises plain Exception
         raise ValueError(f"the tokenizer {source} cannot be loaded: {error}") from error
 

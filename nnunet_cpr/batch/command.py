@@ -6,8 +6,9 @@ import shlex
 import signal
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
+
+from nnunet_cpr.files import user_path
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -27,7 +28,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--slurm", metavar="KEY=VALUE,...",
         help="on a SLURM cluster: partition, account, qos, time, mem, cpus, constraint, gres, as for sbatch",
     )  # fmt: skip
-    where.add_argument("--profile", type=Path, metavar="FOLDER", help="on a cluster, by a Snakemake profile of yours")
+    where.add_argument("--profile", metavar="FOLDER", help="on a cluster, by a Snakemake profile of yours")
     batch.set_defaults(run=run_batch)
 
     status = subparsers.add_parser(
@@ -40,7 +41,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _add_study(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("study", type=Path, metavar="STUDY.yaml")
+    parser.add_argument("study", metavar="STUDY.yaml")
     parser.add_argument("--json", action="store_true", help="print the trainings as JSON")
 
 
@@ -50,7 +51,7 @@ def run_status(args: argparse.Namespace) -> int:
     from nnunet_cpr.batch.states_table import states_table
     from nnunet_cpr.batch.study import read_study
 
-    states = states_of(read_study(args.study))
+    states = states_of(read_study(user_path(args.study)))
     print(json.dumps(as_dicts(states), indent=2) if args.json else states_table(states))
     return 0
 
@@ -59,11 +60,12 @@ def run_batch(args: argparse.Namespace) -> int:
     """Run the study: 0 if all is done, 1 if something failed, 130 if it was stopped."""
     if args.json and not args.dry_run:
         raise ValueError("--json goes with --dry-run")
-    from nnunet_cpr.batch.plan import Plan
+    from nnunet_cpr.batch.plan import Plan, check_output
     from nnunet_cpr.batch.prepare import is_prepared
     from nnunet_cpr.batch.study import read_study
 
-    study = read_study(args.study)
+    study = read_study(user_path(args.study))
+    check_output(study)
     gpus, arguments, stop_signal = _place(args, study.device)
     if args.dry_run:
         code = run_status(args)
@@ -90,9 +92,10 @@ def _place(args: argparse.Namespace, device: str) -> tuple[list[str], list[str],
     if args.slurm:
         return [], slurm_arguments(args.slurm), signal.SIGINT
     if args.profile:
-        if not args.profile.is_dir():
-            raise ValueError(f"--profile {args.profile} is not a folder; Snakemake's profiles are folders")
-        return [], ["--profile", str(args.profile.resolve())], signal.SIGINT
+        profile = user_path(args.profile)
+        if not profile.is_dir():
+            raise ValueError(f"--profile {profile} is not a folder; Snakemake's profiles are folders")
+        return [], ["--profile", str(profile.resolve())], signal.SIGINT
     gpus: list[str] = []
     if device == "cuda":
         if args.jobs is not None:

@@ -35,11 +35,12 @@ def run_snakemake(plan: Plan, arguments: Sequence[str], stop_signal: int, watch:
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--configfile", str(plan.file),
                "--directory", str(study.output), "--keep-going", "--rerun-incomplete", "--rerun-triggers", "mtime",
                "--scheduler", "greedy", "--nolock", *arguments]  # fmt: skip
-    with _alone(study) as lock, (study.output / "snakemake.log").open("ab") as log, _stop_signals() as received:
-        plan.write()
+    with _alone(study) as lock, _stop_signals() as received:
+        plan.write()  # first: it marks the folder as ours
         match_markers(study)
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                                   start_new_session=True, pass_fds=[lock])  # fmt: skip
+        with (study.output / "snakemake.log").open("ab") as log:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                                       start_new_session=True, pass_fds=[lock])  # fmt: skip
         os.pwrite(lock, f"{process.pid:<12}".encode(), 0)
         try:
             while process.poll() is None and not received:

@@ -1,13 +1,18 @@
 """What the controller hands to Snakemake and its jobs: one JSON file of the study, written before anything starts."""
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nnunet_cpr.batch.runs import Run, runs_of
 from nnunet_cpr.batch.study import Study
+from nnunet_cpr.evaluation.report_layout import REPORT
 from nnunet_cpr.files import read_json, write_json
+from nnunet_cpr.output_folder import check_folder
 
 FILE = "study.json"
+OTHERS = ("snakemake.log", "markers", "records", "logs", "report")
+"""What else a study's folder holds."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,32 @@ class Plan:
         study = asdict(self.study) | {"path": str(self.study.path), "output": str(self.study.output)}
         runs = {run.key: run.dataset for run in runs_of(self.study)}
         write_json(self.file, {"study": study, "gpus": self.gpus, "datasets": self.study.datasets, "runs": runs})
+
+
+def check_output(study: Study) -> None:
+    """Check that nothing of the user's would be written over in the study's folder. It may hold other files.
+
+    Raises:
+        ValueError: it does; names the file.
+    """
+    if os.path.lexists(study.output) and not study.output.is_dir():
+        raise ValueError(f"{study.output} is not a folder; choose another output in {study.path}")
+    plan = study.output / FILE
+    advice = f"move it away, or choose another output in {study.path}"
+    if os.path.lexists(plan):
+        if not _is_plan(plan):
+            raise ValueError(f"{plan} is not of an earlier call and would be written over; {advice}")
+    elif taken := [name for name in OTHERS if os.path.lexists(study.output / name)]:
+        raise ValueError(f"{study.output / taken[0]} is not of an earlier call, for there is no {FILE}; {advice}")
+    if len(study.trainers) > 1:
+        check_folder(study.output / "report", REPORT)
+
+
+def _is_plan(file: Path) -> bool:
+    try:
+        return {"study", "gpus", "datasets", "runs"} <= set(read_json(file))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def read_plan(file: Path) -> Plan:

@@ -12,7 +12,7 @@ from nnunet_cpr.batch.nnunet_trainers import has_trainer
 from nnunet_cpr.batch.study_file import StudyFile, read_study_file
 from nnunet_cpr.datasets.small_plans import CONFIGURATION as SMALL
 from nnunet_cpr.evaluation.nnunet_results import dataset_name
-from nnunet_cpr.files import read_json
+from nnunet_cpr.files import read_json, user_path
 from nnunet_cpr.training.settings import family_of, parse
 
 KEYS = ["datasets", "configuration", "plans", "trainers", "folds", "seeds", "baseline", "surface", "tolerance",
@@ -226,5 +226,8 @@ def _tolerance(file: StudyFile, surface: bool) -> float:
 def _output(file: StudyFile) -> Path:
     given = file.text("output", "")
     if given:
-        return (file.path.parent / Path(given).expanduser()).resolve()
+        try:
+            return user_path(given, file.path.parent).resolve()
+        except ValueError as error:
+            file.complain(file.nodes["output"], f"output is {error}")
     return Path(os.environ["nnUNet_results"]).resolve() / "studies" / file.path.stem  # noqa: SIM112

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,9 @@ class ChallengeDataset:
     def check(self, processes: int) -> list[str]:
         """Open every file; return the notes and a line for each label that gets its image's header."""
         check = partial(check_case, values=self.values, label_takes_image_header=self.label_takes_image_header)
-        self._checked = list(in_parallel(check, self.cases + self.test_cases, processes, "check"))
+        self._checked = list(
+            in_parallel(check, self.cases + self.test_cases, processes, "check", name=attrgetter("name"))
+        )
         return self.notes + [checked.caution for checked in self._checked if checked.caution]
 
     def write(self, folder: Path, link: bool, processes: int) -> None:
@@ -58,7 +61,7 @@ class ChallengeDataset:
         for part in ("imagesTr", "labelsTr", *(["imagesTs"] if self.test_cases else [])):
             (folder / part).mkdir(parents=True)
         write = partial(write_case, folder=folder, ending=self.ending, values=self.values, link=link)
-        for _ in in_parallel(write, self._checked, processes, "write"):
+        for _ in in_parallel(write, self._checked, processes, "write", name=attrgetter("case.name")):
             pass
         generate_dataset_json(
             str(folder),

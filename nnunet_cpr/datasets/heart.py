@@ -27,7 +27,7 @@ class HeartDataset:
     def check(self, processes: int) -> list[str]:
         """Open every file, and say so if the labels are not Heart's."""
         cases = [dataclasses.replace(self.dataset, cases=(case,)) for case in self.dataset.cases]
-        for _ in in_parallel(partial(check_cases, progress=iter), cases, processes, "check"):
+        for _ in in_parallel(partial(check_cases, progress=iter), cases, processes, "check", name=_case):
             pass
         for _ in in_parallel(check_opens, self.test_images, processes, "check"):
             pass
@@ -69,6 +69,10 @@ class HeartDataset:
                 if part == "labelsTr" or one_channel:
                     path.unlink()
                     place(source, path, link=True)
+
+
+def _case(dataset: MSDDataset) -> str:
+    return ", ".join(dataset.cases)
 
 
 def read(source: Path, number: int | None = None) -> HeartDataset:

@@ -106,6 +106,8 @@ def link_for_conversion(dataset: MSDDataset, parent: Path) -> Path:
     so it gets those, with links to the user's images and labels.
     """
     folder = parent / dataset.msd_name
+    if folder.exists() and folder.samefile(dataset.folder):
+        raise ValueError(f"{folder} is the dataset itself, and links would be written into it; choose another --out")
     (folder / "imagesTs").mkdir(parents=True, exist_ok=True)
     for part in ("imagesTr", "labelsTr"):
         link = folder / part

@@ -14,7 +14,7 @@ from nnunet_cpr.demo.data import DemoData
 from nnunet_cpr.demo.device import Machine
 from nnunet_cpr.demo.pipeline import fold_folder, train_stage
 from nnunet_cpr.demo.settings import CPR, WEIGHT_DECAY, Settings
-from nnunet_cpr.demo.workspace import Workspace
+from nnunet_cpr.demo.workspace import REPORT, Workspace
 from nnunet_cpr.evaluation import statistics
 from nnunet_cpr.evaluation.figures import COLOURS, MARKERS, save_figure
 from nnunet_cpr.evaluation.nnunet_logs import read_log
@@ -23,6 +23,7 @@ from nnunet_cpr.evaluation.results import FOREGROUND
 from nnunet_cpr.evaluation.slice_figures import Prediction, slice_picture
 from nnunet_cpr.evaluation.training_figures import Curve, training_curves
 from nnunet_cpr.files import read_json, write_text, write_whole
+from nnunet_cpr.output_folder import replace_folder
 from nnunet_cpr.parallel import job_cores
 
 PAGE = """\
@@ -73,6 +74,13 @@ Split: {split}
 
 def write_report(workspace: Workspace, data: DemoData, settings: Settings, machine: Machine) -> tuple[Path, str]:
     """Write the report's folder and return its page and the text for the terminal: table and verdict."""
+    folder = workspace.report(settings)
+    with replace_folder(folder, REPORT) as report:
+        text = _write_files(report, workspace, data, settings, machine)
+    return folder / "report.md", text
+
+
+def _write_files(report: Path, workspace: Workspace, data: DemoData, settings: Settings, machine: Machine) -> str:
     description = read_json(workspace.raw / "dataset.json")
     labels, evaluated = description["labels"], foreground_labels(description)
     folders = {method: fold_folder(workspace, settings, trainer) for method, trainer in settings.trainers.items()}
@@ -85,10 +93,7 @@ def write_report(workspace: Workspace, data: DemoData, settings: Settings, machi
     comparison = statistics.compare(cases, settings.trainers[WEIGHT_DECAY])
     table, verdict = format_table(comparison), state_result(comparison)
 
-    report = workspace.out / "report" / f"{data.name}-{settings.steps}steps-seed{settings.seed}-fold{settings.fold}"
-    if settings.bf16:
-        report = report.with_name(report.name + "-bf16")
-    (report / "figures").mkdir(parents=True, exist_ok=True)
+    (report / "figures").mkdir()
     for name, frame in (("cases.csv", cases), ("comparisons.csv", comparison)):
         write_text(report / name, frame.to_csv(index=False))
     write_text(report / "table.md", table + "\n")
@@ -112,7 +117,7 @@ def write_report(workspace: Workspace, data: DemoData, settings: Settings, machi
         results=workspace.results,
     )
     write_text(report / "report.md", page)
-    return report / "report.md", "\n".join([table, "", *(textwrap.fill(text, 110) for text in (verdict, data.caution))])
+    return "\n".join([table, "", *(textwrap.fill(text, 110) for text in (verdict, data.caution))])
 
 
 def format_table(comparison: pd.DataFrame) -> str:

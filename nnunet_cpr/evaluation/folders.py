@@ -4,6 +4,7 @@ nnU-Net and torch are imported where they are used, because the command line imp
 """
 
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ def read_folders(
     named, ignore = dataset_labels(reference)
     pairs = _pairs(reference, predictions, intersect)
     tasks = [_DiceTask(*files, labels=tuple(named.values()), ignore=ignore) for _, _, files in pairs]
-    found = list(in_parallel(_dice, tasks, num_processes, "Dice"))
+    found = list(in_parallel(_dice, tasks, num_processes, "Dice", name=attrgetter("prediction")))
     labels = _all_labels(named, ignore, found)
     rows = [
         # A label that occurs in neither file was not computed: it is what nnU-Net calls NaN.

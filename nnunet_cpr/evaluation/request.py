@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_cpr.files import read_yaml as read_yaml_file
+from nnunet_cpr.files import user_path
 
 EMPTY_POLICIES = ("nan", "0", "1")
 
@@ -60,7 +61,7 @@ def make_request(given: Mapping[str, Any]) -> Request:
             values[key] = [str(value) for value in _listed(values[key])]
     for key in ("output", "reference"):
         if values.get(key) is not None:
-            values[key] = Path(str(values[key]))
+            values[key] = _path(values[key])
     for key in ("intersect", "skip_missing", "surface"):
         if not isinstance(values.get(key, False), bool):
             raise ValueError(f"{key} is {values[key]!r}, but must be true or false")
@@ -108,12 +109,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content["datasets"] = read_yaml_file(path, texts=True).get("datasets", content["datasets"])
     for key in ("output", "reference"):
         if content.get(key) is not None:
-            content[key] = path.parent / str(content[key])
+            content[key] = user_path(str(content[key]), path.parent)
     if not isinstance(content.get("predictions", {}), dict):
         raise ValueError(f"{path}: write predictions as NAME: FOLDER")
     if "predictions" in content:
-        content["predictions"] = {name: path.parent / str(f) for name, f in content["predictions"].items()}
+        content["predictions"] = {
+            name: user_path(str(folder), path.parent) for name, folder in content["predictions"].items()
+        }
     return content
+
+
+def _path(value: Any) -> Path:
+    return value if isinstance(value, Path) else user_path(str(value))
 
 
 def _listed(value: Any) -> list[Any]:
@@ -151,7 +158,7 @@ def _grouped(value: Any) -> dict[str, list[str]]:
 
 def _folders(value: Any) -> dict[str, Path]:
     if isinstance(value, Mapping):
-        return {str(name): Path(str(folder)) for name, folder in value.items()}
+        return {str(name): _path(folder) for name, folder in value.items()}
     found: dict[str, Path] = {}
     for entry in _listed(value):
         name, equals, folder = str(entry).partition("=")
@@ -159,5 +166,5 @@ def _folders(value: Any) -> dict[str, Path]:
             raise ValueError(f"cannot read --pred {entry}: write --pred NAME=FOLDER")
         if name in found:
             raise ValueError(f"two predictions have the name {name}")
-        found[name] = Path(folder)
+        found[name] = user_path(folder)
     return found

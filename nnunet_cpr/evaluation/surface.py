@@ -23,6 +23,7 @@ import warnings
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ def surface_metrics(tasks: list[SurfaceTask], tolerance_mm: float, num_processes
         num_processes,
         "surfaces",
         _use_one_thread,
+        attrgetter("prediction"),
     )
     try:
         for index, values in zip(missing, measured, strict=True):

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from nnunet_cpr.files import write_whole
+from nnunet_cpr.files import name_file, write_whole
 
 FINAL, LATEST, BEST = "checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth"  # nnU-Net's names
 PREVIOUS = "checkpoint_previous.pth"
@@ -43,7 +43,9 @@ def open_whole(path: Path) -> Iterator[BinaryIO]:
                 os.replace(path, path.with_name(PREVIOUS))
     except RuntimeError as error:
         # torch's zip writer covers the reason, say a full disk, with an error about positions in the file
-        raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+        if isinstance(error.__context__, OSError):
+            raise name_file(error.__context__, path) from None
+        raise
 
 
 def damage(path: Path) -> str | None:

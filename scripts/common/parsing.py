@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import os
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import fields
@@ -11,7 +12,7 @@ from pathlib import Path
 from reprlib import repr as _short  # a value may be a list of thousands
 from typing import Any, TypeVar
 
-from common.command import run_command
+from common.command import run_script_command
 from common.settings import CPR, FREE_ON_RESUME, OPTIMIZERS, Settings, applicable_only
 from nnunet_cpr.exclusive import exclusive
 from nnunet_cpr.files import read_json, read_yaml, user_path
@@ -71,7 +72,7 @@ def run_script(cls: type[S], train: Callable[[S], None], description: str, argv:
         with exclusive(settings.folder) if first else nullcontext():
             train(settings)
 
-    return run_command(work, "interrupted; --resume continues from the last checkpoint")
+    return run_script_command(Path(sys.argv[0]).name, work, "interrupted; --resume continues from the last checkpoint")
 
 
 def _resumed(cls: type[S], file: Mapping[str, Any], flags: Mapping[str, Any]) -> S:
@@ -152,7 +153,7 @@ def _converted(metadata: Mapping[str, Any], value: Any, where: str) -> Any:
         try:
             return str(user_path(str(value)))
         except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
+            raise ValueError(f"{where} is {error}") from None
     try:
         converted = kind(value)  # YAML takes 1e-3 for a text, flags are texts
         if kind is int and float(value) != converted:

@@ -25,6 +25,8 @@ from nnunet_cpr.files import remove_leftovers
 from nnunet_cpr.training.checkpoints import damage, foreign_object, open_whole
 
 CHECKPOINT_FILE = "checkpoint.pt"
+FILES = (CONFIG_FILE, METRICS_FILE, CHECKPOINT_FILE, TRACE_FILE, FIGURE_FILE)
+"""Of a run's folder."""
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -61,9 +63,8 @@ class Run:
         if started != joined:  # each would train alone, and all would write to the same folder
             raise ValueError(f"{started} processes were started, but on {self.device} they do not work together; "
                              "start one, or use --device cpu")  # fmt: skip
-        written = (CONFIG_FILE, METRICS_FILE, CHECKPOINT_FILE)
-        if self.main and not settings.resume and any((self.folder / name).exists() for name in written):
-            raise ValueError(f"{self.folder} holds a run already; continue it with --resume, or name another --out")
+        if self.main and not settings.resume:
+            _check_folder(self.folder)
         self.first_step = 0
         self._warned = False
         self._trace: Table | None = None
@@ -95,7 +96,7 @@ class Run:
                     "start another run with another --out"
                 )
             self.folder.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(self.folder)
+            remove_leftovers(self.folder, FILES)
             start = {"step": self.first_step, "processes": self.accelerator.num_processes, "device": str(self.device)}
             start |= {"data": self._data, **environment()}
             write_start(self.folder / CONFIG_FILE, self.script, self.settings.to_json(), start)
@@ -265,6 +266,17 @@ class Run:
         if not 0 < step <= self.settings.max_steps:
             raise ValueError(f"{path} is of step {step}, but the run has {self.settings.max_steps} steps")
         self.first_step = step
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise where files of a new run would be written over others."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder; name another --out")
+    there = [name for name in FILES if os.path.lexists(folder / name)]
+    if any(name in there for name in (CONFIG_FILE, METRICS_FILE, CHECKPOINT_FILE)):
+        raise ValueError(f"{folder} holds a run already; continue it with --resume, or name another --out")
+    if there:
+        raise ValueError(f"{folder / there[0]} is not of this run and would be written over; name another --out")
 
 
 def _check_device(device: str) -> None:

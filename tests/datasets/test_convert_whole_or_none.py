@@ -8,9 +8,9 @@ import sys
 import pytest
 from conversion_helpers import btcv, fails, tree
 
+from nnunet_cpr import parallel
 from nnunet_cpr.cli import main
 from nnunet_cpr.datasets import challenge
-from nnunet_cpr.evaluation import folders
 
 NAME = "Dataset017_BTCV"
 
@@ -115,13 +115,13 @@ def test_killed_half_way(source, raw, capsys):
 def test_several_processes(source, raw, monkeypatch):
     started = []
 
-    class Executor(folders.ProcessPoolExecutor):
+    class Executor(parallel.ProcessPoolExecutor):
         def __init__(self, workers: int, **settings) -> None:
             started.append(workers)
             super().__init__(workers, **settings)
 
-    monkeypatch.setattr(folders, "START_SECONDS", -1.0)  # little work does not start any
-    monkeypatch.setattr(folders, "ProcessPoolExecutor", Executor)
+    monkeypatch.setattr(parallel, "START_SECONDS", -1.0)  # little work does not start any
+    monkeypatch.setattr(parallel, "ProcessPoolExecutor", Executor)
     assert main(["convert", "btcv", str(source), "-np", "2"]) == 0
     assert started == [2, 2]  # to check and to write
     assert len(list((raw / NAME / "labelsTr").iterdir())) == 5

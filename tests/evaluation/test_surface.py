@@ -12,7 +12,8 @@ import pytest
 import SimpleITK
 from scipy import ndimage
 
-from nnunet_cpr.evaluation import folders, surface
+from nnunet_cpr import parallel
+from nnunet_cpr.evaluation import surface
 from nnunet_cpr.evaluation.results import CASE_COLUMNS
 from nnunet_cpr.evaluation.surface import CACHE_FILE, SurfaceTask, library, surface_distances, surface_metrics
 
@@ -243,7 +244,7 @@ def test_regions_are_unions_of_labels(tasks):
 def test_several_processes_give_the_same(tasks, tmp_path, monkeypatch):
     alone = surface_metrics(tasks, 1.0, 1)
     (tmp_path / "A" / CACHE_FILE).unlink()
-    monkeypatch.setattr(folders, "START_SECONDS", -1.0)
+    monkeypatch.setattr(parallel, "START_SECONDS", -1.0)
     assert surface_metrics(tasks, 1.0, 2).equals(alone)
 
 
@@ -398,7 +399,7 @@ def test_a_damaged_cache_is_ignored(tasks, measured, content):
 
 
 def test_an_error_in_another_process_is_the_same_and_loses_nothing(tasks, measured, monkeypatch):
-    monkeypatch.setattr(folders, "START_SECONDS", -1.0)
+    monkeypatch.setattr(parallel, "START_SECONDS", -1.0)
     content = tasks[3].prediction.read_bytes()
     tasks[3].prediction.write_bytes(content[:-500])
     with monkeypatch.context() as patch:
