@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing.util import register_after_fork
 from pathlib import Path
 
 from nnunet_cpr.files import PREFIX, lock, name_file
@@ -63,12 +64,11 @@ def _lock(path: Path) -> int | None:
         os.close(descriptor)  # the process that had it removed the file meanwhile: lock the new one
 
 
-def _let_go_in_child() -> None:
-    """A forked worker must not keep the folder when this process is killed."""
-    for descriptor in _held:
+def _let_go(descriptors: set[int]) -> None:
+    for descriptor in descriptors:
         os.close(descriptor)
-    _held.clear()
+    descriptors.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go_in_child)
+# A forked worker must not keep the folder when this process is killed.
+register_after_fork(_held, _let_go)
