@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 from common.command import run_script_command
-from comparison import report
 from comparison.runs import DEFAULT_METRICS, read_runs
 from comparison.settings import name_settings
 from comparison.statistics import compare
@@ -54,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def compare_runs(args: argparse.Namespace) -> None:
     """Do what the command line asks for. Raises ValueError or OSError before anything is written."""
-    from comparison import figures
+    from comparison import figures, report  # they import matplotlib, whose settings must be put aside before
 
     from nnunet_cpr.evaluation.figures import save_figure
 
