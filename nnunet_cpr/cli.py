@@ -15,6 +15,7 @@ from nnunet_cpr.demo import command as demo
 from nnunet_cpr.doctor import command as doctor
 from nnunet_cpr.evaluation import command as evaluation
 from nnunet_cpr.files import expand_nnunet_folders
+from nnunet_cpr.plotting import ignore_user_settings
 from nnunet_cpr.terminal import run_command
 from nnunet_cpr.training import command as trainers
 
@@ -39,6 +40,7 @@ def _run(argv: list[str] | None) -> int:
     batch.add_parser(subparsers)
     doctor.add_parser(subparsers)
     args = parser.parse_args(argv)
+    ignore_user_settings()
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)  # it also says what it then raises
     expand_nnunet_folders()
     return int(args.run(args))

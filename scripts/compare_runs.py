@@ -11,15 +11,12 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from comparison import figures, report
+from common.command import run_script_command
 from comparison.runs import DEFAULT_METRICS, read_runs
 from comparison.settings import name_settings
 from comparison.statistics import compare
-from matplotlib.backend_bases import FigureCanvasBase
 
-from nnunet_cpr.evaluation.figures import save_figure
 from nnunet_cpr.files import remove_leftovers, user_path, write_text
-from nnunet_cpr.terminal import run_command
 
 FIGURES = {
     "curves": "the metric over the steps, as in the paper's Figure 1",
@@ -56,6 +53,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def compare_runs(args: argparse.Namespace) -> None:
     """Do what the command line asks for. Raises ValueError or OSError before anything is written."""
+    from comparison import figures, report  # they import matplotlib, whose settings must be put aside before
+
+    from nnunet_cpr.evaluation.figures import save_figure
+
     if args.tensors and not args.constraints:
         raise ValueError("--tensors chooses what --constraints FILE draws, which is not asked for")
     outputs = {name: user_path(getattr(args, name)) for name in (*TABLES, *FIGURES) if getattr(args, name) is not None}
@@ -90,6 +91,8 @@ def compare_runs(args: argparse.Namespace) -> None:
 
 def _check_outputs(outputs: dict[str, Path], runs: list[Path]) -> None:
     """Raise where an output could not be written, or would be written over a run's own files."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
     formats = FigureCanvasBase.get_supported_filetypes()
     for name, path in outputs.items():
         flag = f"--{name.replace('_', '-')} {path}"
@@ -103,15 +106,7 @@ def _check_outputs(outputs: dict[str, Path], runs: list[Path]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Compare, and return the exit code. A user's mistake leaves as one line on stderr with exit code 2."""
-
-    def work() -> int:
-        try:
-            compare_runs(build_parser().parse_args(argv))
-        except (ValueError, OSError) as error:
-            raise ValueError(" ".join(str(error).split())) from error
-        return 0
-
-    return run_command("compare_runs.py", work)
+    return run_script_command("compare_runs.py", lambda: compare_runs(build_parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from common.command import run_script_command
 from common.tokens import MAX_VOCAB_SIZE, META_FILE, SPLITS, TOKEN_BYTES, read_meta
 from tqdm import tqdm
 
+from nnunet_cpr.exclusive import exclusive
 from nnunet_cpr.files import read_json, user_path, write_json
-from nnunet_cpr.terminal import run_command
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -31,6 +32,12 @@ END_OF_TEXT = "<|endoftext|>"
 
 def main(argv: list[str] | None = None) -> int:
     """Prepare, and return the exit code; a user's mistake leaves as one line on stderr with exit code 2."""
+    return run_script_command(
+        "prepare_openwebtext.py", lambda: _prepare(argv), "interrupted; the same command continues"
+    )
+
+
+def _prepare(argv: list[str] | None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default="openwebtext", help="folder to write (default: openwebtext)")
     parser.add_argument(
@@ -42,27 +49,24 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--seed", type=int, default=1234, help="of the choice of the validation documents")
     parser.add_argument("--batch", type=int, default=2000, help="documents between two states to resume from")
-
-    def work() -> int:
-        try:
-            _run(parser.parse_args(argv))
-        except (ValueError, OSError) as error:
-            raise ValueError(" ".join(str(error).split())) from error
-        return 0
-
-    return run_command("prepare_openwebtext.py", work, "interrupted; the same command continues")
-
-
-def _run(args: argparse.Namespace) -> None:
+    args = parser.parse_args(argv)
     if args.batch < 1:
         raise ValueError(f"--batch is {args.batch}, but must be at least 1")
-    out = user_path(args.out)
-    if (out / META_FILE).exists():
-        print(f"{out} is complete already: {describe(read_meta(out))}")
+    out, dataset, tokenizer = user_path(args.out), str(user_path(args.dataset)), str(user_path(args.tokenizer))
+    if _is_complete(out):
         return
-    documents, tokenizer = load_documents(args.dataset), load_tokenizer(args.tokenizer)
-    about = {"dataset": args.dataset, "tokenizer": args.tokenizer, "val_share": args.val_share, "seed": args.seed}
-    print(describe(prepare(documents, tokenizer, out, about, args.batch)))
+    with exclusive(out):
+        if _is_complete(out):  # another process had the folder until now
+            return
+        about = {"dataset": dataset, "tokenizer": tokenizer, "val_share": args.val_share, "seed": args.seed}
+        print(describe(prepare(load_documents(dataset), load_tokenizer(tokenizer), out, about, args.batch)))
+
+
+def _is_complete(out: Path) -> bool:
+    if not (out / META_FILE).exists():
+        return False
+    print(f"{out} is complete already: {describe(read_meta(out))}")
+    return True
 
 
 def load_documents(source: str) -> Sequence[str]:

@@ -6,6 +6,7 @@ import sys
 import time
 
 from nnunet_cpr.demo.settings import STEPS
+from nnunet_cpr.exclusive import exclusive
 from nnunet_cpr.files import user_path
 from nnunet_cpr.output_folder import check_folder
 
@@ -71,14 +72,17 @@ def _run(args: argparse.Namespace) -> None:
     device = machine.choose(args.device)
     settings = Settings(args.steps, args.seed, args.fold, device, device == "cpu" and machine.bf16_cpu)
     workspace = Workspace(user_path(args.out), data.name)
-    check_folder(workspace.report(settings), REPORT)
-    print(f"Data:      {data.title}")
-    print(f"Trainings: weight decay and CPR, {settings.steps} steps each, seed {settings.seed}, fold {settings.fold}")
-    print(f"Device:    {device}, {settings.precision}")
-    print(f"Folder:    {workspace.out}\n", flush=True)
-    run_stages(workspace, data, settings)
+    with exclusive(workspace.out):
+        check_folder(workspace.report(settings), REPORT)
+        print(f"Data:      {data.title}")
+        print(
+            f"Trainings: weight decay and CPR, {settings.steps} steps each, seed {settings.seed}, fold {settings.fold}"
+        )
+        print(f"Device:    {device}, {settings.precision}")
+        print(f"Folder:    {workspace.out}\n", flush=True)
+        run_stages(workspace, data, settings)
 
-    from nnunet_cpr.demo.report import write_report
+        from nnunet_cpr.demo.report import write_report
 
-    page, text = write_report(workspace, data, settings, machine)
+        page, text = write_report(workspace, data, settings, machine)
     print(f"\n{text}\n\nReport: {page}\nTotal time: {(time.monotonic() - start) / 60:.1f} min")
