@@ -42,7 +42,8 @@ def _run(argv: list[str] | None) -> int:
     args = parser.parse_args(argv)
     ignore_user_settings()
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)  # it also says what it then raises
-    expand_nnunet_folders()
+    if args.run is not doctor.run:  # it must see the variables as nnU-Net's commands do
+        expand_nnunet_folders()
     return int(args.run(args))
 
 

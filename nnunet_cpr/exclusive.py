@@ -13,18 +13,18 @@ _held: set[int] = set()
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path) -> Iterator[bool]:
     """Keep every other process that asks for `folder` out of it, until the block ends or this process dies.
 
     The folder is made. It is removed again if nothing was written into it. Children that outlive this process keep the
-    folder if they inherit `held()`. Where the file system has no locks, nobody is kept out.
+    folder if they inherit `held()`. Yields whether it is locked: on a file system without locks nobody is kept out.
 
     Raises:
         ValueError: another process has the folder.
         OSError: the folder cannot be made or written to.
     """
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; name another --out")
+        raise ValueError(f"{folder} is not a folder; choose another one")
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK_FILE
@@ -33,10 +33,14 @@ def exclusive(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise name_file(error, folder) from error
     if descriptor is None:
-        raise ValueError(f"{folder} is in use by another process; wait until it has ended, or name another --out")
+        raise ValueError(f"{folder} is in use by another process; wait until it has ended, or choose another folder")
     _held.add(descriptor)
     try:
-        yield
+        try:
+            os.write(descriptor, b"nnunet-cpr is at work here\n")
+        except OSError as error:  # a full disk is noticed now, not after hours of work
+            raise name_file(error, folder) from error
+        yield bool(lock(descriptor))
     finally:
         _held.discard(descriptor)
         path.unlink(missing_ok=True)  # before the lock falls: a file that others may hold must not be removed

@@ -1,6 +1,6 @@
 """Files are written whole or not at all: under a temporary name in the same folder first, then renamed.
 
-Whatever is wrong with a JSON or YAML file arrives as a ValueError of one line that names it.
+Whatever is wrong with a JSON file arrives as a ValueError of one line that names it.
 """
 
 import json
@@ -148,18 +148,6 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path}: not valid JSON: {error}") from error
     except RecursionError:
         raise ValueError(f"{path}: not valid JSON: nested too deeply") from None
-
-
-def read_yaml(path: Path, texts: bool = False) -> Any:
-    """Return the content of a YAML file; with `texts`, values as they are written. Raises ValueError if it cannot."""
-    import yaml
-
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader if texts else yaml.SafeLoader)
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a date such as 2020-13-45
-        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-    except RecursionError:
-        raise ValueError(f"{path} cannot be read: nested too deeply") from None
 
 
 def remove_leftovers(folder: Path, names: Collection[str] = ()) -> None:

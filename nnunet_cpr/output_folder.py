@@ -15,11 +15,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_cpr.exclusive import exclusive
 from nnunet_cpr.files import (
     PREFIX,
     TEMPORARY,
-    lock,
-    name_file,
     read_json,
     remove_leftovers,
     temporary_path,
@@ -28,7 +27,6 @@ from nnunet_cpr.files import (
 
 MANIFEST = "manifest.json"
 FIGURES = "figures"
-LOCK = f"{PREFIX}.lock"
 INCOMPLETE = "This report is incomplete: writing it was interrupted. Run the same command again to complete it."
 _PAGES = {
     ".md": f"{INCOMPLETE}\n",
@@ -94,54 +92,17 @@ def replace_folder(folder: Path, layout: Layout) -> Iterator[Path]:
         OSError: it cannot be written.
     """
     check_folder(folder, layout)
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder) as alone:
-            check_folder(folder, layout)
-            if alone:
-                _remove_leftovers(folder, layout)
-            staging = temporary_path(folder / "report")
-            try:
-                (staging / "new").mkdir(parents=True)
-                yield staging / "new"
-                _publish(staging, folder)
-            finally:
-                shutil.rmtree(staging, ignore_errors=True)
-    finally:
-        for path in made:
-            _remove_empty(path)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[bool]:
-    """Lock the folder; yield whether it is locked, which some file systems cannot do."""
-    path = folder / LOCK
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-    except OSError as error:
-        raise name_file(error, folder) from error
-    try:
-        locked = lock(descriptor)
-        if locked is False or not (path.exists() and os.path.samestat(path.stat(), os.fstat(descriptor))):
-            raise ValueError(
-                f"another nnunet-cpr is writing to {folder}; wait until it has ended, or choose another folder"
-            )
+    with exclusive(folder) as alone:
+        check_folder(folder, layout)
+        if alone:
+            _remove_leftovers(folder, layout)
+        staging = temporary_path(folder / "report")
         try:
-            _say(descriptor, folder)
-            yield bool(locked)
+            (staging / "new").mkdir(parents=True)
+            yield staging / "new"
+            _publish(staging, folder)
         finally:
-            with suppress(OSError):
-                path.unlink()
-    finally:
-        os.close(descriptor)
-
-
-def _say(descriptor: int, folder: Path) -> None:
-    try:
-        os.write(descriptor, b"nnunet-cpr is writing here\n")
-    except OSError as error:  # a full disk is noticed now, not after the computation
-        raise name_file(error, folder) from error
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def _remove_leftovers(folder: Path, layout: Layout) -> None:

@@ -36,7 +36,7 @@ def test_a_second_process_is_refused_and_a_killed_one_lets_go(tmp_path):
     folder = tmp_path / "out"
     process, *_ = hold(folder)
     with (
-        pytest.raises(ValueError, match=r"out is in use by another process; .* or name another --out"),
+        pytest.raises(ValueError, match=r"out is in use by another process; .* or choose another folder"),
         exclusive(folder),
     ):
         pass
@@ -104,7 +104,7 @@ def test_a_folder_that_stays_empty_is_not_left_behind(tmp_path):
 
 def test_what_is_no_folder_is_refused_by_name(tmp_path):
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(ValueError, match="out is not a folder; name another --out"), exclusive(tmp_path / "out"):
+    with pytest.raises(ValueError, match="out is not a folder; choose another one"), exclusive(tmp_path / "out"):
         pass
     assert (tmp_path / "out").read_text() == "mine"
 

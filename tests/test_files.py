@@ -11,7 +11,6 @@ from nnunet_cpr import files
 from nnunet_cpr.files import (
     expand_nnunet_folders,
     read_json,
-    read_yaml,
     remove_leftovers,
     user_path,
     write_json,
@@ -178,19 +177,3 @@ def test_damaged_json_is_one_line(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"a\.json: not valid JSON: [^\n]+$"):
         read_json(path)
-
-
-@pytest.mark.parametrize(
-    "content", [b"a: [", b"\xff", DEEP.encode(), b"a: 2020-13-45", b"a: !!python/name:os.system", b"\0"]
-)
-def test_damaged_yaml_is_one_line(tmp_path, content):
-    path = tmp_path / "a.yaml"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"a\.yaml cannot be read: [^\n]+$"):
-        read_yaml(path)
-
-
-def test_yaml_as_it_is_written(tmp_path):
-    path = tmp_path / "a.yaml"
-    path.write_text("a: [027, 1e-3]")
-    assert (read_yaml(path), read_yaml(path, texts=True)) == ({"a": [23, "1e-3"]}, {"a": ["027", "1e-3"]})

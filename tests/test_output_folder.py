@@ -129,7 +129,7 @@ def test_a_failure_leaves_everything_as_it_was(tmp_path):
 def test_a_second_one_at_once_is_refused(tmp_path):
     with replace_folder(tmp_path, LAYOUT) as new:
         write(new, table="1")
-        with pytest.raises(ValueError, match="another nnunet-cpr is writing to"), replace_folder(tmp_path, LAYOUT):
+        with pytest.raises(ValueError, match="is in use by another process"), replace_folder(tmp_path, LAYOUT):
             pytest.fail("two write at once")
     report(tmp_path, table="2")
     assert contents(tmp_path) == {"table": "2"}

@@ -2,6 +2,7 @@
 
 import pytest
 import yaml
+from damaging import DEEP
 
 from nnunet_cpr.yaml_files import read_yaml
 
@@ -50,3 +51,19 @@ def test_aliases_that_hold_each_other_are_refused_before_anything_is_built(file,
     monkeypatch.setattr(yaml.SafeLoader, "construct_document", lambda *_: pytest.fail("built"))
     with pytest.raises(ValueError, match=r"study\.yaml cannot be read: with its aliases .* more than 100000 values"):
         read_yaml(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"a: [", b"\xff", DEEP.encode(), b"a: 2020-13-45", b"a: !!python/name:os.system", b"\0"]
+)
+def test_damaged_yaml_is_one_line(tmp_path, content):
+    path = tmp_path / "a.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.yaml cannot be read: [^\n]+$"):
+        read_yaml(path)
+
+
+def test_yaml_as_it_is_written(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("a: [027, 1e-3]")
+    assert (read_yaml(path), read_yaml(path, texts=True)) == ({"a": [23, "1e-3"]}, {"a": ["027", "1e-3"]})

@@ -9,12 +9,12 @@ from typing import Any
 
 import yaml
 
-from nnunet_cpr.batch.nnunet_trainers import has_trainer
 from nnunet_cpr.batch.study_file import StudyFile, read_study_file
 from nnunet_cpr.datasets.small_plans import CONFIGURATION as SMALL
 from nnunet_cpr.evaluation.nnunet_results import dataset_name
 from nnunet_cpr.files import read_json, user_path
 from nnunet_cpr.labels import foreground_labels, printable, read_dataset_json
+from nnunet_cpr.nnunet.trainer_files import defining_file
 from nnunet_cpr.training.settings import family_of, parse
 
 KEYS = ["datasets", "configuration", "plans", "trainers", "folds", "seeds", "baseline", "surface", "tolerance",
@@ -124,7 +124,7 @@ def _trainers(file: StudyFile) -> dict[str, list[str]]:
 
 
 def _check_trainer(name: str) -> None:
-    if has_trainer(name):  # first, as somebody's own trainer may begin like one of ours
+    if defining_file(name) is not None:  # first, as somebody's own trainer may begin like one of ours
         return
     if not family_of(name):
         raise ValueError(f"there is no trainer {name}, neither in nnU-Net nor in nnUNet_extTrainer")

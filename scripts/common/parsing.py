@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 from common.command import run_script_command
 from common.settings import CPR, FREE_ON_RESUME, OPTIMIZERS, Settings, applicable_only
 from nnunet_cpr.exclusive import exclusive
-from nnunet_cpr.files import read_json, read_yaml, user_path
+from nnunet_cpr.files import read_json, user_path
+from nnunet_cpr.yaml_files import read_yaml
 
 CONFIG_FILE = "config.json"
 LARGEST = 2**63 - 1
