@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from optim_helpers import assert_same_bits, bits, round_trip
+from optim_helpers import assert_same_bits, bits, documented, round_trip
 from torch import nn
 
 from nnunet_cpr.optim import AdamCPR, cpr, param_groups
@@ -76,6 +76,17 @@ def test_named_groups_join_an_optimizer_without_names():
         optimizer.add_param_group(group)
     assert names(optimizer) == [["param 0", "param 1"], ["0.weight"], ["0.bias"]]
     train(model, optimizer, 0, 2)
+
+
+def test_the_example_of_the_documentation():
+    class Model(nn.Module):
+        backbone = network()["backbone"]
+
+    (code,) = documented("reference/optim.md", "### Groups added later")
+    optimizer = AdamCPR(network()["head"], **SETTINGS)
+    exec(code, {"optimizer": optimizer, "model": Model, "param_groups": param_groups})
+    assert names(optimizer) == [["weight"], ["bias"], ["0.weight"], ["0.bias"]]
+    assert [group["regularize"] for group in optimizer.param_groups] == [True, False, True, False]
 
 
 def test_named_and_other_groups_may_be_given_at_once():
