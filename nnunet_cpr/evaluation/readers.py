@@ -71,7 +71,7 @@ def nibabel_reads(path: Path, name: str | None) -> bool:
 
 def knows_place(path: Path) -> bool:
     """Tell whether a file's format says where the image lies, to the readers that nnU-Net has for it."""
-    return any(_has_spacing(reader) for reader in _candidates(path, None))
+    return _format_knows_place((ending_of(path) or "").lower())
 
 
 def takes_json_spacing(path: Path, name: str | None = None) -> bool:
@@ -174,6 +174,11 @@ def _candidates(path: Path, name: str | None) -> list[Any]:
     if named is not None and ending in named.supported_file_endings:
         return [named]
     return [reader for reader in _registered() if ending in reader.supported_file_endings]
+
+
+@cache
+def _format_knows_place(ending: str) -> bool:
+    return any(_has_spacing(reader) for reader in _registered() if ending in reader.supported_file_endings)
 
 
 @cache
