@@ -301,7 +301,12 @@ def test_what_snakemake_says_reaches_the_terminal(world):
     assert ".snakemake" in line and "Error" in line
 
 
-def test_the_reason_of_a_failing_preparation_reaches_the_terminal(world):
+def test_the_reason_of_a_failing_preparation_reaches_the_terminal(world, tmp_path, monkeypatch):
+    preprocess = tmp_path / "bin" / "nnUNetv2_preprocess"
+    preprocess.parent.mkdir()
+    preprocess.write_text("#!/bin/sh\necho KeyError: absent >&2\nexit 1\n")
+    preprocess.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{preprocess.parent}{os.pathsep}{os.environ['PATH']}")
     (world.folder / "preprocessed" / DATASET / "splits_final.json").unlink()
     plans = world.folder / "preprocessed" / DATASET / "nnUNetPlans.json"
     plans.write_text(plans.read_text().replace("nnUNetPlans_3d_fullres", "absent"))

@@ -203,7 +203,7 @@ def test_paths_of_users(study, tmp_path, monkeypatch):
     assert read_study(study(GOOD + "output: ~/there\n")).output == tmp_path / "home" / "there"
     assert read_study(study(GOOD + "output: here\n")).output == tmp_path / "here"
     (line,) = mistakes(study(GOOD + "output: ~nobody-of-that-name/there\n"))
-    assert line.startswith("8: ~nobody-of-that-name/there: ")
+    assert line.startswith("8: output: ~nobody-of-that-name/there: ")
 
 
 @pytest.mark.parametrize("name", ["Dataset009_{x}", "Dataset009_a}", '"Dataset009_a\\nb"', '"Dataset009_\\e[2J"'])
