@@ -35,7 +35,9 @@ def user_path(text: str | os.PathLike[str], base: Path | None = None) -> Path:
         ValueError: it is empty, holds a null character, or begins with the home folder of an unknown user.
     """
     written = os.fspath(text)
-    if not written or "\0" in written:
+    if not written:
+        raise ValueError("one of the paths is empty; is a variable in the command not set?")
+    if "\0" in written:
         raise ValueError(f"{written!r} is not a path")
     expanded = os.path.expanduser(written)  # not Path's, which takes ./~ for the home folder, too
     if expanded.startswith("~"):

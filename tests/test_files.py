@@ -145,7 +145,7 @@ def test_paths_of_users(tmp_path, monkeypatch):
     assert user_path("~/a") == user_path("~/a", tmp_path) == Path("/home/me/a")
     assert user_path("a/~", tmp_path) == tmp_path / "a" / "~"
     assert user_path("./~/a", tmp_path) == tmp_path / "~" / "a"
-    for text, reason in (("", "'' is not a path"), ("a\0", "is not a path"), ("~nobody-here/a", "~nobody-here is not")):
+    for text, reason in (("", "is empty"), ("a\0", "is not a path"), ("~nobody-here/a", "~nobody-here is not")):
         with pytest.raises(ValueError, match=reason):
             user_path(text)
 

@@ -1,6 +1,7 @@
 """From a challenge's folder to nnU-Net's raw format: all checked first, then a complete dataset or none."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -82,15 +83,21 @@ def complete_folder(target: Path, check: Callable[[], object] | None = None) -> 
         ValueError: somebody else has made `target` meanwhile.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
-        folder = Path(temporary) / target.name
-        yield folder
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        yield temporary / target.name
         with _locked(target.parent):
             if check is not None:
                 check()
             if target.exists():
                 raise ValueError(f"{target} was made by another process meanwhile; delete it or choose another folder")
-            folder.rename(target)
+            (temporary / target.name).rename(target)
+    finally:
+        try:
+            shutil.rmtree(temporary)
+        except BaseException:  # a stop signal may arrive just now
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
 
 
 @contextmanager

@@ -273,6 +273,8 @@ def _bad_message(world: World, err: str) -> list[str]:
 
 
 def _names_something(world: World, text: str) -> bool:
+    if "is empty" in text and "" in world.argv:  # there is nothing to name
+        return True
     own = [value for name, value in world.environment.items() if name.startswith("nnUNet")]
     words = [str(world.folder), "nnUNet_", *own, *world.words]
     for argument in world.argv:
