@@ -33,15 +33,16 @@ def torch_build() -> dict[str, Any]:
 
 def step() -> dict[str, Any]:
     """Return what does the optimizer's step with `fused=True` on this machine's CPU, and why not the C kernel."""
-    from nnunet_cpr.optim import cpu_kernel
+    from nnunet_cpr.optim.cpu_kernel import __name__ as name
+    from nnunet_cpr.optim.cpu_kernel import library
 
     reasons: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: reasons.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger(cpu_kernel.__name__)
+    logger = logging.getLogger(name)
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)
-    return {"kernel": cpu_kernel.library() is not None, "reasons": reasons}
+    return {"kernel": library() is not None, "reasons": reasons}
 
 
 def main() -> None:
