@@ -37,7 +37,7 @@ import pandas as pd
 from nnunet_cpr.evaluation import readers, spacings
 from nnunet_cpr.evaluation.results import CASE_COLUMNS
 from nnunet_cpr.evaluation.segmentations import read_pair
-from nnunet_cpr.files import read_json, write_json
+from nnunet_cpr.files import read_json, remove_leftovers, write_json
 from nnunet_cpr.labels import Label
 from nnunet_cpr.parallel import in_parallel
 
@@ -95,6 +95,8 @@ def surface_metrics(tasks: list[SurfaceTask], tolerance_mm: float, num_processes
     Raises:
         ValueError: MONAI is not installed, or a file is missing, cannot be read or does not fit its reference.
     """
+    for folder in {task.prediction.parent for task in tasks}:
+        remove_leftovers(folder, {CACHE_FILE})
     cache, hashes = _Cache(), _Hashes()
     inputs = [_inputs(task, tolerance_mm, hashes) for task in tasks]
     results = [cache.get(task, asked) for task, asked in zip(tasks, inputs, strict=True)]

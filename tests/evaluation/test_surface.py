@@ -381,6 +381,18 @@ def test_a_killed_run_goes_on_where_it_was(tasks, measured, monkeypatch):
     assert measured == ["case0", "case1", "case2", "case3"]
 
 
+def test_what_a_killed_run_was_writing_is_removed(tasks):
+    """Beside the predictions, and nothing else there, by the next run, even if it has nothing to compute."""
+    surface_metrics(tasks, 1.0, 1)
+    folder = tasks[0].prediction.parent
+    before = set(folder.iterdir())
+    leftover = folder / f".nnunet-cpr-123-0123456789ab-{CACHE_FILE}"
+    leftover.write_text("{")
+    (folder / ".notes").write_text("the user's")
+    surface_metrics(tasks, 1.0, 1)
+    assert set(folder.iterdir()) == before | {folder / ".notes"}
+
+
 @pytest.mark.parametrize(("cases", "seconds"), [(2, 1e9), (10**9, 0.0)])
 def test_results_are_saved_before_the_end(tasks, monkeypatch, cases, seconds):
     """What a kill that runs no cleanup would leave."""
