@@ -6,8 +6,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: install demo test test-all test-slurm lint bench clean
 install: $(INSTALLED)
 
-# The trainers are copied into nnU-Net's folder on install, so a change to one means installing again.
-$(INSTALLED): pyproject.toml $(wildcard trainers/*.py)
+$(INSTALLED): pyproject.toml nnunet_cpr.pth
 	test -x $(BIN)/python || python3 -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@

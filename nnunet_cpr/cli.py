@@ -12,7 +12,11 @@ from nnunet_cpr import __version__
 from nnunet_cpr.batch import command as batch
 from nnunet_cpr.datasets import convert_command as convert
 from nnunet_cpr.demo import command as demo
+from nnunet_cpr.doctor import command as doctor
 from nnunet_cpr.evaluation import command as evaluation
+from nnunet_cpr.files import expand_nnunet_folders
+from nnunet_cpr.plotting import ignore_user_settings
+from nnunet_cpr.terminal import run_command
 from nnunet_cpr.training import command as trainers
 
 
@@ -21,6 +25,10 @@ def main(argv: list[str] | None = None) -> int:
 
     A user's mistake arrives as ValueError or OSError and leaves as one line on stderr with exit code 2; Ctrl-C as 130.
     """
+    return run_command("nnunet-cpr", lambda: _run(argv))
+
+
+def _run(argv: list[str] | None) -> int:
     description = "nnU-Net with Constrained Parameter Regularization."
     parser = argparse.ArgumentParser(prog="nnunet-cpr", description=description)
     parser.add_argument("--version", action="version", version=__version__)
@@ -30,16 +38,13 @@ def main(argv: list[str] | None = None) -> int:
     trainers.add_parser(subparsers)
     evaluation.add_parser(subparsers)
     batch.add_parser(subparsers)
+    doctor.add_parser(subparsers)
     args = parser.parse_args(argv)
+    ignore_user_settings()
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)  # it also says what it then raises
-    try:
-        return int(args.run(args))
-    except (ValueError, OSError) as error:
-        print(f"nnunet-cpr: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nnnunet-cpr: interrupted", file=sys.stderr)
-        return 130
+    if args.run is not doctor.run:  # it must see the variables as nnU-Net's commands do
+        expand_nnunet_folders()
+    return int(args.run(args))
 
 
 if __name__ == "__main__":

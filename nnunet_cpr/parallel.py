@@ -2,13 +2,21 @@
 
 import multiprocessing
 import os
+import signal
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Generic, TypeVar
 
 from tqdm import tqdm
+
+from nnunet_cpr.terminal import ADVICE, is_out_of_memory
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -45,23 +53,43 @@ def in_parallel(
     num_processes: int,
     title: str,
     initializer: Callable[[], None] | None = None,
+    name: Callable[[Item], object] = str,
 ) -> Iterator[Result]:
     """Yield `function` of every item in their order, with a progress bar on a terminal.
 
     A single process is this one, and so it is for little work: importing torch and MONAI takes a new process many
-    seconds. Others are spawned, because torch's threads do not survive a fork; `initializer` runs once in each.
+    seconds. Others are spawned, because torch's threads do not survive a fork; `initializer` runs once in each. They
+    end with this process, however it ends. `name` says what to call an item in an error; it is pickled, as `function`
+    is.
 
     Raises:
-        ValueError: a process was killed.
+        ValueError: memory did not suffice, here or in another process; names the item.
     """
+    work = _Work(function, name)
     with tqdm(desc=title, unit="case", total=len(items), disable=None, leave=False) as bar:
-        for result in _results(function, items, min(num_processes, len(items)), initializer):
+        for result in _results(work, items, min(num_processes, len(items)), initializer):
             bar.update()
             yield result
 
 
+@dataclass(frozen=True)
+class _Work(Generic[Item, Result]):
+    """The function; where memory does not suffice it says for which item."""
+
+    function: Callable[[Item], Result]
+    name: Callable[[Item], object]
+
+    def __call__(self, item: Item) -> Result:
+        try:
+            return self.function(item)
+        except (MemoryError, RuntimeError, OSError, ImportError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ValueError(f"{self.name(item)}: there is not enough memory; {ADVICE}") from error
+
+
 def _results(
-    function: Callable[[Item], Result],
+    work: _Work[Item, Result],
     items: Sequence[Item],
     workers: int,
     initializer: Callable[[], None] | None,
@@ -74,24 +102,75 @@ def _results(
         if workers > 1 and done >= 2:
             left = (time.monotonic() - begun) / (done - 1) * (len(items) - done)
             if left * (1 - 1 / workers) > START_SECONDS:
-                yield from _in_processes(function, items[done:], workers, initializer)
+                yield from _in_processes(work, items[done:], workers, initializer)
                 return
-        yield function(item)
+        yield work(item)
 
 
 def _in_processes(
-    function: Callable[[Item], Result],
+    work: _Work[Item, Result],
     items: Sequence[Item],
     workers: int,
     initializer: Callable[[], None] | None,
 ) -> Iterator[Result]:
     # Unlike multiprocessing.Pool, an executor notices that a process was killed (for memory) and does not wait forever.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=initializer) as executor:
+    before = set(multiprocessing.active_children())
+    done = 0
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=partial(_begin, initializer)) as executor:
         chunk = max(1, min(8, len(items) // (8 * workers)))
         try:
-            yield from executor.map(function, items, chunksize=chunk)
+            with _interrupts_held_back():
+                # Not executor.map, which cancels what is left: Python 3.11 then fails over it when workers are killed.
+                parts = (items[begin : begin + chunk] for begin in range(0, len(items), chunk))
+                futures = deque(executor.submit(_do_all, work, part) for part in parts)
+            while futures:
+                for result in futures.popleft().result():
+                    yield result
+                    done += 1
         except BrokenProcessPool as error:
             raise ValueError(
-                "a process ended unexpectedly, probably for lack of memory; use fewer processes"
+                f"{work.name(items[done])} or a case after it: a process ended unexpectedly, probably for lack of "
+                "memory; use fewer processes"
             ) from error
+        except BaseException:
+            for process in set(multiprocessing.active_children()) - before:
+                process.kill()  # else leaving the block would wait for what they have begun
+            raise
+
+
+def _do_all(work: _Work[Item, Result], items: Sequence[Item]) -> list[Result]:
+    return [work(item) for item in items]
+
+
+def _begin(initializer: Callable[[], None] | None) -> None:
+    """Prepare a worker: Ctrl-C on a terminal is for its parent, and it ends when its parent does, even by a kill."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        if initializer is not None:
+            initializer()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        os._exit(1)  # the parent says so in one line
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Let processes that are started here begin with SIGINT blocked; this one gets it afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -14,7 +14,6 @@ import os
 import platform
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 from torch._inductor.utils import fresh_cache
 
+from nnunet_cpr.files import user_path
 from nnunet_cpr.optim import SGDCPR, AdamCPR
 from nnunet_cpr.optim.cpu_kernel import library
 
@@ -82,7 +82,7 @@ def main() -> None:
     """Measure and print; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there, too")
+    parser.add_argument("--json", type=user_path, metavar="FILE", help="write the result there, too")
     args = parser.parse_args()
     seconds = compile_c_kernel()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")

@@ -14,7 +14,6 @@ import json
 import platform
 import statistics
 import time
-from pathlib import Path
 
 import torch
 from benchmark_optimizers import BOUNDS, LR
@@ -22,6 +21,7 @@ from common.optimizers import build_optimizer
 from common.parsing import make
 from train_gpt2 import SIZES, GPT2Settings, build_model, sequence_loss
 
+from nnunet_cpr.files import user_path
 from nnunet_cpr.optim import AdamCPR, param_groups
 
 VOCAB_SIZE = 50257
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there, too")
+    parser.add_argument("--json", type=user_path, metavar="FILE", help="write the result there, too")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)

@@ -16,12 +16,12 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 from unittest import mock
 
 import torch
 from torch import Tensor
 
+from nnunet_cpr.files import user_path
 from nnunet_cpr.optim import SGDCPR, AdamCPR, cpu_kernel
 
 # Bounds that are never set, set but never reached, and violated at every step: mu shrinks the weights by some 1e-4 in
@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--models", nargs="+", choices=["nnunet", "gpt2s"], default=["nnunet", "gpt2s"])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there, too")
+    parser.add_argument("--json", type=user_path, metavar="FILE", help="write the result there, too")
     args = parser.parse_args()
     device = torch.device(args.device)
     torch.set_num_threads(args.threads)

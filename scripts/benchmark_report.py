@@ -20,6 +20,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from nnunet_cpr.files import user_path
+
 DATASET = "Dataset999_Benchmark"
 BASELINE, CPR = TRAINERS = ["nnUNetTrainer", "nnUNetTrainerCPR"]
 EPOCHS, TENSORS, STEPS = 1000, 60, 250
@@ -126,7 +128,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=400, help="of a fold")
     parser.add_argument("--labels", type=int, default=15)
     parser.add_argument("--size", type=int, nargs=3, default=(512, 512, 130), help="of a volume, in voxels")
-    parser.add_argument("--keep", type=Path, help="copy the report here")
+    parser.add_argument("--keep", type=user_path, help="copy the report here")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

@@ -11,14 +11,12 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from comparison import figures, report
+from common.command import run_script_command
 from comparison.runs import DEFAULT_METRICS, read_runs
 from comparison.settings import name_settings
 from comparison.statistics import compare
-from matplotlib.backend_bases import FigureCanvasBase
 
-from nnunet_cpr.evaluation.figures import save_figure
-from nnunet_cpr.files import write_text
+from nnunet_cpr.files import remove_leftovers, user_path, write_text
 
 FIGURES = {
     "curves": "the metric over the steps, as in the paper's Figure 1",
@@ -35,7 +33,7 @@ TABLES = {
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="FOLDER", help="folders of runs, of one script")
+    parser.add_argument("runs", nargs="+", metavar="FOLDER", help="folders of runs, of one script")
     default = "val_perplexity of train_gpt2.py, else val_accuracy"
     parser.add_argument("--metric", metavar="COLUMN", help=f"of metrics.csv, from evaluations (default: {default})")
     parser.add_argument(
@@ -44,9 +42,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--reach", type=float, metavar="VALUE", help="count also the steps to this value")
     parser.add_argument("--unfinished", action="store_true", help="count runs that are not finished, too, as they are")
     for name, text in TABLES.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=Path, metavar="FILE", help=f"write {text}")
+        parser.add_argument(f"--{name.replace('_', '-')}", metavar="FILE", help=f"write {text}")
     for name, text in FIGURES.items():
-        parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"draw {text}")
+        parser.add_argument(f"--{name}", metavar="FILE", help=f"draw {text}")
     parser.add_argument(
         "--tensors", nargs="+", metavar="NAME", help="of --constraints (default: four over the network)"
     )
@@ -55,11 +53,16 @@ def build_parser() -> argparse.ArgumentParser:
 
 def compare_runs(args: argparse.Namespace) -> None:
     """Do what the command line asks for. Raises ValueError or OSError before anything is written."""
+    from comparison import figures, report  # they import matplotlib, whose settings must be put aside before
+
+    from nnunet_cpr.evaluation.figures import save_figure
+
     if args.tensors and not args.constraints:
         raise ValueError("--tensors chooses what --constraints FILE draws, which is not asked for")
-    outputs = {name: getattr(args, name) for name in (*TABLES, *FIGURES) if getattr(args, name)}
-    _check_outputs(outputs, args.runs)
-    runs = read_runs(args.runs)
+    outputs = {name: user_path(getattr(args, name)) for name in (*TABLES, *FIGURES) if getattr(args, name) is not None}
+    folders = [user_path(folder) for folder in args.runs]
+    _check_outputs(outputs, folders)
+    runs = read_runs(folders)
     names = name_settings(runs)
     metric = args.metric or DEFAULT_METRICS[runs[0].script]
     comparison = compare(runs, names, metric, args.baseline, args.reach, args.unfinished)
@@ -74,6 +77,8 @@ def compare_runs(args: argparse.Namespace) -> None:
         "constraints": partial(figures.constraints, runs, names, args.tensors),
     }
     made = {name: make[name]() for name in outputs}
+    for folder in {path.parent for path in outputs.values()}:
+        remove_leftovers(folder, {path.name for path in outputs.values()})
     for name, content in made.items():
         if name in TABLES:
             write_text(outputs[name], content)
@@ -86,6 +91,8 @@ def compare_runs(args: argparse.Namespace) -> None:
 
 def _check_outputs(outputs: dict[str, Path], runs: list[Path]) -> None:
     """Raise where an output could not be written, or would be written over a run's own files."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
     formats = FigureCanvasBase.get_supported_filetypes()
     for name, path in outputs.items():
         flag = f"--{name.replace('_', '-')} {path}"
@@ -99,12 +106,7 @@ def _check_outputs(outputs: dict[str, Path], runs: list[Path]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Compare, and return the exit code. A user's mistake leaves as one line on stderr with exit code 2."""
-    try:
-        compare_runs(build_parser().parse_args(argv))
-    except (ValueError, OSError) as error:
-        print(f"compare_runs.py: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+    return run_script_command("compare_runs.py", lambda: compare_runs(build_parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -23,6 +22,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from nnunet_cpr.files import user_path
 from nnunet_cpr.optim import SGDCPR, AdamCPR, gpu_kernel
 
 SHAPE = (128, 200)  # three whole chunks and a part of one
@@ -122,7 +122,7 @@ def main() -> None:
     """Count and print; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tensors", type=int, default=8)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there, too")
+    parser.add_argument("--json", type=user_path, metavar="FILE", help="write the result there, too")
     args = parser.parse_args()
     elements = args.tensors * SHAPE[0] * SHAPE[1]
     rows = []

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from common.command import run_script_command
 from common.tokens import MAX_VOCAB_SIZE, META_FILE, SPLITS, TOKEN_BYTES, read_meta
 from tqdm import tqdm
 
-from nnunet_cpr.files import read_json, write_json
+from nnunet_cpr.exclusive import exclusive
+from nnunet_cpr.files import read_json, user_path, write_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -30,8 +32,14 @@ END_OF_TEXT = "<|endoftext|>"
 
 def main(argv: list[str] | None = None) -> int:
     """Prepare, and return the exit code; a user's mistake leaves as one line on stderr with exit code 2."""
+    return run_script_command(
+        "prepare_openwebtext.py", lambda: _prepare(argv), "interrupted; the same command continues"
+    )
+
+
+def _prepare(argv: list[str] | None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("openwebtext"), help="folder to write (default: openwebtext)")
+    parser.add_argument("--out", default="openwebtext", help="folder to write (default: openwebtext)")
     parser.add_argument(
         "--dataset", default="Skylion007/openwebtext", help="name on the Hub, or a saved dataset's folder"
     )
@@ -42,22 +50,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1234, help="of the choice of the validation documents")
     parser.add_argument("--batch", type=int, default=2000, help="documents between two states to resume from")
     args = parser.parse_args(argv)
-    try:
-        if args.batch < 1:
-            raise ValueError(f"--batch is {args.batch}, but must be at least 1")
-        if (args.out / META_FILE).exists():
-            print(f"{args.out} is complete already: {describe(read_meta(args.out))}")
-            return 0
-        documents, tokenizer = load_documents(args.dataset), load_tokenizer(args.tokenizer)
-        about = {"dataset": args.dataset, "tokenizer": args.tokenizer, "val_share": args.val_share, "seed": args.seed}
-        print(describe(prepare(documents, tokenizer, args.out, about, args.batch)))
-    except (ValueError, OSError) as error:
-        print(f"prepare_openwebtext.py: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
-        return 130
-    return 0
+    if args.batch < 1:
+        raise ValueError(f"--batch is {args.batch}, but must be at least 1")
+    out, dataset, tokenizer = user_path(args.out), str(user_path(args.dataset)), str(user_path(args.tokenizer))
+    if _is_complete(out):
+        return
+    with exclusive(out):
+        if _is_complete(out):  # another process had the folder until now
+            return
+        about = {"dataset": dataset, "tokenizer": tokenizer, "val_share": args.val_share, "seed": args.seed}
+        print(describe(prepare(load_documents(dataset), load_tokenizer(tokenizer), out, about, args.batch)))
+
+
+def _is_complete(out: Path) -> bool:
+    if not (out / META_FILE).exists():
+        return False
+    print(f"{out} is complete already: {describe(read_meta(out))}")
+    return True
 
 
 def load_documents(source: str) -> Sequence[str]:
@@ -65,8 +74,10 @@ def load_documents(source: str) -> Sequence[str]:
     import datasets
 
     try:
-        local = Path(source).is_dir()
-        dataset = datasets.load_from_disk(source) if local else datasets.load_dataset(source, split="train")
+        local = user_path(source)
+        dataset = (
+            datasets.load_from_disk(str(local)) if local.is_dir() else datasets.load_dataset(source, split="train")
+        )
     except Exception as error:  # datasets raises what its many back ends raise
         raise ValueError(f"the dataset {source} cannot be loaded: {error}") from error
     if isinstance(dataset, datasets.DatasetDict):
@@ -81,7 +92,8 @@ def load_tokenizer(source: str) -> "Tokenizer":
     from tokenizers import Tokenizer
 
     try:
-        return Tokenizer.from_file(source) if Path(source).is_file() else Tokenizer.from_pretrained(source)
+        local = user_path(source)
+        return Tokenizer.from_file(str(local)) if local.is_file() else Tokenizer.from_pretrained(source)
     except Exception as error:  # tokenizers raises plain Exception
         raise ValueError(f"the tokenizer {source} cannot be loaded: {error}") from error
 

@@ -12,6 +12,7 @@ On CIFAR100, which torchvision downloads into the folder (169 MB) unless it is t
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from common.images import Images, ImageSettings, load_digits
@@ -34,12 +35,13 @@ MEAN, STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 class CIFAR100Settings(ImageSettings):
     """The settings of a ResNet18 training; the defaults are those of the narrow model on digits."""
 
+    script: ClassVar[str] = "train_cifar100"
     defaults: ClassVar[dict[str, Any]] = {
         "lr": 1e-3, "betas": (0.9, 0.98), "max_steps": 300, "eval_every": 50, "trace_every": 10,
     }  # fmt: skip
 
     data: str | None = setting(
-        None, "folder of CIFAR100, downloaded if absent (default: scikit-learn's digits)", kind=str
+        None, "folder of CIFAR100, downloaded if absent (default: scikit-learn's digits)", kind=Path
     )
     width: int = setting(16, "channels of the first stage, 64 in ResNet18; the next stages double them", least=1)
 
@@ -95,7 +97,7 @@ def train(settings: CIFAR100Settings) -> None:
     from torch.nn.functional import cross_entropy
 
     about = {"dataset": "scikit-learn's digits" if settings.data is None else "CIFAR100"}
-    run = Run("train_cifar100", settings, ("val_loss", "val_accuracy"), ("images", settings.batch_size), about)
+    run = Run(settings, ("val_loss", "val_accuracy"), ("images", settings.batch_size), about)
     train_images, val_images, classes = datasets(settings, run)
     model = build_model(settings, classes).to(run.device)
     model, optimizer = run.prepare(model, build_optimizer(model, settings))

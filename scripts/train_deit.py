@@ -36,6 +36,7 @@ SIZES: dict[str, tuple[str, dict[str, int]]] = {
 class DeiTSettings(ImageSettings):
     """The settings of a DeiT training; the defaults are those of the small model on digits."""
 
+    script: ClassVar[str] = "train_deit"
     defaults: ClassVar[dict[str, Any]] = {
         "lr": 2e-3, "weight_decay": 0.05, "max_steps": 500, "eval_every": 50, "trace_every": 10,
     }  # fmt: skip
@@ -44,7 +45,7 @@ class DeiTSettings(ImageSettings):
     )  # fmt: skip
 
     size: str = setting("digits", "of the model", choices=SIZES)
-    data: str | None = setting(None, "folder of images (default: scikit-learn's digits)", kind=str)
+    data: str | None = setting(None, "folder of images (default: scikit-learn's digits)", kind=Path)
     image_size: int = setting(32, "pixels along a side of what the model sees", least=1)
     drop_path: float = setting(0.0, "stochastic depth: share of left-out blocks in the last layer", least=0)
     warmup_lr: float = setting(1e-6, "learning rate at the start of the warmup", least=0)
@@ -126,7 +127,7 @@ def train(settings: DeiTSettings) -> None:
     train_images, val_images = datasets(s, split)
     metrics = ("val_loss", "val_accuracy") + (("ema_val_loss", "ema_val_accuracy") if s.ema_decay else ())
     about = {"classes": len(split.classes), "training images": len(split.train), "validation images": len(split.val)}
-    run = Run("train_deit", s, metrics, ("images", s.batch_size), about)
+    run = Run(s, metrics, ("images", s.batch_size), about)
     mixing = bool(s.mixup or s.cutmix)
     if s.batch_size % (run.accelerator.num_processes * (2 if mixing else 1)):
         raise ValueError(

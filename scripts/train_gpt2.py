@@ -13,6 +13,7 @@ At the paper's scale (scripts/prepare_openwebtext.py makes the data):
 import math
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -36,13 +37,14 @@ INIT_STD = 0.02
 class GPT2Settings(Settings):
     """The settings of a GPT2 training; the defaults are those of the tiny model on embedded text."""
 
+    script: ClassVar[str] = "train_gpt2"
     defaults: ClassVar[dict[str, Any]] = {
         "lr": 1e-3, "betas": (0.9, 0.99), "eps": 1e-9, "max_steps": 400, "eval_every": 50, "trace_every": 10,
     }  # fmt: skip
 
     size: str = setting("tiny", "of the model", choices=SIZES)
     data: str | None = setting(
-        None, "folder of prepare_openwebtext.py, text file, or folder of text (default: embedded)", kind=str
+        None, "folder of prepare_openwebtext.py, text file, or folder of text (default: embedded)", kind=Path
     )
     val_share: float = setting(0.05, "of text that is for validation", least=0)
     context: int = setting(128, "tokens in a sequence", least=1)
@@ -111,7 +113,7 @@ def train(settings: GPT2Settings) -> None:
     from common.run import Run
 
     items = ("tokens", settings.batch_size * settings.context)
-    run = Run("train_gpt2", settings, ("val_loss", "val_perplexity"), items, tokens.about)
+    run = Run(settings, ("val_loss", "val_perplexity"), items, tokens.about)
     processes = run.accelerator.num_processes
     if settings.batch_size % (processes * settings.accumulate):
         raise ValueError(

@@ -33,6 +33,7 @@ SOLVED = 0.95
 class GrokkingSettings(Settings):
     """The settings of a grokking training; the defaults are the paper's AdamCPR run."""
 
+    script: ClassVar[str] = "train_grokking"
     defaults: ClassVar[dict[str, Any]] = {
         "lr": 1e-3, "betas": (0.9, 0.98), "weight_decay": 0.1, "kappa_init_method": "dependent",
         "kappa_init_param": 0.8, "adaptive_bounds": True, "reg_embedding": True, "max_steps": 4000, "warmup_steps": 0,
@@ -120,7 +121,7 @@ def train(settings: GrokkingSettings) -> None:
 
     about = {"pairs": len(sums), "training pairs": len(train_pairs)}
     metrics = ("val_loss", "val_accuracy", "train_accuracy")
-    run = Run("train_grokking", settings, metrics, ("pairs", settings.batch_size), about)
+    run = Run(settings, metrics, ("pairs", settings.batch_size), about)
     processes = run.accelerator.num_processes
     if wrong := [n for n in (settings.batch_size, len(train_pairs) % settings.batch_size) if n % processes]:
         raise ValueError(

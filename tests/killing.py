@@ -109,8 +109,9 @@ class Killer:
 
     def temporaries(self, process: subprocess.Popen) -> list[str]:
         """The files that a process is writing."""
-        start = f".{process.pid}-{self.file}"
-        return [name.split("-", 1)[1] for name in os.listdir(self.folder) if name.startswith(start)]
+        start = f".nnunet-cpr-{process.pid}-"
+        names = [name.split("-", 4)[4] for name in os.listdir(self.folder) if name.startswith(start)]
+        return [name for name in names if name.startswith(self.file)]
 
     def kill(self, process: subprocess.Popen) -> bool:
         """Whether the process was still there to be killed."""

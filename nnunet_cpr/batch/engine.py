@@ -1,18 +1,23 @@
 """Running a study's jobs with Snakemake, as a process group of its own that is stopped as a whole."""
 
+import getpass
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from nnunet_cpr.batch.failures import forget_failures
 from nnunet_cpr.batch.locks import take
-from nnunet_cpr.batch.plan import Plan
+from nnunet_cpr.batch.place import Place
+from nnunet_cpr.batch.plan import Plan, job_name
 from nnunet_cpr.batch.prepare import is_prepared
 from nnunet_cpr.batch.runs import runs_of
+from nnunet_cpr.batch.slurm import plugin_path
 from nnunet_cpr.batch.study import Study
 from nnunet_cpr.batch.train import STOP_SECONDS
 
@@ -24,22 +29,28 @@ class Stopped(Exception):
     """The user, or the system, asked to stop; nothing is running any more."""
 
 
-def run_snakemake(plan: Plan, arguments: Sequence[str], stop_signal: int, watch: Callable[[], None]) -> int:
-    """Run what is missing of the study and return Snakemake's exit code; `watch` is called every second.
+def run_snakemake(plan: Plan, place: Place, watch: Callable[[], None]) -> tuple[int, int]:
+    """Run what is missing of the study; `watch` is called every second.
+
+    Returns:
+        Snakemake's exit code, and where in snakemake.log this call's output begins.
 
     Raises:
         ValueError: another call is at work on this study.
-        Stopped: on SIGINT, SIGTERM or SIGHUP, after `stop_signal` has stopped every process of Snakemake's group.
+        Stopped: on SIGINT, SIGTERM or SIGHUP, after the signal of `place` has stopped all of Snakemake's group.
     """
     study = plan.study
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--configfile", str(plan.file),
                "--directory", str(study.output), "--keep-going", "--rerun-incomplete", "--rerun-triggers", "mtime",
-               "--scheduler", "greedy", "--nolock", *arguments]  # fmt: skip
-    with _alone(study) as lock, (study.output / "snakemake.log").open("ab") as log, _stop_signals() as received:
-        plan.write()
+               "--scheduler", "greedy", "--nolock", *place.arguments]  # fmt: skip
+    with _alone(study) as lock, _stop_signals() as received:
+        plan.write()  # first: it marks the folder as ours
+        forget_failures(study.output)
         match_markers(study)
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                                   start_new_session=True, pass_fds=[lock])  # fmt: skip
+        with (study.output / "snakemake.log").open("ab") as log:
+            begin = log.tell()
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                                       start_new_session=True, pass_fds=[lock], env=_environment(plan))  # fmt: skip
         os.pwrite(lock, f"{process.pid:<12}".encode(), 0)
         try:
             while process.poll() is None and not received:
@@ -48,18 +59,39 @@ def run_snakemake(plan: Plan, arguments: Sequence[str], stop_signal: int, watch:
             if received:
                 print("\nStopping: trainings finish their step and save ...", flush=True)
         finally:
-            _stop(process, stop_signal)  # if Snakemake was killed, its jobs are still there
+            _stop(process, place.stop_signal)  # if Snakemake was killed, its jobs are still there
         watch()
         if received:
             raise Stopped
-        return process.returncode
+        return process.returncode, begin
+
+
+def _environment(plan: Plan) -> dict[str, str]:
+    """Return Snakemake's environment, in which it needs neither a home that can be written nor a user with a name."""
+    environment = dict(os.environ)
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # as in a container with a number instead of a user
+        environment["LOGNAME"] = str(os.getuid())
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    try:
+        if not cache.is_absolute():
+            raise OSError(f"{cache} is not absolute")
+        sources = cache / "snakemake" / "source-cache" / "snakemake-runtime-cache"
+        sources.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=sources).close()
+    except OSError:
+        environment["XDG_CACHE_HOME"] = str(plan.study.output / ".snakemake" / "cache")
+    if plan.sbatch:
+        environment["PYTHONPATH"] = plugin_path()
+    return environment
 
 
 def match_markers(study: Study) -> None:
     """Make Snakemake's markers say what nnU-Net's folders say, whoever trained or deleted what."""
     runs = runs_of(study)
     for run in runs:
-        trained, surface = (study.output / "markers" / f"{run.key}.{kind}" for kind in ("trained", "surface"))
+        trained, surface = (study.output / "markers" / f"{job_name(run.key)}.{kind}" for kind in ("trained", "surface"))
         if run.is_done():
             _touch(trained)
             if surface.is_file() and surface.stat().st_mtime < (run.validation / "summary.json").stat().st_mtime:
@@ -68,7 +100,7 @@ def match_markers(study: Study) -> None:
             for stale in (trained, surface, run.record(study.output)):
                 stale.unlink(missing_ok=True)
     for dataset in study.datasets:
-        marker = study.output / "markers" / f"{dataset}.prepared"
+        marker = study.output / "markers" / f"{job_name(dataset)}.prepared"
         if is_prepared(study, dataset) or all(run.is_done() for run in runs if run.dataset == dataset):
             _touch(marker)
         else:

@@ -1,8 +1,8 @@
 """The GPUs of this machine, one training on each. Imports no torch."""
 
-import getpass
 import os
 import shutil
+import stat
 import subprocess
 import tempfile
 from pathlib import Path
@@ -22,6 +22,32 @@ def gpus_here() -> list[str]:
 
 
 def gpu_locks(gpus: list[str]) -> list[Path]:
-    """Return the lock of each GPU. All studies of a user on this machine share them, so none is taken twice."""
-    folder = Path(tempfile.gettempdir()) / f"nnunet-cpr-{getpass.getuser()}"
+    """Return the lock of each GPU. All studies of a user on this machine share them, so none is taken twice.
+
+    Raises:
+        OSError: there is no folder for them that is this user's alone.
+    """
+    folder = _private_folder()
     return [folder / f"gpu-{gpu.replace('/', '-')}.lock" for gpu in gpus]
+
+
+def _private_folder() -> Path:
+    """Return a folder that only this user can write to.
+
+    XDG_RUNTIME_DIR comes second: it is removed when the user logs out, while a batch under nohup goes on.
+    """
+    name = f"nnunet-cpr-{os.getuid()}"  # by number: a container's user may have no name
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    folders = [Path(parent) / name for parent in (tempfile.gettempdir(), runtime) if parent]
+    for folder in folders:
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            found = folder.lstat()
+        except OSError:
+            continue
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022:
+            return folder
+    raise OSError(
+        f"there is no place for the locks of the GPUs: {' and '.join(map(str, folders))} must be a folder that belongs "
+        "to you and that nobody else can write to; remove it, or set TMPDIR to a folder of your own on this machine"
+    )

@@ -3,7 +3,7 @@
 import fcntl
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 POLL_SECONDS = 2.0
@@ -13,10 +13,10 @@ def take(path: Path, wait: bool = True) -> int | None:
     """Lock the file and return its descriptor, which a child may inherit; None if it is held and not waited for.
 
     Raises:
-        OSError: the file cannot be made, or its file system knows no locks.
+        OSError: the file cannot be made, it is a link, or its file system knows no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         return descriptor
@@ -28,13 +28,17 @@ def take(path: Path, wait: bool = True) -> int | None:
         raise OSError(f"{path} cannot be locked ({error.strerror}); its file system must support flock") from error
 
 
-def take_one_of(paths: Sequence[Path]) -> tuple[int, int]:
+def take_one_of(paths: Sequence[Path], say_waiting: Callable[[], None]) -> tuple[int, int]:
     """Lock the first free file, waiting until one is; return its index and descriptor."""
+    said = False
     while True:
         for index, path in enumerate(paths):
             descriptor = take(path, wait=False)
             if descriptor is not None:
                 return index, descriptor
+        if not said:
+            say_waiting()
+            said = True
         time.sleep(POLL_SECONDS)
 
 

@@ -1,13 +1,20 @@
 """What the controller hands to Snakemake and its jobs: one JSON file of the study, written before anything starts."""
 
-from dataclasses import asdict, dataclass
+import hashlib
+import os
+import re
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from nnunet_cpr.batch.runs import Run, runs_of
 from nnunet_cpr.batch.study import Study
+from nnunet_cpr.evaluation.report_layout import REPORT
 from nnunet_cpr.files import read_json, write_json
+from nnunet_cpr.output_folder import check_folder
 
 FILE = "study.json"
+OTHERS = ("snakemake.log", "markers", "records", "logs", "report")
+"""What else a study's folder holds."""
 
 
 @dataclass(frozen=True)
@@ -16,6 +23,8 @@ class Plan:
 
     study: Study
     gpus: list[str]
+    sbatch: dict[str, list[str]] = field(default_factory=dict)
+    """sbatch's options for each kind of job, on a SLURM cluster."""
 
     @property
     def file(self) -> Path:
@@ -25,8 +34,42 @@ class Plan:
     def write(self) -> None:
         """Write it for Snakemake and the jobs."""
         study = asdict(self.study) | {"path": str(self.study.path), "output": str(self.study.output)}
-        runs = {run.key: run.dataset for run in runs_of(self.study)}
-        write_json(self.file, {"study": study, "gpus": self.gpus, "datasets": self.study.datasets, "runs": runs})
+        # What is outdated is left as it is; the user decides.
+        runs = {job_name(run.key): job_name(run.dataset) for run in runs_of(self.study) if not run.outdated()}
+        write_json(self.file, {"study": study, "gpus": self.gpus, "sbatch": self.sbatch, "runs": runs})
+
+
+def job_name(name: str) -> str:
+    """Return the name of a training or dataset for Snakemake and shells, to which none of its characters is special."""
+    if re.fullmatch(r"[A-Za-z0-9_.+/-]+", name):
+        return name
+    return f"{re.sub(r'[^A-Za-z0-9_.+/-]', '_', name)}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def check_output(study: Study) -> None:
+    """Check that nothing of the user's would be written over in the study's folder. It may hold other files.
+
+    Raises:
+        ValueError: it does; names the file.
+    """
+    if os.path.lexists(study.output) and not study.output.is_dir():
+        raise ValueError(f"{study.output} is not a folder; choose another output in {study.path}")
+    plan = study.output / FILE
+    advice = f"move it away, or choose another output in {study.path}"
+    if os.path.lexists(plan):
+        if not _is_plan(plan):
+            raise ValueError(f"{plan} is not of an earlier call and would be written over; {advice}")
+    elif taken := [name for name in OTHERS if os.path.lexists(study.output / name)]:
+        raise ValueError(f"{study.output / taken[0]} is not of an earlier call, for there is no {FILE}; {advice}")
+    if len(study.trainers) > 1:
+        check_folder(study.output / "report", REPORT)
+
+
+def _is_plan(file: Path) -> bool:
+    try:
+        return {"study", "gpus", "runs"} <= set(read_json(file))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def read_plan(file: Path) -> Plan:
@@ -37,5 +80,10 @@ def read_plan(file: Path) -> Plan:
 
 
 def find_run(plan: Plan, key: str) -> Run:
-    """Return the training of that name."""
-    return next(run for run in runs_of(plan.study) if run.key == key)
+    """Return the training whose job has that name."""
+    return next(run for run in runs_of(plan.study) if job_name(run.key) == key)
+
+
+def find_dataset(plan: Plan, key: str) -> str:
+    """Return the dataset whose job has that name."""
+    return next(dataset for dataset in plan.study.datasets if job_name(dataset) == key)

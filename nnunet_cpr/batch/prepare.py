@@ -8,6 +8,7 @@ import subprocess
 from contextlib import suppress
 from pathlib import Path
 
+from nnunet_cpr.batch.failures import reason_in
 from nnunet_cpr.batch.locks import take
 from nnunet_cpr.batch.study import PLANNERS, Study
 from nnunet_cpr.datasets.small_plans import CONFIGURATION as SMALL
@@ -46,13 +47,21 @@ def prepare(study: Study, dataset: str) -> None:
 
 
 def _prepare(study: Study, preprocessed: Path, log: Path, lock: int) -> None:
-    # nnU-Net's own numbers of processes, 4 and 8, mind the memory; few cores do better with fewer.
-    number, cores = str(int(preprocessed.name[7:10])), job_cores()
-    processes = ["-np", str(cores)] if cores < 4 else []
+    number = str(int(preprocessed.name[7:10]))
     plans_file = preprocessed / f"{study.plans}.json"
     if not plans_file.is_file():
         if not (preprocessed / "dataset_fingerprint.json").is_file():
-            _run(["nnUNetv2_extract_fingerprint", "-d", number, *processes, "--verify_dataset_integrity"], log, lock)
+            _run(
+                [
+                    "nnUNetv2_extract_fingerprint",
+                    "-d",
+                    number,
+                    *_processes("fingerprint"),
+                    "--verify_dataset_integrity",
+                ],
+                log,
+                lock,
+            )
         _run(["nnUNetv2_plan_experiment", "-d", number, "-pl", PLANNERS[study.plans]], log, lock)
     if not _is_planned(study, preprocessed):
         if study.configuration != SMALL:
@@ -62,10 +71,16 @@ def _prepare(study: Study, preprocessed: Path, log: Path, lock: int) -> None:
         # The small configuration takes the data of the one that it inherits from.
         planned = "3d_fullres" if study.configuration == SMALL else study.configuration
         command = ["nnUNetv2_preprocess", "-d", number, "-plans_name", study.plans, "-c", planned]
-        _run([*command, *processes], log, lock)
+        _run([*command, *_processes(planned)], log, lock)
     if lacking := _lacking(study, preprocessed):
         raise ValueError(f"{lacking[0]} and {len(lacking) - 1} more cases were not preprocessed; see {log}")
     _split_and_unpack(study, preprocessed)
+
+
+def _processes(what: str) -> list[str]:
+    """nnU-Net's own numbers of processes mind the memory; a job of fewer cores does better with fewer."""
+    cores = job_cores()
+    return ["-np", str(cores)] if cores < {"3d_fullres": 4}.get(what, 8) else []
 
 
 def _preprocessed(dataset: str) -> Path:
@@ -127,8 +142,9 @@ def _run(command: list[str], log: Path, lock: int) -> None:
         stream.write(f"\n$ {' '.join(command)}\n".encode())
         stream.flush()
         full = [executable(command[0]), *command[1:]]
+        begin = stream.tell()
         code = subprocess.run(
             full, stdout=stream, stderr=subprocess.STDOUT, check=False, pass_fds=[lock], preexec_fn=stop_with_parent
         ).returncode
     if code:
-        raise ValueError(f"{command[0]} failed with exit code {code}; see {log}")
+        raise ValueError(f"{command[0]} failed with exit code {code}: {reason_in(log, begin)}; see {log}")

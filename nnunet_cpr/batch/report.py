@@ -24,8 +24,10 @@ def write_study_report(study: Study, command: str) -> str:
         ValueError: nothing can be compared yet.
     """
     from nnunet_cpr.evaluation.comparison import compare_trainings
-    from nnunet_cpr.evaluation.report import terminal_table, write_report
+    from nnunet_cpr.evaluation.report import terminal_table, write_files
+    from nnunet_cpr.evaluation.report_layout import REPORT
     from nnunet_cpr.evaluation.request import make_request
+    from nnunet_cpr.output_folder import replace_folder
 
     request = {
         "datasets": study.datasets,
@@ -41,7 +43,8 @@ def write_study_report(study: Study, command: str) -> str:
     if study.surface:
         request["tolerance"] = study.tolerance
     checked = make_request(request)
-    results = compare_trainings(checked, command)
-    write_report(results, checked.output)
+    with replace_folder(checked.output, REPORT) as new:
+        results = compare_trainings(checked, command)
+        write_files(results, new)
     lines = [terminal_table(results), *(f"! {caution}" for caution in results.cautions)]
     return "\n".join([*lines, f"Report: {checked.output / 'report.html'}"])

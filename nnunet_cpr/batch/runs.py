@@ -8,9 +8,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from nnunet_cpr.batch.failures import one_line
 from nnunet_cpr.batch.locks import is_locked
 from nnunet_cpr.batch.study import Study
 from nnunet_cpr.evaluation.nnunet_results import Training
+from nnunet_cpr.evaluation.provenance import newer_training
 from nnunet_cpr.files import read_json
 from nnunet_cpr.training.settings import parse
 
@@ -49,7 +51,24 @@ class Run(Training):
         return int(named[1]) if named else NNUNET_EPOCHS
 
     def is_done(self) -> bool:
-        """Whether nnU-Net has validated it: its summary.json is whole."""
+        """Whether nnU-Net has validated it, and the result is of the last training, split, plans and data."""
+        return self._has_result() and not self.unusable() and not self.outdated()
+
+    def outdated(self) -> str:
+        """Say what has changed since it was trained; empty if nothing has, or nothing is kept of a training.
+
+        Going on with it would mix both: nnU-Net would validate cases that it was trained with.
+        """
+        if not (self._has_result() or self.is_begun()):
+            return ""
+        doubt = self.doubt()
+        return doubt.text if doubt and doubt.certain else ""
+
+    def is_begun(self) -> bool:
+        """Whether there is a checkpoint."""
+        return any((self.folder / name).is_file() for name in CHECKPOINTS)
+
+    def _has_result(self) -> bool:
         try:
             content = read_json(self.validation / "summary.json")
             return bool(content["metric_per_case"])
@@ -68,13 +87,13 @@ class State:
     """nnU-Net's name of the trainer."""
     fold: str
     state: str
-    """done, running, resumable, failed (the last attempt) or missing."""
+    """done, running, resumable, failed (the last attempt), missing, or outdated (another split, plans or data)."""
     epochs_done: int
     epochs: int
     hours_left: float | None
     """Of training; None while no epoch of this dataset was timed."""
     note: str = ""
-    """Why it failed, and where its log is."""
+    """Why it failed, and where its log is; or what is wrong with its result."""
 
 
 def runs_of(study: Study) -> list[Run]:
@@ -105,21 +124,33 @@ def as_dicts(states: list[State]) -> list[dict[str, Any]]:
 
 
 def _state(run: Run, study: Study, seconds: list[float], seconds_per_epoch: float | None) -> State:
-    note, begun = "", any((run.folder / name).is_file() for name in CHECKPOINTS)
+    note, begun = "", run.is_begun()
     if is_locked(run.lock):
         state = "running"
+    elif outdated := run.outdated():
+        state, note = "outdated", f"{outdated}; undo that, or rename or remove {run.folder} to train it again"
     elif run.is_done():
-        state = "done"
+        state, doubt = "done", run.doubt()
+        note = f"caution: {doubt.text}" if doubt else ""
     else:
         state = "resumable" if begun else "missing"
         record = read_record(run.record(study.output))
+        if (run.validation / "summary.json").is_file():
+            note = newer_training(run.folder)
         if record.get("outcome") == "failed":
-            state, note = "failed", f"exit code {record.get('exit_code')}, see {run.log(study.output)}"
-    trained = state == "done" or (run.folder / CHECKPOINTS[0]).is_file()
+            state, note = "failed", failure_note(record, run.log(study.output))
+    finished = (run.folder / CHECKPOINTS[0]).is_file() and not (run.folder / CHECKPOINTS[1]).is_file()
+    trained = state == "done" or finished
     epochs_done = run.epochs if trained else min(len(seconds), run.epochs) if begun or state == "running" else 0
     left = run.epochs - epochs_done
     hours = left * seconds_per_epoch / 3600 if left and seconds_per_epoch else None if left else 0.0
     return State(run.dataset, run.trainer, run.run, run.fold, state, epochs_done, run.epochs, hours, note)
+
+
+def failure_note(record: dict[str, Any], log: Path) -> str:
+    """Say how the last attempt failed."""
+    reason = record.get("reason")
+    return f"exit code {record.get('exit_code')}, see {log}" + (f" ({one_line(str(reason))})" if reason else "")
 
 
 def read_record(path: Path) -> dict[str, Any]:

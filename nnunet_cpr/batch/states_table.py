@@ -4,7 +4,7 @@ from collections import Counter
 
 from nnunet_cpr.batch.runs import State
 
-ORDER = ("done", "running", "resumable", "failed", "missing")
+ORDER = ("done", "running", "resumable", "failed", "missing", "outdated")
 
 
 def states_table(states: list[State]) -> str:

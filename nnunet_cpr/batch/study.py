@@ -5,14 +5,16 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from nnunet_cpr.batch.nnunet_trainers import has_trainer
 from nnunet_cpr.batch.study_file import StudyFile, read_study_file
 from nnunet_cpr.datasets.small_plans import CONFIGURATION as SMALL
 from nnunet_cpr.evaluation.nnunet_results import dataset_name
-from nnunet_cpr.files import read_json
+from nnunet_cpr.files import read_json, user_path
+from nnunet_cpr.labels import foreground_labels, printable, read_dataset_json
+from nnunet_cpr.nnunet.trainer_files import defining_file
 from nnunet_cpr.training.settings import family_of, parse
 
 KEYS = ["datasets", "configuration", "plans", "trainers", "folds", "seeds", "baseline", "surface", "tolerance",
@@ -63,10 +65,10 @@ def read_study(path: Path) -> Study:
     for key in ("datasets", "trainers"):
         if key not in file.nodes:
             file.complain(None, f"the key {key} is missing")
-    plans = file.text("plans", "nnUNetPlans")
-    configuration = file.text("configuration", "3d_fullres")
+    plans = _name_of_file(file, "plans", "nnUNetPlans")
+    configuration = _name_of_file(file, "configuration", "3d_fullres")
     trainers = _trainers(file)
-    baseline = file.text("baseline", next(iter(trainers), ""))
+    baseline = printable(file.text("baseline", next(iter(trainers), "")))
     if trainers and baseline not in trainers:
         file.complain(file.nodes["baseline"], f"the baseline {baseline} is not among {', '.join(trainers)}")
     datasets = file.listed("datasets", _dataset)
@@ -99,7 +101,11 @@ def _trainers(file: StudyFile) -> dict[str, list[str]]:
     if "trainers" not in file.nodes:
         return {}
     found: dict[str, list[str]] = {}
-    for shown, nodes in file.named("trainers").items():
+    for written, nodes in file.named("trainers").items():
+        shown = printable(written)
+        if shown in found:
+            file.complain(nodes[0], f"trainers has {shown} twice")
+            continue
         found[shown] = []
         for node in nodes:
             if seeds and not family_of(node.value):
@@ -118,7 +124,7 @@ def _trainers(file: StudyFile) -> dict[str, list[str]]:
 
 
 def _check_trainer(name: str) -> None:
-    if has_trainer(name):  # first, as somebody's own trainer may begin like one of ours
+    if defining_file(name) is not None:  # first, as somebody's own trainer may begin like one of ours
         return
     if not family_of(name):
         raise ValueError(f"there is no trainer {name}, neither in nnU-Net nor in nnUNet_extTrainer")
@@ -154,14 +160,14 @@ def _check_dataset(file: StudyFile, node: yaml.Node, dataset: str, plans: str, c
 
 def _check_raw(file: StudyFile, node: yaml.Node, description: Path) -> None:
     try:
-        content = read_json(description)
-        if not isinstance(content, dict):
-            raise ValueError("it holds no keys")
+        content = read_dataset_json(description)
         lacking = [key for key in ("channel_names", "labels", "file_ending") if key not in content]
         if not lacking and not isinstance(content["file_ending"], str):
             raise ValueError("file_ending is no text")
         if not isinstance(content.get("dataset", {}), dict):
             raise ValueError("dataset holds no cases")
+        if not lacking:
+            _check_labels(content)
     except FileNotFoundError:
         file.complain(node, f"there is no {description}; see nnunet-cpr convert")
     except (OSError, ValueError, TypeError) as error:
@@ -169,6 +175,13 @@ def _check_raw(file: StudyFile, node: yaml.Node, description: Path) -> None:
     else:
         if lacking:
             file.complain(node, f"{description} lacks {', '.join(lacking)}")
+
+
+def _check_labels(description: dict[str, Any]) -> None:
+    """Refuse labels on which nnU-Net fails after planning, or of which it would drop one."""
+    foreground_labels(description)
+    if not isinstance(description["labels"].get("background"), int) or description["labels"]["background"] != 0:
+        raise ValueError('its labels have no "background": 0, which nnU-Net needs')
 
 
 def _check_folds(file: StudyFile, dataset: str, folds: list[tuple[str, yaml.Node]]) -> None:
@@ -189,6 +202,23 @@ def _dataset(text: str) -> str:
     name = dataset_name(text)
     if not re.fullmatch(r"Dataset\d{3}_[^/]+", name):
         raise ValueError(f"{text} is neither a number nor a name such as Dataset004_Hippocampus")
+    _check_name(name)
+    return name
+
+
+def _check_name(name: str) -> None:
+    """Refuse what Snakemake, or a terminal, takes for more than a name."""
+    if not name.isprintable() or re.search(r"[/{}]", name):
+        raise ValueError(f"{name!r} cannot be used in a batch; a name must be without braces, slashes and line breaks")
+
+
+def _name_of_file(file: StudyFile, key: str, default: str) -> str:
+    name = file.text(key, default)
+    try:
+        _check_name(name)
+    except ValueError as error:
+        file.complain(file.nodes[key], str(error))
+        return default
     return name
 
 
@@ -226,5 +256,8 @@ def _tolerance(file: StudyFile, surface: bool) -> float:
 def _output(file: StudyFile) -> Path:
     given = file.text("output", "")
     if given:
-        return (file.path.parent / Path(given).expanduser()).resolve()
+        try:
+            return user_path(given, file.path.parent).resolve()
+        except ValueError as error:
+            file.complain(file.nodes["output"], f"output: {error}")
     return Path(os.environ["nnUNet_results"]).resolve() / "studies" / file.path.stem  # noqa: SIM112

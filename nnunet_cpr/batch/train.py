@@ -1,5 +1,6 @@
 """The job that trains one fold: never two on one fold, never two on one GPU, and the stop signal handed on once."""
 
+import itertools
 import os
 import shlex
 import signal
@@ -11,13 +12,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from nnunet_cpr.batch.failures import forget_failure, note_failure, reason_in
 from nnunet_cpr.batch.gpus import gpu_locks
 from nnunet_cpr.batch.locks import take, take_one_of
-from nnunet_cpr.batch.plan import Plan
-from nnunet_cpr.batch.runs import Run
+from nnunet_cpr.batch.plan import Plan, job_name
+from nnunet_cpr.batch.runs import CHECKPOINTS, Run
 from nnunet_cpr.batch.study import Study
 from nnunet_cpr.files import write_json
 from nnunet_cpr.nnunet_commands import executable, stop_group, stop_with_parent
+from nnunet_cpr.parallel import job_cores
 from nnunet_cpr.training.stopping import RESUME_ME
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -31,36 +34,63 @@ def train_command(study: Study, run: Run) -> list[str]:
             "-device", study.device, "--c", *study.train_arguments]  # fmt: skip
 
 
+def processes() -> dict[str, str]:
+    """Return nnU-Net's variables for the numbers of its processes, where this job has fewer cores than it assumes."""
+    cores, assumed = job_cores(), {"nnUNet_n_proc_DA": 12, "nnUNet_def_n_proc": 8}
+    return {name: str(cores) for name, number in assumed.items() if cores < number and name not in os.environ}
+
+
 def train(plan: Plan, run: Run) -> int:
     """Train and validate the fold unless that has been done, and return nnU-Net's exit code.
 
     The locks are inherited by nnU-Net's process: they fall when it ends, even if this one is killed before.
     """
-    study, log = plan.study, run.log(plan.study.output)
+    study, log, job = plan.study, run.log(plan.study.output), f"train/{job_name(run.key)}"
     log.parent.mkdir(parents=True, exist_ok=True)
     with _StopSignals() as signals:
         fold_lock = take(run.lock, wait=False)
         if fold_lock is None:
             print(f"{run.key} is being trained by another process; waiting for it", flush=True)
+            note_failure(study.output, job, "waits, because another process trains this fold")
             fold_lock = take(run.lock)
+            forget_failure(study.output, job)
         assert fold_lock is not None
         if run.is_done():
             return 0
-        locks, environment = [fold_lock], os.environ | {"PYTHONUNBUFFERED": "1"}
+        if outdated := run.outdated():
+            raise ValueError(f"{run.folder}: {outdated}; undo that, or rename or remove the folder to train it again")
+        locks, environment = [fold_lock], os.environ | processes() | {"PYTHONUNBUFFERED": "1"}
         if plan.gpus:
-            index, gpu_lock = take_one_of(gpu_locks(plan.gpus))
+            text = f"waits, because other studies train on all of the GPUs {', '.join(plan.gpus)}"
+            index, gpu_lock = take_one_of(gpu_locks(plan.gpus), lambda: note_failure(study.output, job, text))
+            forget_failure(study.output, job)
             locks.append(gpu_lock)
             environment["CUDA_VISIBLE_DEVICES"] = plan.gpus[index]
-        begun = time.time()
+        _set_aside_earlier_training(run)
+        begun, begin = time.time(), log.stat().st_size if log.is_file() else 0
         code = _run(train_command(study, run), log, environment, locks, signals)
+        reason = reason_in(log, begin) if code else ""
         if code == 0 and not run.is_done():
-            code = 1  # nnU-Net ended well, but left no result
+            code, reason = 1, "nnU-Net ended well, but left no result of this training"
         outcome = "done" if code == 0 else "stopped" if code == RESUME_ME or signals.received else "failed"
         record = run.record(study.output)
         record.parent.mkdir(parents=True, exist_ok=True)
-        write_json(record, {"outcome": outcome, "exit_code": code, "host": socket.gethostname(),
+        write_json(record, {"outcome": outcome, "exit_code": code, "reason": reason, "host": socket.gethostname(),
                             "begun": begun, "ended": time.time()})  # fmt: skip
+        if outcome == "failed":
+            note_failure(study.output, job, f"exit code {code}: {reason}; see {log}")
         return code
+
+
+def _set_aside_earlier_training(run: Run) -> None:
+    """Rename the final checkpoint of an earlier training, as nnU-Net's --c would prefer it to the newer one's latest.
+
+    Our trainers do so themselves, nnU-Net's do not.
+    """
+    final, latest = run.folder / CHECKPOINTS[0], run.folder / CHECKPOINTS[1]
+    if final.is_file() and latest.is_file() and (run.validation / "summary.json").is_file():
+        names = (final.with_name(f"{final.name}.old{number or ''}") for number in itertools.count())
+        final.rename(next(name for name in names if not name.exists()))
 
 
 class _StopSignals:

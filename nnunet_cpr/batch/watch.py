@@ -4,8 +4,10 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from nnunet_cpr.batch.failures import failures
 from nnunet_cpr.batch.locks import is_locked
-from nnunet_cpr.batch.runs import Run, read_record
+from nnunet_cpr.batch.plan import job_name
+from nnunet_cpr.batch.runs import Run, failure_note, read_record
 from nnunet_cpr.batch.study import Study
 from nnunet_cpr.files import read_json
 
@@ -18,11 +20,15 @@ class Watch:
     runs: list[Run]
     running: set[str] = field(default_factory=set)
     ended: dict[str, float] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
 
     def __call__(self) -> None:
         """Print what has changed since the last look."""
+        failed = set()
         for run in self.runs:
             record = read_record(run.record(self.study.output))
+            if record.get("outcome") == "failed":
+                failed.add(f"train/{job_name(run.key)}")
             if record and self.ended.get(run.key) != record["ended"]:
                 self.ended[run.key] = record["ended"]
                 self.running.discard(run.key)
@@ -30,6 +36,11 @@ class Watch:
             elif not record and run.key not in self.running and is_locked(run.lock):
                 self.running.add(run.key)
                 self._say(run, "training")
+        notes = failures(self.study.output)
+        for job, text in notes.items():
+            if self.notes.get(job) != text and job not in failed:  # of those it was said above
+                print(f"{time.strftime('%H:%M:%S')}  {job}: {text}", flush=True)
+        self.notes = notes
 
     def _say(self, run: Run, text: str) -> None:
         print(f"{time.strftime('%H:%M:%S')}  {run.dataset}, {run.run}, fold {run.fold}: {text}", flush=True)
@@ -37,7 +48,7 @@ class Watch:
 
 def _outcome(run: Run, record: dict[str, object], study: Study) -> str:
     if record["outcome"] == "failed":
-        return f"failed with exit code {record['exit_code']}, see {run.log(study.output)}"
+        return f"failed with {failure_note(record, run.log(study.output))}"
     if record["outcome"] == "stopped":
         return "stopped, can be resumed"
     minutes = (float(str(record["ended"])) - float(str(record["begun"]))) / 60

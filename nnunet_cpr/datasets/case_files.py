@@ -7,7 +7,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from nnunet_cpr.datasets.msd import open_nifti
+from nnunet_cpr.datasets.msd import list_values, open_nifti
+from nnunet_cpr.datasets.nnunet_reading import check_readable, same_spacing
 from nnunet_cpr.images import difference, nifti_geometry
 
 
@@ -29,15 +30,20 @@ class CheckedCase:
     caution: str = ""
 
 
-def check_case(case: Case, values: dict[int, int], label_takes_image_header: bool) -> CheckedCase:
+def check_case(case: Case, values: dict[int, int], label_takes_image_header: bool, reader: str) -> CheckedCase:
     """Open the case's files and compare size, spacing, origin and direction with those of the first channel.
 
-    With `label_takes_image_header`, a label of its image's size may have another header: it will get the image's.
-    Raises ValueError naming the case and what to do.
+    nnU-Net's reader of this name must be able to read them. A label that differs only to nnU-Net will get its image's
+    header; with `label_takes_image_header` also any other one of its image's size. Raises ValueError naming the case
+    and what to do.
     """
     first, *others = (_open_image(case.name, path) for path in case.channels)
-    for path, image in zip(case.channels[1:], others, strict=True):
-        if differs := difference(nifti_geometry(first), nifti_geometry(image)):
+    spacing, *spacings = (_nnunet_spacing(case.name, path, reader) for path in case.channels)
+    for path, image, other in zip(case.channels[1:], others, spacings, strict=True):
+        differs = difference(nifti_geometry(first), nifti_geometry(image))
+        if not differs and not same_spacing(spacing, other):
+            differs = f"has the spacing {_text(other)} to nnU-Net, not the {_text(spacing)} of"
+        if differs:
             raise ValueError(f"{case.name}: {path.name} {differs} {case.channels[0].name}; correct the file")
     if case.label is None:
         return CheckedCase(case)
@@ -45,7 +51,7 @@ def check_case(case: Case, values: dict[int, int], label_takes_image_header: boo
     found = set(np.unique(array).tolist())
     if unknown := sorted(found - set(values)):
         raise ValueError(
-            f"{case.name}: unknown label value {', '.join(f'{value:g}' for value in unknown)} in {case.label}; "
+            f"{case.name}: unknown label value {list_values(unknown)} in {case.label}; "
             f"known are {', '.join(map(str, values))}; correct the label"
         )
     differs = difference(nifti_geometry(first), nifti_geometry(label))
@@ -55,13 +61,17 @@ def check_case(case: Case, values: dict[int, int], label_takes_image_header: boo
             f"{case.name}: the label {case.label.name} {differs} its image; "
             "correct the label, or resample it to its image"
         )
+    rewrite = any(values[value] != value for value in found)  # with its image's header
+    if not differs and not rewrite:
+        differs = _nnunet_difference(case.label, spacing, reader)
     caution = f"{case.name}: the label's header {differs} its image; it gets the image's" if differs else ""
-    return CheckedCase(case, bool(differs) or any(values[value] != value for value in found), caution)
+    return CheckedCase(case, bool(differs) or rewrite, caution)
 
 
-def check_opens(path: Path) -> None:
-    """Raise ValueError unless the whole file can be read."""
+def check_opens(path: Path, reader: str) -> None:
+    """Raise ValueError unless the whole file, and its header by nnU-Net's reader of this name, can be read."""
     open_nifti(path)
+    check_readable(path, reader)
 
 
 def write_case(checked: CheckedCase, folder: Path, ending: str, values: dict[int, int], link: bool) -> None:
@@ -95,6 +105,28 @@ def write_labels(array: np.ndarray, values: dict[int, int], like: nib.Nifti1Imag
     header = like.header.copy()
     header.set_data_dtype(np.uint8)
     nib.save(nib.Nifti1Image(mapped, like.affine, header), target)
+
+
+def _nnunet_spacing(name: str, path: Path, reader: str) -> tuple[float, ...]:
+    try:
+        return check_readable(path, reader)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _nnunet_difference(label: Path, spacing: tuple[float, ...], reader: str) -> str:
+    """Return how the header of a label at its image's place differs from the image's to nnU-Net, which is stricter."""
+    try:
+        found = check_readable(label, reader)
+    except ValueError:
+        return "cannot be read by nnU-Net, unlike that of"
+    if same_spacing(found, spacing):
+        return ""
+    return f"has the spacing {_text(found)} to nnU-Net, not the {_text(spacing)} of"
+
+
+def _text(spacing: tuple[float, ...]) -> str:
+    return "(" + ", ".join(f"{length:.7g}" for length in spacing) + ")"
 
 
 def _open_image(name: str, path: Path) -> nib.Nifti1Image:

@@ -4,11 +4,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from nnunet_cpr import __version__
 from nnunet_cpr.datasets.case_files import Case, CheckedCase, check_case, write_case
+from nnunet_cpr.datasets.nnunet_reading import reader_name
 from nnunet_cpr.parallel import in_parallel
 
 NAMES_IN_ERRORS = 5
@@ -47,8 +49,15 @@ class ChallengeDataset:
 
     def check(self, processes: int) -> list[str]:
         """Open every file; return the notes and a line for each label that gets its image's header."""
-        check = partial(check_case, values=self.values, label_takes_image_header=self.label_takes_image_header)
-        self._checked = list(in_parallel(check, self.cases + self.test_cases, processes, "check"))
+        check = partial(
+            check_case,
+            values=self.values,
+            label_takes_image_header=self.label_takes_image_header,
+            reader=reader_name(self.ending, self.details),
+        )
+        self._checked = list(
+            in_parallel(check, self.cases + self.test_cases, processes, "check", name=attrgetter("name"))
+        )
         return self.notes + [checked.caution for checked in self._checked if checked.caution]
 
     def write(self, folder: Path, link: bool, processes: int) -> None:
@@ -58,7 +67,7 @@ class ChallengeDataset:
         for part in ("imagesTr", "labelsTr", *(["imagesTs"] if self.test_cases else [])):
             (folder / part).mkdir(parents=True)
         write = partial(write_case, folder=folder, ending=self.ending, values=self.values, link=link)
-        for _ in in_parallel(write, self._checked, processes, "write"):
+        for _ in in_parallel(write, self._checked, processes, "write", name=attrgetter("case.name")):
             pass
         generate_dataset_json(
             str(folder),

@@ -7,7 +7,7 @@ import numpy as np
 
 from nnunet_cpr.datasets.case_files import write_labels
 from nnunet_cpr.datasets.conversion import complete_folder
-from nnunet_cpr.datasets.msd import open_nifti
+from nnunet_cpr.datasets.msd import list_values, open_nifti
 from nnunet_cpr.parallel import in_parallel
 
 
@@ -19,6 +19,7 @@ def restore_labels(predictions: Path, output: Path, values: dict[int, int], proc
     if output.exists():
         raise ValueError(f"{output} exists; delete it or choose another folder")
     files = sorted(path for path in predictions.glob("*") if path.name.endswith((".nii", ".nii.gz")))
+    files = [path for path in files if not path.name.startswith("._")]  # as macOS leaves them beside others
     if not files:
         raise ValueError(f"{predictions}: no .nii.gz or .nii files; give nnU-Net's folder of predictions")
     back = {new: value for value, new in values.items()}
@@ -33,7 +34,7 @@ def _restore(path: Path, values: dict[int, int], folder: Path) -> None:
     image, array = open_nifti(path)
     if unknown := sorted(set(np.unique(array).tolist()) - set(values)):
         raise ValueError(
-            f"{path}: label value {', '.join(f'{value:g}' for value in unknown)} is not nnU-Net's, which are "
+            f"{path}: label value {list_values(unknown)} is not nnU-Net's, which are "
             f"{', '.join(map(str, sorted(values)))}; give predictions of a network trained on the converted dataset"
         )
     write_labels(array, values, image, folder / path.name)

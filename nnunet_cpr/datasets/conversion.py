@@ -1,8 +1,10 @@
 """From a challenge's folder to nnU-Net's raw format: all checked first, then a complete dataset or none."""
 
+import os
+import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -47,7 +49,8 @@ def convert(dataset: Convertible, link: bool, dry_run: bool, processes: int) -> 
     ]
     cautions += dataset.check(processes)
     if not dry_run:
-        with complete_folder(target) as folder:
+        # Checked again when all is written: another conversion may have taken the place or the number meanwhile.
+        with complete_folder(target, lambda: target_folder(dataset.nnunet_name)) as folder:
             dataset.write(folder, link, processes)
     return target, cautions
 
@@ -71,13 +74,47 @@ def target_folder(nnunet_name: str) -> Path:
 
 
 @contextmanager
-def complete_folder(target: Path) -> Iterator[Path]:
-    """Yield the path of a folder to write; it becomes `target` when the block ends well, else it is removed."""
+def complete_folder(target: Path, check: Callable[[], object] | None = None) -> Iterator[Path]:
+    """Yield the path of a folder to write; it becomes `target` when the block ends well, else it is removed.
+
+    `check` raises where `target` may not be made any more; of several processes one at a time checks and makes it.
+
+    Raises:
+        ValueError: somebody else has made `target` meanwhile.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
-        folder = Path(temporary) / target.name
-        yield folder
-        folder.rename(target)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        yield temporary / target.name
+        with _locked(target.parent):
+            if check is not None:
+                check()
+            if target.exists():
+                raise ValueError(f"{target} was made by another process meanwhile; delete it or choose another folder")
+            (temporary / target.name).rename(target)
+    finally:
+        try:
+            shutil.rmtree(temporary)
+        except BaseException:  # a stop signal may arrive just now
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder, where its system and file system have such locks."""
+    if os.name != "posix":
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems lock no folders
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _count(dataset: Convertible) -> list[str]:

@@ -2,8 +2,8 @@
 
 import argparse
 import sys
-from pathlib import Path
 
+from nnunet_cpr.files import user_path
 from nnunet_cpr.parallel import job_cores
 
 DATASETS = ("btcv", "heart", "brats2020", "amos22")
@@ -18,7 +18,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         epilog="Example: nnunet-cpr convert btcv ~/Downloads/Abdomen --link",
     )
     parser.add_argument("dataset", choices=DATASETS)
-    parser.add_argument("source", nargs="?", type=Path, metavar="SOURCE", help="the unpacked download")
+    parser.add_argument("source", nargs="?", metavar="SOURCE", help="the unpacked download")
     parser.add_argument(
         "-d", dest="number", type=int, metavar="NUMBER",
         help="the dataset's number (default: btcv 17, heart 2, brats2020 82, amos22 218, with --mr 219)",
@@ -27,7 +27,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--link", action="store_true", help="symbolic links to the source's files instead of copies")
     parser.add_argument("--dry-run", action="store_true", help="check only, write nothing")
     parser.add_argument(
-        "--inverse", nargs=2, type=Path, metavar=("PREDICTIONS", "OUTPUT"),
+        "--inverse", nargs=2, metavar=("PREDICTIONS", "OUTPUT"),
         help="instead: turn a folder of predictions back into the challenge's label values",
     )  # fmt: skip
     parser.add_argument("-np", dest="processes", type=int, metavar="N", help="processes (default: one a core)")
@@ -43,8 +43,9 @@ def run(args: argparse.Namespace) -> int:
         return _restore(args, processes)
     if args.source is None:
         raise ValueError("give SOURCE, the folder of the unpacked download")
-    if not args.source.is_dir():
-        raise ValueError(f"{args.source} is not a folder; give the folder of the unpacked download")
+    source = user_path(args.source)
+    if not source.is_dir():
+        raise ValueError(f"{source} is not a folder; give the folder of the unpacked download")
     if args.number is not None and not 1 <= args.number <= 999:
         raise ValueError(f"-d {args.number}: nnU-Net's numbers are 1 to 999")
     if args.mr and args.dataset != "amos22":
@@ -55,11 +56,11 @@ def run(args: argparse.Namespace) -> int:
 
     dataset: Convertible
     if args.dataset == "amos22":
-        dataset = amos22.read(args.source, args.number, args.mr)
+        dataset = amos22.read(source, args.number, args.mr)
     elif args.dataset == "heart":
-        dataset = heart.read(args.source, args.number)
+        dataset = heart.read(source, args.number)
     else:
-        dataset = (btcv if args.dataset == "btcv" else brats2020).read(args.source, args.number)
+        dataset = (btcv if args.dataset == "btcv" else brats2020).read(source, args.number)
     try:
         target, cautions = convert(dataset, args.link, args.dry_run, processes)
     except KeyboardInterrupt:
@@ -85,6 +86,6 @@ def _restore(args: argparse.Namespace, processes: int) -> int:
     from nnunet_cpr.datasets.brats2020 import VALUES
     from nnunet_cpr.datasets.challenge_labels import restore_labels
 
-    predictions, output = args.inverse
+    predictions, output = map(user_path, args.inverse)
     print(f"{restore_labels(predictions, output, VALUES, processes)} segmentations written to {output}")
     return 0

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from nnunet_cpr.datasets.case_files import check_opens, place
-from nnunet_cpr.datasets.msd import ENDING, MSDDataset, check_cases, link_for_conversion, read_msd
+from nnunet_cpr.datasets.msd import CONVERTERS_READER, ENDING, MSDDataset, check_cases, link_for_conversion, read_msd
 from nnunet_cpr.parallel import in_parallel
 
 STRUCTURE = "left atrium"
@@ -27,14 +27,27 @@ class HeartDataset:
     def check(self, processes: int) -> list[str]:
         """Open every file, and say so if the labels are not Heart's."""
         cases = [dataclasses.replace(self.dataset, cases=(case,)) for case in self.dataset.cases]
-        for _ in in_parallel(partial(check_cases, progress=iter), cases, processes, "check"):
+        for _ in in_parallel(partial(check_cases, progress=iter), cases, processes, "check", name=_case):
             pass
-        for _ in in_parallel(check_opens, self.test_images, processes, "check"):
+        opens = partial(check_opens, reader=CONVERTERS_READER)
+        for _ in in_parallel(opens, self.test_images, processes, "check"):
             pass
+        said = [
+            f"{path} is left out, as nnU-Net's converter does: its name begins with . or _" for path in self._hidden()
+        ]
         names = [name for value, name in self.dataset.description["labels"].items() if value != "0"]
         if names != [STRUCTURE]:
-            return [f"the labels are {', '.join(names)}, Heart's is {STRUCTURE}; converted as {self.nnunet_name}"]
-        return []
+            said.append(f"the labels are {', '.join(names)}, Heart's is {STRUCTURE}; converted as {self.nnunet_name}")
+        return said
+
+    def _hidden(self) -> list[Path]:
+        """Files with the names of cases that are left out, but for those that macOS makes."""
+        return [
+            path
+            for part in ("imagesTr", "labelsTr", "imagesTs")
+            for path in sorted(self.dataset.folder.glob(f"{part}/[._]*{ENDING}"))
+            if not path.name.startswith("._")
+        ]
 
     def write(self, folder: Path, link: bool, processes: int) -> None:
         """Run nnU-Net's converter, with `folder`'s parent as nnUNet_raw; link three-dimensional files afterwards."""
@@ -69,6 +82,10 @@ class HeartDataset:
                 if part == "labelsTr" or one_channel:
                     path.unlink()
                     place(source, path, link=True)
+
+
+def _case(dataset: MSDDataset) -> str:
+    return ", ".join(dataset.cases)
 
 
 def read(source: Path, number: int | None = None) -> HeartDataset:

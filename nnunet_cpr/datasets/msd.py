@@ -1,7 +1,7 @@
 """Folders in the layout of the Medical Segmentation Decathlon: read, checked, and handed to nnU-Net's own converter."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,14 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from nnunet_cpr.files import read_json, write_json
-from nnunet_cpr.images import difference, nifti_geometry
+from nnunet_cpr.datasets.nnunet_reading import check_readable, reader_name, same_spacing
+from nnunet_cpr.files import write_json
+from nnunet_cpr.images import check_permission, difference, nifti_geometry
+from nnunet_cpr.labels import IGNORE, read_dataset_json
 
 ENDING = ".nii.gz"
+CONVERTERS_READER = "SimpleITKIO"
+"""What nnU-Net's converter reads images with, whatever dataset.json states for later."""
 FOLDS = 5  # nnU-Net's cross-validation; it needs at least one case a fold
 _LAYOUT = "see any dataset.json of the Decathlon for the layout"
 
@@ -69,9 +73,11 @@ def check_cases(dataset: MSDDataset, progress: Callable[[Iterable[str]], Iterabl
     """
     channels = len(dataset.description["modality"])
     known = {int(value): name for value, name in dataset.description["labels"].items()}
+    reader = reader_name(ENDING, dataset.description)
     for case in progress(dataset.cases):
-        image, voxels = open_nifti(dataset.folder / "imagesTr" / f"{case}{ENDING}")
-        label, values = open_nifti(dataset.folder / "labelsTr" / f"{case}{ENDING}")
+        image_path, label_path = (dataset.folder / part / f"{case}{ENDING}" for part in ("imagesTr", "labelsTr"))
+        image, voxels = open_nifti(image_path)
+        label, values = open_nifti(label_path)
         if image.shape[:3] != label.shape:
             raise ValueError(
                 f"{case}: the image's shape is {image.shape[:3]}, the label's {label.shape}; "
@@ -94,8 +100,16 @@ def check_cases(dataset: MSDDataset, progress: Callable[[Iterable[str]], Iterabl
         unknown = sorted(set(np.unique(values).tolist()) - set(known))
         if unknown:
             raise ValueError(
-                f"{case}: label value {', '.join(f'{value:g}' for value in unknown)} is not in dataset.json, which "
+                f"{case}: label value {list_values(unknown)} is not in dataset.json, which "
                 f"knows {known}; add it there or correct the label"
+            )
+        spacing, of_label = check_readable(image_path, CONVERTERS_READER), check_readable(label_path, reader)
+        if reader != CONVERTERS_READER:
+            spacing = check_readable(image_path, reader)
+        if not same_spacing(of_label, spacing):
+            raise ValueError(
+                f"{case}: the label has the spacing {of_label} to nnU-Net, not the {spacing} of its image; "
+                "give both the geometry of the scanner image"
             )
 
 
@@ -106,6 +120,8 @@ def link_for_conversion(dataset: MSDDataset, parent: Path) -> Path:
     so it gets those, with links to the user's images and labels.
     """
     folder = parent / dataset.msd_name
+    if folder.exists() and folder.samefile(dataset.folder):
+        raise ValueError(f"{folder} is the dataset itself, and links would be written into it; choose another --out")
     (folder / "imagesTs").mkdir(parents=True, exist_ok=True)
     for part in ("imagesTr", "labelsTr"):
         link = folder / part
@@ -118,9 +134,7 @@ def link_for_conversion(dataset: MSDDataset, parent: Path) -> Path:
 def _read_description(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path.parent}: no dataset.json; --data takes a folder with imagesTr, labelsTr, dataset.json")
-    description = read_json(path)
-    if not isinstance(description, dict):
-        raise ValueError(f"{path}: no keys such as modality and labels; {_LAYOUT}")
+    description = read_dataset_json(path)
     missing = [key for key in ("modality", "labels", "training") if not description.get(key)]
     if missing:
         raise ValueError(f"{path}: {', '.join(missing)} missing; {_LAYOUT}")
@@ -138,7 +152,19 @@ def _read_description(path: Path) -> dict[str, Any]:
         for value, name in description[kind].items():
             if not isinstance(name, str):
                 raise ValueError(f"{path}: the name of {kind} {value} is {name!r:.40}, not a text; {_LAYOUT}")
+    _check_names(path, list(description["labels"].values()))
     return description
+
+
+def _check_names(path: Path, names: list[str]) -> None:
+    """Refuse names that nnU-Net's converter would drop, or on which nnU-Net would fail later."""
+    for value, name in enumerate(names):
+        if (first := names.index(name)) != value:
+            raise ValueError(f"{path}: the labels {first} and {value} are both called {name!r}; name them apart")
+    if names[0] != "background":
+        raise ValueError(f'{path}: nnU-Net wants label 0 to be called "background", not {names[0]!r}; rename it')
+    if IGNORE in names[:-1]:
+        raise ValueError(f"{path}: nnU-Net wants the label {IGNORE!r} to have the highest value; rename or move it")
 
 
 def _cases(folder: Path) -> set[str]:
@@ -160,14 +186,22 @@ def open_nifti(path: Path) -> tuple[nib.Nifti1Image, np.ndarray]:
         voxels = np.asanyarray(image.dataobj)
         if voxels.dtype.kind not in "biuf":
             raise ValueError(f"its voxels are of the type {image.get_data_dtype()}, but must be numbers")
+        if not voxels.size:
+            raise ValueError(f"it has no voxels, its shape is {image.shape}")
         if not np.isfinite(image.affine).all():
             raise ValueError("its place in space, the affine, holds NaN or infinite numbers")
         return image, voxels
     except MemoryError as error:
         raise ValueError(f"{path}: does not fit into memory; if its header is damaged, replace the file") from error
     except Exception as error:  # nibabel has several of its own
+        check_permission(path)
         reason = " ".join(str(error).split())  # of a truncated .nii, nibabel says two lines
         raise ValueError(f"{path}: cannot be read ({reason}); replace the file or remove the case") from error
+
+
+def list_values(values: Sequence[float], most: int = 5) -> str:
+    """Return the first values, to the last digit: 1.0000001 is not 1."""
+    return ", ".join(map(str, values[:most])) + (f" and {len(values) - most} more" if len(values) > most else "")
 
 
 def _shorten(names: set[str], most: int = 5) -> str:

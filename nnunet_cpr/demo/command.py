@@ -4,9 +4,11 @@ import argparse
 import signal
 import sys
 import time
-from pathlib import Path
 
 from nnunet_cpr.demo.settings import STEPS
+from nnunet_cpr.exclusive import exclusive
+from nnunet_cpr.files import user_path
+from nnunet_cpr.output_folder import check_folder
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -19,13 +21,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--data",
-        type=Path,
         help="a folder with imagesTr, labelsTr and dataset.json as in the Medical Segmentation Decathlon "
         "(default: the MNI152 brain template, which needs no download)",
     )
-    parser.add_argument(
-        "--out", type=Path, default=Path("demo"), help="where everything is written (default: %(default)s)"
-    )
+    parser.add_argument("--out", default="demo", help="where everything is written (default: %(default)s)")
     parser.add_argument(
         "--steps",
         type=int,
@@ -65,21 +64,25 @@ def _run(args: argparse.Namespace) -> None:
     from nnunet_cpr.demo.device import probe
     from nnunet_cpr.demo.pipeline import run_stages
     from nnunet_cpr.demo.settings import Settings
-    from nnunet_cpr.demo.workspace import Workspace
+    from nnunet_cpr.demo.workspace import REPORT, Workspace
 
     start = time.monotonic()
-    data = open_data(args.data)
+    data = open_data(None if args.data is None else user_path(args.data))
     machine = probe()
     device = machine.choose(args.device)
     settings = Settings(args.steps, args.seed, args.fold, device, device == "cpu" and machine.bf16_cpu)
-    workspace = Workspace(args.out, data.name)
-    print(f"Data:      {data.title}")
-    print(f"Trainings: weight decay and CPR, {settings.steps} steps each, seed {settings.seed}, fold {settings.fold}")
-    print(f"Device:    {device}, {settings.precision}")
-    print(f"Folder:    {workspace.out}\n", flush=True)
-    run_stages(workspace, data, settings)
+    workspace = Workspace(user_path(args.out), data.name)
+    with exclusive(workspace.out):
+        check_folder(workspace.report(settings), REPORT)
+        print(f"Data:      {data.title}")
+        print(
+            f"Trainings: weight decay and CPR, {settings.steps} steps each, seed {settings.seed}, fold {settings.fold}"
+        )
+        print(f"Device:    {device}, {settings.precision}")
+        print(f"Folder:    {workspace.out}\n", flush=True)
+        run_stages(workspace, data, settings)
 
-    from nnunet_cpr.demo.report import write_report
+        from nnunet_cpr.demo.report import write_report
 
-    page, text = write_report(workspace, data, settings, machine)
+        page, text = write_report(workspace, data, settings, machine)
     print(f"\n{text}\n\nReport: {page}\nTotal time: {(time.monotonic() - start) / 60:.1f} min")

@@ -1,9 +1,11 @@
 """The demo's result: a table, figures and a page that says what was run and what it is not."""
 
 import platform
+import re
 import shlex
 import shutil
 import textwrap
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -14,15 +16,19 @@ from nnunet_cpr.demo.data import DemoData
 from nnunet_cpr.demo.device import Machine
 from nnunet_cpr.demo.pipeline import fold_folder, train_stage
 from nnunet_cpr.demo.settings import CPR, WEIGHT_DECAY, Settings
-from nnunet_cpr.demo.workspace import Workspace
+from nnunet_cpr.demo.workspace import REPORT, Workspace
+from nnunet_cpr.evaluation import report_numbers as numbers
 from nnunet_cpr.evaluation import statistics
 from nnunet_cpr.evaluation.figures import COLOURS, MARKERS, save_figure
 from nnunet_cpr.evaluation.nnunet_logs import read_log
 from nnunet_cpr.evaluation.nnunet_results import foreground_labels, read_cases
+from nnunet_cpr.evaluation.report_csv import csv_table
+from nnunet_cpr.evaluation.report_markdown import escape
 from nnunet_cpr.evaluation.results import FOREGROUND
 from nnunet_cpr.evaluation.slice_figures import Prediction, slice_picture
 from nnunet_cpr.evaluation.training_figures import Curve, training_curves
 from nnunet_cpr.files import read_json, write_text, write_whole
+from nnunet_cpr.output_folder import replace_folder
 from nnunet_cpr.parallel import job_cores
 
 PAGE = """\
@@ -56,9 +62,9 @@ Split: {split}
 
 ## Again, by hand
 
-```sh
+{fence}sh
 {commands}
-```
+{fence}
 
 {by_itself}
 
@@ -67,12 +73,19 @@ Split: {split}
 - `comparisons.csv`: the table; `cases.csv`: Dice per case, label and trainer
 - `table.md`: the table alone
 - `figures/`: the pictures
-- nnU-Net's own results, with checkpoints and predictions: `{results}`
+- nnU-Net's own results, with checkpoints and predictions: {results}
 """
 
 
 def write_report(workspace: Workspace, data: DemoData, settings: Settings, machine: Machine) -> tuple[Path, str]:
     """Write the report's folder and return its page and the text for the terminal: table and verdict."""
+    folder = workspace.report(settings)
+    with replace_folder(folder, REPORT) as report:
+        text = _write_files(report, workspace, data, settings, machine)
+    return folder / "report.md", text
+
+
+def _write_files(report: Path, workspace: Workspace, data: DemoData, settings: Settings, machine: Machine) -> str:
     description = read_json(workspace.raw / "dataset.json")
     labels, evaluated = description["labels"], foreground_labels(description)
     folders = {method: fold_folder(workspace, settings, trainer) for method, trainer in settings.trainers.items()}
@@ -85,42 +98,44 @@ def write_report(workspace: Workspace, data: DemoData, settings: Settings, machi
     comparison = statistics.compare(cases, settings.trainers[WEIGHT_DECAY])
     table, verdict = format_table(comparison), state_result(comparison)
 
-    report = workspace.out / "report" / f"{data.name}-{settings.steps}steps-seed{settings.seed}-fold{settings.fold}"
-    if settings.bf16:
-        report = report.with_name(report.name + "-bf16")
-    (report / "figures").mkdir(parents=True, exist_ok=True)
+    (report / "figures").mkdir()
     for name, frame in (("cases.csv", cases), ("comparisons.csv", comparison)):
-        write_text(report / name, frame.to_csv(index=False))
+        write_text(report / name, csv_table(frame))
     write_text(report / "table.md", table + "\n")
     _draw_curves(folders, settings, report / "figures" / "training_curves.png")
     with write_whole(report / "figures" / "cpr_progress.png") as temporary:
         shutil.copyfile(folders[CPR] / "cpr_progress.png", temporary)
     _draw_slice(workspace, settings, folders, cases, labels, report / "figures" / "slice.png")
+    commands = "\n".join(_commands(workspace, settings))
     page = PAGE.format(
-        name=data.name,
+        name=escape(data.name),
         table=table,
         verdict=verdict,
         caution=data.caution,
-        facts="\n".join(f"| {key} | {value} |" for key, value in _facts(workspace, data, settings, machine).items()),
+        facts="\n".join(
+            f"| {escape(key)} | {escape(value)} |" for key, value in _facts(workspace, data, settings, machine).items()
+        ),
         split=data.split,
         small=_describe_network(workspace),
-        commands="\n".join(_commands(workspace, settings)),
+        commands=commands,
+        fence=max(["```", *(f"{run}`" for run in re.findall("`{3,}", commands))], key=len),
         by_itself=(
             f"The demo itself adds the configuration `{CONFIGURATION}` to `nnUNetPlans.json` before training"
             + (", and writes the raw data and `splits_final.json`." if not data.commands(workspace) else ".")
         ),
-        results=workspace.results,
+        results=escape(str(workspace.results)),
     )
     write_text(report / "report.md", page)
-    return report / "report.md", "\n".join([table, "", *(textwrap.fill(text, 110) for text in (verdict, data.caution))])
+    shown = format_table(comparison, numbers.name)  # a terminal shows names as they are
+    return "\n".join([shown, "", *(textwrap.fill(text, 110) for text in (verdict, data.caution))])
 
 
-def format_table(comparison: pd.DataFrame) -> str:
-    """Return the comparison as a Markdown table with aligned columns."""
+def format_table(comparison: pd.DataFrame, written: Callable[[str], str] = escape) -> str:
+    """Return the comparison as a Markdown table with aligned columns; `written` writes the names of labels."""
     header = ["Dice", WEIGHT_DECAY, CPR, f"{CPR} - {WEIGHT_DECAY}", "n", "higher / equal / lower"]
     rows = [
         [
-            row.label,
+            written(row.label),
             f"{row.baseline_mean:.3f}",
             f"{row.trainer_mean:.3f}",
             f"{row.difference:+.3f}" + (f" (sd {row.difference_std:.3f})" if row.n > 1 else ""),
@@ -198,7 +213,7 @@ def _facts(workspace: Workspace, data: DemoData, settings: Settings, machine: Ma
     }
     for method, trainer in settings.trainers.items():
         record = workspace.record(train_stage(settings, trainer)) or {"seconds": 0}
-        facts[f"trainer, {method}"] = f"`{trainer}`, {record['seconds'] / 60:.1f} min with validation"
+        facts[f"trainer, {method}"] = f"{trainer}, {record['seconds'] / 60:.1f} min with validation"
     for package in ("nnunet-cpr", "nnunetv2", "torch", "nilearn"):
         try:
             facts[package] = version(package)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from nnunet_cpr.nnunet_commands import executable
+from nnunet_cpr.exclusive import held
+from nnunet_cpr.nnunet_commands import executable, stop_with_parent
 
 POLL_SECONDS = 0.5
 LOG_LINES_SHOWN = 15
@@ -48,6 +49,8 @@ def run_command(command: list[str], log: Path, variables: dict[str, str], meters
             stderr=subprocess.STDOUT,
             env=environment,
             start_new_session=True,  # a process group of its own, so that its workers can be stopped with it
+            preexec_fn=stop_with_parent,
+            pass_fds=held(),  # whatever becomes of this process, the folder is in use until the command ends
         )
         try:
             for meter in meters:

@@ -1,6 +1,7 @@
 """The demo's folder: nnU-Net's three folders, logs, and a record of each stage so that none is done twice."""
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -8,8 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nnunet_cpr.demo.settings import Settings
 from nnunet_cpr.files import read_json, write_json
+from nnunet_cpr.output_folder import Layout
 from nnunet_cpr.parallel import job_cores
+
+REPORT = Layout(
+    ("report.md", "table.md", "cases.csv", "comparisons.csv"),
+    re.compile(r"(training_curves|cpr_progress|slice)\.png"),
+)
+"""The files of the demo's report."""
 
 
 class Workspace:
@@ -23,6 +32,11 @@ class Workspace:
         self.results = self.out / "nnUNet_results" / dataset
         self.logs = self.out / "logs"
         self.records = self.out / "stages" / dataset
+
+    def report(self, settings: Settings) -> Path:
+        """Return the folder of the report on trainings with these settings."""
+        name = f"{self.dataset}-{settings.steps}steps-seed{settings.seed}-fold{settings.fold}"
+        return self.out / "report" / (name + "-bf16" * settings.bf16)
 
     def create(self) -> None:
         """Make the folders that nnU-Net and the stages expect."""

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from nnunet_cpr.evaluation.nnunet_results import Label, Training
+from nnunet_cpr.evaluation.nnunet_results import Training
+from nnunet_cpr.labels import Label
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,9 @@ class CaseFiles:
     labels: dict[str, Label]
     ignore: int | None
     reader: str | None = None
-    """nnU-Net's reader of these files, if not the one for their ending."""
+    """nnU-Net's reader of these files, if its name is known."""
+    spacing_files: Sequence[Path] = ()
+    """Where the spacing of a TIFF volume may be."""
 
 
 Locate = Callable[[str, str, str, str], CaseFiles]
@@ -40,7 +43,8 @@ def in_trainings(trainings: Sequence[Training]) -> Locate:
         training = by_name[dataset, run, fold]
         reference, prediction = located(training)[case]
         images = [path for path in (training.image(case),) if path] + _beside(reference, case)
-        return CaseFiles(reference, prediction, images, training.labels(), training.ignore_label, training.reader)
+        labels, ignore, places = training.labels(), training.ignore_label, training.spacing_files(reference)
+        return CaseFiles(reference, prediction, images, labels, ignore, training.reader, places)
 
     return locate
 
@@ -54,7 +58,8 @@ def in_folders(reference: Path, predictions: dict[str, Path], cases: pd.DataFram
     def locate(dataset: str, run: str, fold: str, case: str) -> CaseFiles:
         rows = cases[(cases["run"] == run) & (cases["case"] == case)]
         (task,) = folders.surface_tasks(reference, predictions, rows)
-        return CaseFiles(task.reference, task.prediction, _beside(task.reference, case), task.labels, ignore)
+        images = _beside(task.reference, case)
+        return CaseFiles(task.reference, task.prediction, images, task.labels, ignore, task.reader, task.spacing_files)
 
     return locate
 

@@ -14,9 +14,11 @@ import pandas as pd
 
 from nnunet_cpr.evaluation import report_numbers as numbers
 from nnunet_cpr.evaluation.case_files import CaseFiles, Locate
-from nnunet_cpr.evaluation.nnunet_results import Label
 from nnunet_cpr.evaluation.results import FOREGROUND, CaseSlice, SlicedSegmentation
+from nnunet_cpr.evaluation.spacings import reference_spacing
+from nnunet_cpr.evaluation.statistics import ROUNDING, snap
 from nnunet_cpr.evaluation.volumes import Volume, open_image, open_segmentation
+from nnunet_cpr.labels import Label
 
 METRIC = "Dice"
 MOST_PICTURES = 24
@@ -73,6 +75,7 @@ def choose(dice: pd.DataFrame, extremes: pd.DataFrame, baseline: str) -> list[Ch
     values = foreground.groupby(["case", "trainer"], sort=False)["value"].mean().dropna()
     if values.empty:
         return []
+    values[:] = snap(values.to_numpy(), ROUNDING)
     case, worst = values.idxmin()
     others = [name for name in dice["trainer"].unique() if name != baseline]
     value = numbers.value(values.min(), METRIC)
@@ -99,7 +102,8 @@ def _read(choice: Choice, dice: pd.DataFrame, locate: Locate) -> CaseSlice:
     runs = [_typical_run(dice, trainer) for trainer in choice.trainers]
     files = [locate(choice.dataset, run["run"], run["fold"], choice.case) for run in runs]
     first = files[0]
-    truth = open_segmentation(first.reference, first.reader)
+    spacing = reference_spacing(first.reference, first.prediction, first.reader, first.spacing_files)
+    truth = open_segmentation(first.reference, first.reader, spacing)
     predictions = [open_segmentation(one.prediction, one.reader) for one in files]
     for one, prediction in zip(files, predictions, strict=True):
         if prediction.shape != truth.shape:
@@ -134,7 +138,8 @@ def _read(choice: Choice, dice: pd.DataFrame, locate: Locate) -> CaseSlice:
 def _typical_run(dice: pd.DataFrame, trainer: str) -> Any:
     """The row of the run whose foreground mean is nearest to the mean of the trainer's runs."""
     rows = dice[(dice["trainer"] == trainer) & (dice["label"] == FOREGROUND)]
-    return rows.iloc[(rows["value"] - rows["value"].mean()).abs().fillna(np.inf).argmin()]
+    distances = (rows["value"] - rows["value"].mean()).abs().fillna(2.0)  # more than any Dice is away
+    return rows.iloc[snap(distances.to_numpy(), ROUNDING).argmin()]  # two runs are always equally near
 
 
 def _telling_slice(

@@ -3,10 +3,12 @@
 import argparse
 import shlex
 import sys
-from pathlib import Path
 from typing import Any
 
+from nnunet_cpr.evaluation.report_layout import REPORT
 from nnunet_cpr.evaluation.request import EMPTY_POLICIES, make_request, read_yaml
+from nnunet_cpr.files import user_path
+from nnunet_cpr.output_folder import replace_folder
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -46,7 +48,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     both.add_argument("--tolerance", type=float, metavar="MM", help="of NSD (default: 1)")
     both.add_argument("--seed", type=int, help="of the bootstrap (default: 0)")
     both.add_argument("-np", dest="processes", type=int, help="processes (default: one a core)")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="a YAML file with these settings; flags win")
+    parser.add_argument("--config", metavar="FILE", help="a YAML file with these settings; flags win")
     parser.set_defaults(run=run)
 
 
@@ -55,24 +57,15 @@ def run(args: argparse.Namespace) -> int:
     given = vars(args).copy()
     del given["run"]
     config = given.pop("config", None)
-    request = make_request({**(read_yaml(config) if config else {}), **given})
-    _check_output(request.output)
+    request = make_request({**({} if config is None else read_yaml(user_path(config))), **given})
+    with replace_folder(request.output, REPORT) as new:
+        from nnunet_cpr.evaluation.comparison import compare_trainings
+        from nnunet_cpr.evaluation.report import terminal_table, write_files
 
-    from nnunet_cpr.evaluation.comparison import compare_trainings
-    from nnunet_cpr.evaluation.report import terminal_table, write_report
-
-    results = compare_trainings(request, shlex.join(["nnunet-cpr", *sys.argv[1:]]))
-    write_report(results, request.output)
+        results = compare_trainings(request, shlex.join(["nnunet-cpr", *sys.argv[1:]]))
+        write_files(results, new)
     print(terminal_table(results))
     for caution in results.cautions:
         print(f"! {caution}")
     print(f"Report: {request.output / 'report.html'}")
     return 0
-
-
-def _check_output(folder: Path) -> None:
-    """Refuse, before any work, a folder that holds something else than an earlier report."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; choose another -o")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "report.html").is_file():
-        raise ValueError(f"{folder} is not empty and holds no earlier report; choose another -o")

@@ -11,10 +11,11 @@ from nnunet_cpr.evaluation.case_files import Locate, in_folders, in_trainings
 from nnunet_cpr.evaluation.case_slices import read_slices
 from nnunet_cpr.evaluation.cpr_traces import read_traces
 from nnunet_cpr.evaluation.nnunet_logs import read_cost, read_logs
-from nnunet_cpr.evaluation.nnunet_results import Label, Training, find_trainings, read_cases, shortened
+from nnunet_cpr.evaluation.nnunet_results import Training, find_trainings, read_cases, shortened
 from nnunet_cpr.evaluation.paper import published
 from nnunet_cpr.evaluation.request import Request
 from nnunet_cpr.evaluation.results import CONSTRAINTS, FOREGROUND, SLICES, TRAINING, Results
+from nnunet_cpr.labels import Label, escaped, printable
 from nnunet_cpr.parallel import job_cores
 
 SMALL = 50
@@ -33,19 +34,24 @@ def compare_trainings(request: Request, command: str) -> Results:
         )
         compared = cases["trainer"].nunique()
         title = f"{', '.join(cases['dataset'].unique())}: {request.configuration}, {compared} trainers"
+        ignores = any(t.ignore_label is not None for t in trainings)
     else:
-        from nnunet_cpr.evaluation.folders import read_folders
+        from nnunet_cpr.evaluation.folders import dataset_labels, left_out, read_folders
 
         assert request.reference is not None
         trainings, labels = [], {}
-        dataset = request.reference.resolve().name
+        dataset = printable(request.reference.resolve().name)
         cases = read_folders(request.reference, request.predictions, dataset, _processes(request), request.intersect)
+        said = left_out(request.reference, request.predictions)
         title = f"{dataset}: {len(request.predictions)} folders of segmentations"
+        ignores = dataset_labels(request.reference)[1] is not None
     cases, cautions = check_cases(cases, request.intersect or request.skip_missing)
     cautions = [*said, *cautions]
     if request.surface:
-        cases = pd.concat([cases, _surface(request, trainings, labels, cases)], ignore_index=True)
-        if any(t.ignore_label is not None for t in trainings):
+        measured, doubts = _surface(request, trainings, labels, cases)
+        cases = pd.concat([cases, measured], ignore_index=True)
+        cautions += doubts
+        if ignores:
             cautions.append("Surface metrics count voxels with the ignore label as background; Dice leaves them out.")
     cases, touched = apply_policy(cases, request.empty)
     cases = statistics.add_foreground(cases)
@@ -53,7 +59,7 @@ def compare_trainings(request: Request, command: str) -> Results:
     summary = statistics.summarise(cases)
     comparisons = statistics.compare(cases, request.baseline, request.seed)
     facts = {
-        "command": command,
+        "command": escaped(command),
         "intervals": f"BCa bootstrap, 95 %, {statistics.BOOTSTRAP_SAMPLES} samples of cases, seed {request.seed}",
         "test": f"Wilcoxon signed-rank, two-sided; Holm's correction over the {comparisons['p'].notna().sum()} "
         "comparisons of this report",
@@ -65,7 +71,7 @@ def compare_trainings(request: Request, command: str) -> Results:
     if request.surface:
         from nnunet_cpr.evaluation.surface import library
 
-        facts["surface metrics"] = f"{library()}; NSD at {request.tolerance:g} mm; HD95 and MASD in mm"
+        facts["surface metrics"] = f"{library()}; NSD at {request.tolerance:.10g} mm; HD95 and MASD in mm"
     facts["versions"] = ", ".join(
         [f"{p} {version(p)}" for p in ("nnunet-cpr", "nnunetv2", "scipy", "statsmodels", "pandas")]
         + [f"Python {platform.python_version()}"]
@@ -110,6 +116,9 @@ def _comparable(request: Request) -> tuple[list[Training], list[str]]:
         lacking = [f"{t.run} fold {t.fold}" for t in missing if t.dataset == dataset]
         if lacking:
             said.append(f"{dataset}: {len(lacking)} trainings are missing: {shortened(lacking)}.")
+        outdated = [t.unusable() for t in missing if t.dataset == dataset and (t.validation / "summary.json").is_file()]
+        if outdated:
+            said.append(f"{dataset}: results of earlier trainings are left out: {shortened(outdated)}.")
         present = [t for t in trainings if t.dataset == dataset]
         trainers = {t.trainer for t in present}
         folds = [{t.fold for t in present if t.run == run} for run in {t.run for t in present}]
@@ -123,6 +132,7 @@ def _comparable(request: Request) -> tuple[list[Training], list[str]]:
             said.append(f"{dataset} is left out: {reason}.")
     if not trainings:
         raise ValueError(f"nothing can be compared yet with the baseline {request.baseline}: {' '.join(said)}")
+    said += [f"{t.dataset}, {t.run} fold {t.fold}: {doubt.text}." for t in trainings if (doubt := t.doubt())]
     return trainings, said
 
 
@@ -231,13 +241,25 @@ def _files(request: Request, trainings: list[Training], cases: pd.DataFrame) -> 
 
 def _surface(
     request: Request, trainings: list[Training], labels: dict[Path, dict[str, Label]], cases: pd.DataFrame
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, list[str]]:
+    """Return the surface metrics of the cases, and what to say about their spacing."""
     from nnunet_cpr.evaluation import folders, surface
 
     if request.trainers:
         kept = {(row.dataset, row.run, row.fold, row.case) for row in cases.itertuples()}
         tasks = [
-            surface.SurfaceTask(t.dataset, t.trainer, t.run, t.fold, case, reference, prediction, labels[t.folder])
+            surface.SurfaceTask(
+                t.dataset,
+                t.trainer,
+                t.run,
+                t.fold,
+                case,
+                reference,
+                prediction,
+                labels[t.folder],
+                t.reader,
+                t.spacing_files(reference),
+            )
             for t in trainings
             for case, reference, prediction in t.files()
             if (t.dataset, t.run, t.fold, case) in kept
@@ -245,7 +267,8 @@ def _surface(
     else:
         assert request.reference is not None
         tasks = folders.surface_tasks(request.reference, request.predictions, cases)
-    return surface.surface_metrics(tasks, request.tolerance, _processes(request))
+    cautions = surface.spacing_cautions(tasks)
+    return surface.surface_metrics(tasks, request.tolerance, _processes(request)), cautions
 
 
 def _processes(request: Request) -> int:

@@ -17,6 +17,7 @@ from nnunet_cpr.evaluation import report_numbers as numbers
 from nnunet_cpr.evaluation.figures import Drawing, file_names, legend, present, short, slug, style
 from nnunet_cpr.evaluation.report_lookup import datasets, labels, metrics, others, rows_by_key
 from nnunet_cpr.evaluation.results import FOREGROUND, Results
+from nnunet_cpr.plotting import default_style
 
 FEW_CASES = 60  # so few are drawn one by one over their box
 
@@ -80,6 +81,7 @@ def draw_comparison(results: Results) -> Iterator[Drawing]:
                 )
 
 
+@default_style()
 def forest(results: Results, rows: Sequence[tuple[str, str, Any]], metric: str) -> Figure:
     """Draw differences with intervals: rows of group (dataset or label), trainer and comparison."""
     trainers = present(results, {trainer for _, trainer, _ in rows})
@@ -122,6 +124,7 @@ def forest(results: Results, rows: Sequence[tuple[str, str, Any]], metric: str) 
     return figure
 
 
+@default_style()
 def paired_cases(results: Results, pairs: pd.DataFrame, metric: str) -> Figure:
     """Draw each trainer's cases against the baseline's, and the sorted differences."""
     trainers = present(results, set(pairs.columns) - {results.baseline})
@@ -165,6 +168,7 @@ def paired_cases(results: Results, pairs: pd.DataFrame, metric: str) -> Figure:
     return figure
 
 
+@default_style()
 def distribution(results: Results, dataset: str, cases: pd.DataFrame, metric: str) -> Figure:
     """Draw box plots of the metric over cases, per label and trainer."""
     trainers = present(results, set(cases["trainer"]))

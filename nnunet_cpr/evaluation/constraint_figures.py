@@ -24,6 +24,7 @@ from nnunet_cpr.evaluation.figures import (
 )
 from nnunet_cpr.evaluation.report_lookup import datasets
 from nnunet_cpr.evaluation.results import CONSTRAINTS, Results
+from nnunet_cpr.plotting import default_style
 from nnunet_cpr.training.trace import MULTIPLIER, RATIO, REGULARISER, Panel, scale_multipliers
 
 COLUMNS = 3
@@ -57,6 +58,7 @@ def draw_constraints(results: Results) -> Iterator[Drawing]:
             )
 
 
+@default_style()
 def constraints(results: Results, trainers: Sequence[str], traces: Sequence[pd.DataFrame]) -> Figure:
     """Draw a column a trainer from its rows of the traces."""
     figure = Figure(figsize=(max(7.0, 3.4 * len(trainers) + 0.6), 9.6), layout="constrained")

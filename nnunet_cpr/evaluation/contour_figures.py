@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from nnunet_cpr.evaluation import report_numbers as numbers
-from nnunet_cpr.evaluation.figures import Drawing, file_names, short
+from nnunet_cpr.evaluation.figures import Drawing, file_names, name_handles, short
 from nnunet_cpr.evaluation.report_lookup import datasets
 from nnunet_cpr.evaluation.results import SLICES, CaseSlice, Results
 from nnunet_cpr.evaluation.slice_figures import (
@@ -24,6 +24,7 @@ from nnunet_cpr.evaluation.slice_figures import (
     settle_layout,
     show_image,
 )
+from nnunet_cpr.plotting import default_style
 
 COLOURS = ("#F0E442", "#56B4E9", "#E69F00", "#CC79A7", "#009E73", "#D55E00", "#0072B2")
 """Of labels, the lighter ones first: they stand out from an image."""
@@ -41,6 +42,7 @@ def draw_slices(results: Results) -> Iterator[Drawing]:
             yield Drawing(f"slice-{name}-{number}", SLICES, title, _describe(shown), contour_picture(shown))
 
 
+@default_style()
 def contour_picture(shown: CaseSlice) -> Figure:
     """Draw each segmentation's contours and the reference's over the image, side by side."""
     rows, columns = shown.reference.shape
@@ -100,8 +102,4 @@ def _once(contours: Contours) -> Contours:
 def _legend(figure: Figure, labels: list[str], colours: list[str]) -> None:
     handles: list[Artist] = [Line2D([], [], color=colour, linewidth=2.5) for colour in colours]
     handles.append(Line2D([], [], color="black", linewidth=1.5, linestyle=dashes(1.5)))
-    legend = figure.legend(
-        handles, ["x"] * len(handles), loc="outside lower center", ncols=LEGEND_COLUMNS, frameon=False, fontsize=9
-    )
-    for text, name in zip(legend.get_texts(), [*labels, "reference"], strict=True):
-        text.set_text(short(name, 20))  # not as a label: matplotlib hides those that begin with an underscore
+    name_handles(figure, handles, [*(short(name, 20) for name in labels), "reference"], LEGEND_COLUMNS)

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -22,6 +22,7 @@ from nnunet_cpr.evaluation import report_numbers as numbers
 from nnunet_cpr.evaluation.report_lookup import others
 from nnunet_cpr.evaluation.results import Results
 from nnunet_cpr.files import write_text, write_whole
+from nnunet_cpr.plotting import default_style
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 MARKERS = ("o", "s", "^", "D")
@@ -46,7 +47,7 @@ def save_both(drawing: Drawing, folder: Path) -> str:
     """Write the figure as SVG and PNG and return the SVG."""
     text = io.StringIO()
     # Text stays text (searchable, small); ids and metadata do not change from one run to the next.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": drawing.name}):
+    with default_style({"svg.fonttype": "none", "svg.hashsalt": drawing.name}):
         metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
         drawing.figure.savefig(text, format="svg", metadata=metadata)
     svg = _compact(text.getvalue())
@@ -71,6 +72,7 @@ def _in_grey(png: str) -> str:
     return base64.b64encode(small.getvalue()).decode()
 
 
+@default_style()
 def save_figure(figure: Figure, path: Path) -> None:
     """Write the figure, whole or not at all."""
     with write_whole(path) as temporary:
@@ -126,17 +128,26 @@ def style(results: Results, trainer: str) -> tuple[str, str]:
     return ALL_COLOURS[order % len(ALL_COLOURS)], ALL_MARKERS[order % len(ALL_MARKERS)]
 
 
+@default_style()
 def legend(figure: Figure, results: Results, trainers: Sequence[str]) -> None:
     """Name the trainers below the figure."""
     handles = []
     for trainer in trainers:
         colour, marker = style(results, trainer)
         handles.append(Line2D([], [], color=colour, marker=marker, linewidth=1.8, markeredgecolor="white", mew=0.6))
+    name_handles(figure, handles, [short(trainer, 90) for trainer in trainers], 1)
+
+
+def name_handles(
+    figure: Figure, handles: Sequence[Artist], names: Sequence[str], columns: int, handlelength: float = 2
+) -> None:
+    """Put a legend below the figure; a name is shown as it is, also where it begins with an underscore."""
     legend = figure.legend(
-        handles, ["x"] * len(handles), loc="outside lower center", ncols=1, frameon=False, fontsize=9
-    )
-    for text, trainer in zip(legend.get_texts(), trainers, strict=True):
-        text.set_text(short(trainer, 90))  # not as a label: matplotlib hides those that begin with an underscore
+        handles, ["x"] * len(handles), loc="outside lower center", ncols=columns, frameon=False, fontsize=9,
+        handlelength=handlelength,
+    )  # fmt: skip
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_text(name)  # not as a label: matplotlib hides those that begin with an underscore
 
 
 def short(name: str, width: int = 30) -> str:
@@ -149,4 +160,9 @@ def short(name: str, width: int = 30) -> str:
     lines = [line if len(line) <= width + 10 else f"{line[:width]}…" for line in lines]
     if len(lines) > 2:
         lines = [lines[0], f"…{lines[-1]}"]
-    return "\n".join(line.strip() for line in lines).replace("$", r"\$")
+    return literal("\n".join(line.strip() for line in lines))
+
+
+def literal(text: str) -> str:
+    """Return the text so that matplotlib takes nothing between dollars for a formula."""
+    return text.replace("$", r"\$")

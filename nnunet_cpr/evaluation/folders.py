@@ -3,7 +3,9 @@
 nnU-Net and torch are imported where they are used, because the command line imports this module.
 """
 
+import os
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +13,19 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from nnunet_cpr.evaluation.nnunet_results import Label, foreground_labels, ignore_label
+from nnunet_cpr.evaluation.nnunet_results import stated_reader
 from nnunet_cpr.evaluation.results import CASE_COLUMNS
-from nnunet_cpr.evaluation.segmentations import check_geometry, list_cases, read_segmentation
-from nnunet_cpr.files import read_json
+from nnunet_cpr.evaluation.segmentations import hidden_cases, list_cases, read_pair
+from nnunet_cpr.evaluation.spacings import spacing_files
+from nnunet_cpr.labels import (
+    Label,
+    check_case_name,
+    foreground_labels,
+    ignore_label,
+    name_of_value,
+    read_dataset_json,
+    value_of_name,
+)
 from nnunet_cpr.parallel import in_parallel
 
 if TYPE_CHECKING:
@@ -28,18 +39,23 @@ def read_folders(
 ) -> pd.DataFrame:
     """Compute Dice of every case and label in folders of segmentations, as CASE_COLUMNS.
 
-    Labels are those of the dataset.json in the reference folder or its parent, by name, and whatever other value
-    occurs in a reference, by number. Dice is NaN where label and prediction are both empty, as nnU-Net has it. With
-    `intersect` the folders may have different cases; those with a reference are read.
+    Labels are those of the dataset.json (nnU-Net's or the Decathlon's) in the reference folder or its parent, by name,
+    and whatever other value occurs in a reference, by number. Dice is NaN where label and prediction are both empty, as
+    nnU-Net has it. With `intersect` the folders may have different cases; those with a reference are read.
 
     Raises:
         ValueError: folders or files that are missing, do not fit each other, or cannot be read; names them.
     """
     named, ignore = dataset_labels(reference)
     pairs = _pairs(reference, predictions, intersect)
-    tasks = [_DiceTask(*files, labels=tuple(named.values()), ignore=ignore) for _, _, files in pairs]
-    found = list(in_parallel(_dice, tasks, num_processes, "Dice"))
+    readers = {name: _reader(reference, folder) for name, folder in predictions.items()}
+    tasks = [
+        _DiceTask(*files, labels=tuple(named.values()), ignore=ignore, reader=readers[name]) for name, _, files in pairs
+    ]
+    found = list(in_parallel(_dice, tasks, num_processes, "Dice", name=attrgetter("prediction")))
     labels = _all_labels(named, ignore, found)
+    if not labels:
+        raise ValueError(f"the references in {reference} are all empty, and no dataset.json there names a label")
     rows = [
         # A label that occurs in neither file was not computed: it is what nnU-Net calls NaN.
         (dataset, name, 0, case, label, "Dice", dice.values.get(value, np.nan), name)
@@ -56,25 +72,45 @@ def surface_tasks(reference: Path, predictions: dict[str, Path], cases: pd.DataF
     named, _ = dataset_labels(reference)
     references = list_cases(reference)
     files = {name: list_cases(folder) for name, folder in predictions.items()}
+    readers = {name: _reader(reference, folder) for name, folder in predictions.items()}
     tasks = []
     for (dataset, name, case), rows in cases.groupby(["dataset", "trainer", "case"], sort=False):
-        labels = {str(label): named[label] if label in named else int(label) for label in rows["label"].unique()}
-        tasks.append(SurfaceTask(dataset, name, name, 0, case, references[case], files[name][case], labels))
+        labels = {str(label): value_of_name(label, named) for label in rows["label"].unique()}
+        truth, places = references[case], spacing_files(references[case])
+        tasks.append(SurfaceTask(dataset, name, name, 0, case, truth, files[name][case], labels, readers[name], places))
     return tasks
 
 
+def left_out(reference: Path, predictions: dict[str, Path]) -> list[str]:
+    """Say which segmentations are left out because their names begin with a dot."""
+    said = []
+    for folder in dict.fromkeys([reference, *predictions.values()]):
+        if hidden := [path.name for path in hidden_cases(folder)]:
+            named = ", ".join(hidden[:NAMES_IN_ERRORS]) + (", ..." if len(hidden) > NAMES_IN_ERRORS else "")
+            said.append(f"{folder}: files whose names begin with a dot are left out: {named}.")
+    return said
+
+
+def _reader(reference: Path, predictions: Path) -> str | None:
+    """Return the name of nnU-Net's reader, which it also writes beside its predictions, None where no file says it."""
+    return stated_reader(predictions, reference, reference.parent)
+
+
 def dataset_labels(reference: Path) -> tuple[dict[str, Label], int | None]:
-    """Return nnU-Net's labels or regions by name, and its ignore label, from a dataset.json in or above `reference`.
+    """Return the labels or regions by name, and the ignore label, from a dataset.json in or above `reference`.
 
     Without a dataset.json nothing is named.
     """
-    for path in (reference / "dataset.json", reference.parent / "dataset.json"):
+    folder = Path(os.path.abspath(reference))  # so that "." has a parent
+    for path in (folder / "dataset.json", folder.parent / "dataset.json"):
         if path.is_file():
             try:
-                content = read_json(path)
+                content = read_dataset_json(path)
                 return foreground_labels(content), ignore_label(content)
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ValueError(f"{path} cannot be read as nnU-Net's dataset.json ({error!r})") from error
+            except KeyError as error:
+                raise ValueError(f"{path} has no key {error}; add it, or move the file away") from error
+            except (OSError, ValueError, TypeError, AttributeError) as error:
+                raise ValueError(f"{path} cannot be read as a dataset.json ({error})") from error
     return {}, None
 
 
@@ -84,6 +120,7 @@ class _DiceTask:
     prediction: Path
     labels: tuple[Label, ...]
     ignore: int | None
+    reader: str | None
 
 
 @dataclass(frozen=True)
@@ -109,8 +146,8 @@ class _AlreadyRead:
 def _dice(task: _DiceTask) -> _Dice:
     from nnunetv2.evaluation.evaluate_predictions import compute_metrics
 
-    check_geometry(task.reference, task.prediction)
-    reference, prediction = read_segmentation(task.reference)[0], read_segmentation(task.prediction)[0]
+    pair = read_pair(task.reference, task.prediction, task.reader, spacing_files(task.reference))
+    reference, prediction = pair.reference, pair.prediction
     in_reference, in_prediction = _foreground(reference), _foreground(prediction)
     labels = list(dict.fromkeys([*task.labels, *in_reference, *in_prediction]))
     reader = _AlreadyRead(reference=reference, prediction=prediction)
@@ -136,12 +173,14 @@ def _all_labels(named: dict[str, Label], ignore: int | None, found: list[_Dice])
     for dice in found:
         if strange := [value for value in dice.in_prediction if value not in known and value not in unnamed]:
             raise ValueError(f"{dice.prediction} holds the label {strange[0]}, which no reference has")
-    return named | {str(value): value for value in unnamed}
+    return named | {name_of_value(value, named): value for value in unnamed}
 
 
 def _pairs(reference: Path, predictions: dict[str, Path], intersect: bool) -> list[tuple[str, str, tuple[Path, Path]]]:
     """Return (name of the prediction, case, (reference file, prediction file)) for every prediction and case."""
     references = list_cases(reference)
+    for case in references:
+        check_case_name(case, reference)
     pairs = []
     for name, folder in predictions.items():
         files = list_cases(folder)

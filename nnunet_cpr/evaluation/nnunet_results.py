@@ -1,6 +1,5 @@
 """Finished nnU-Net trainings: Dice per case from their summary.json, their labels and files."""
 
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -12,11 +11,15 @@ from typing import Any
 
 import pandas as pd
 
+from nnunet_cpr.evaluation.provenance import Doubt, changed_since, newer_training
 from nnunet_cpr.evaluation.results import CASE_COLUMNS
-from nnunet_cpr.evaluation.segmentations import LARGEST_LABEL
+from nnunet_cpr.evaluation.segmentations import dangling
+from nnunet_cpr.evaluation.spacings import spacing_files
 from nnunet_cpr.files import read_json
-
-Label = int | tuple[int, ...]
+from nnunet_cpr.labels import Label as Label
+from nnunet_cpr.labels import check_case_name, read_dataset_json
+from nnunet_cpr.labels import foreground_labels as foreground_labels
+from nnunet_cpr.labels import ignore_label as ignore_label
 
 
 @dataclass(frozen=True)
@@ -37,15 +40,34 @@ class Training:
         """Where nnU-Net wrote predictions and summary.json."""
         return self.folder / "validation"
 
+    def unusable(self) -> str:
+        """Say why there is no result of the last training here; empty if there is one."""
+        path = self.validation / "summary.json"
+        if not path.is_file():
+            return str(path)
+        newer = newer_training(self.folder)
+        return f"{path} ({newer})" if newer else ""
+
+    def doubt(self) -> Doubt | None:
+        """Return what has changed since it was trained, None if nothing is known to have."""
+        names: list[str] = []
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            cases = read_json(self.validation / "summary.json")["metric_per_case"]
+            names = [_case_name(case["prediction_file"]) for case in cases]
+        return changed_since(self.folder, self.dataset, self.fold, names)
+
     @cached_property
     def _description(self) -> dict[str, Any]:
         path = self.folder.parent / "dataset.json"
         try:
-            content: dict[str, Any] = read_json(path)
-            foreground_labels(content), ignore_label(content), content["file_ending"]
+            content = read_dataset_json(path)
+            ignore_label(content), content["file_ending"]
+            if not foreground_labels(content):
+                raise ValueError("it names no label besides background")
             return content
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} cannot be read ({error!r}); it comes with every nnU-Net training") from error
+            reason = _reason(error)
+            raise ValueError(f"{path} cannot be read ({reason}); it comes with every nnU-Net training") from error
 
     def labels(self) -> dict[str, Label]:
         """Return the foreground labels, or regions, by name, from the dataset.json beside the model."""
@@ -56,12 +78,16 @@ class Training:
         """The value that marks voxels of the references that count for nothing, None without."""
         return ignore_label(self._description)
 
-    @property
+    @cached_property
     def reader(self) -> str | None:
         """The reader that nnU-Net chose for the dataset's images and segmentations, None where it is not known."""
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            return str(read_json(self.folder.parent / "plans.json")["image_reader_writer"])
-        return None
+        return stated_reader(self.folder.parent)
+
+    def spacing_files(self, reference: Path) -> tuple[Path, ...]:
+        """Return where nnU-Net has the spacing of a case whose files are TIFF volumes."""
+        raw = os.environ.get("nnUNet_raw")  # noqa: SIM112 (nnU-Net's name)
+        labels = [Path(raw) / self.dataset / "labelsTr" / reference.name] if raw else []
+        return spacing_files(*labels, reference)
 
     def image(self, case: str) -> Path | None:
         """Return where the first channel of a case's image is in nnU-Net's raw data, None if that is not set."""
@@ -78,9 +104,8 @@ class Training:
         for reference, prediction in found.values():
             for path in (reference, prediction):
                 if not path.is_file():
-                    raise ValueError(
-                        f"{path} is missing; surface metrics need the segmentations, not only summary.json"
-                    )
+                    what = dangling(path) or " is missing"
+                    raise ValueError(f"{path}{what}; surface metrics need the segmentations, not only summary.json")
         return [(case, *paths) for case, paths in found.items()]
 
     def locate(self) -> dict[str, tuple[Path, Path]]:
@@ -99,6 +124,17 @@ class Training:
             reference = next((path for path in references if path.is_file()), references[0])
             found[name] = reference, self.validation / f"{name}{ending}"
         return found
+
+
+def stated_reader(*folders: Path) -> str | None:
+    """Return the name of nnU-Net's reader that a plans.json, else a dataset.json, in one of the folders says."""
+    for name, key in (("plans.json", "image_reader_writer"), ("dataset.json", "overwrite_image_reader_writer")):
+        for folder in folders:
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                reader = read_json(folder / name)[key]
+                if isinstance(reader, str) and reader != "None":
+                    return reader
+    return None
 
 
 def find_trainings(
@@ -128,11 +164,12 @@ def find_trainings(
         for run in runs
         for fold in dict.fromkeys(folds)
     ]
-    missing = [t for t in trainings if not (t.validation / "summary.json").is_file()]
+    unusable = {t: why for t in trainings if (why := t.unusable())}
+    missing = list(unusable)
     if missing and not skip_missing:
         raise ValueError(
             f"{len(missing)} of {len(trainings)} trainings have no validation result: "
-            f"{shortened([str(t.validation / 'summary.json') for t in missing], 10)}; "
+            f"{shortened(list(unusable.values()), 10)}; "
             "finish them (nnUNetv2_train ... --c or --val), name the folds to compare with -f, or use --skip-missing"
         )
     return [t for t in trainings if t not in missing], missing
@@ -163,31 +200,6 @@ def dataset_name(name_or_id: str) -> str:
         ) from error
 
 
-def foreground_labels(dataset_json: Mapping[str, Any]) -> dict[str, Label]:
-    """Return the labels that nnU-Net evaluates by name: without background and ignore label, regions as tuples."""
-    labels: dict[str, Label] = {}
-    for name, value in dataset_json["labels"].items():
-        if name == "ignore" or value in (0, [0]):
-            continue
-        labels[str(name)] = tuple(map(_label, value)) if isinstance(value, (list, tuple)) else _label(value)
-    return labels
-
-
-def ignore_label(dataset_json: Mapping[str, Any]) -> int | None:
-    """Return the value that marks voxels of the references that count for nothing, None without."""
-    value = dataset_json["labels"].get("ignore")
-    return None if value is None else _label(value)
-
-
-def _label(value: Any) -> int:
-    """Return a label's value. Raises ValueError for what cannot be one."""
-    if isinstance(value, (int, float, str)):
-        with suppress(ValueError, OverflowError):
-            if float(value) in range(LARGEST_LABEL + 1):
-                return int(float(value))
-    raise ValueError(f"{value!r} is no label; labels are whole numbers from 0 to {LARGEST_LABEL}")
-
-
 def read_cases(
     validation: Path, dataset: str, trainer: str, run: str, fold: str, labels: dict[str, Label]
 ) -> pd.DataFrame:
@@ -199,18 +211,22 @@ def read_cases(
         ValueError: the file is missing, damaged, or of other labels.
     """
     path = validation / "summary.json"
+    problem, advice = "is missing or damaged", "write it anew with nnUNetv2_train ... --val"
     try:
-        cases = read_json(path)["metric_per_case"]
+        content = read_json(path)
+        if "metric_per_case" not in content and "results" in content:
+            problem = "cannot be used"
+            advice = "compare that version's predictions as folders: --reference FOLDER --pred NAME=FOLDER ..."
+            raise ValueError("nnU-Net version 1 wrote it")
+        cases = content["metric_per_case"]
         names = [_case_name(case["prediction_file"]) for case in cases]
-        metrics = [{key: float(value["Dice"]) for key, value in case["metrics"].items()} for case in cases]
+        metrics = [{key: _dice(value["Dice"]) for key, value in case["metrics"].items()} for case in cases]
         if not names:
             raise ValueError("no cases")
-        if wrong := [dice for case in metrics for dice in case.values() if not (math.isnan(dice) or 0 <= dice <= 1)]:
-            raise ValueError(f"a Dice of {wrong[0]:g}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path} is missing or damaged ({error!r}); write it anew with nnUNetv2_train ... --val"
-        ) from error
+        raise ValueError(f"{path} {problem} ({_reason(error)}); {advice}") from error
+    for name in names:
+        check_case_name(name, path)
     keys = {}
     for name, label in labels.items():
         # nnU-Net's keys are "1", and "(1, 2)" for regions; a region of one label may be either.
@@ -230,6 +246,18 @@ def read_cases(
         for label, key in keys.items()
     ]
     return pd.DataFrame(rows, columns=CASE_COLUMNS)
+
+
+def _reason(error: Exception) -> str:
+    """Return what an exception says; of those that only name a key or a type, also their kind."""
+    return str(error) if isinstance(error, (OSError, ValueError)) else repr(error)
+
+
+def _dice(value: Any) -> float:
+    """Return a Dice of a summary.json, NaN where nnU-Net could not compute one."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and (value != value or 0 <= value <= 1):
+        return float(value)
+    raise ValueError(f"a Dice of {value!r:.40}")
 
 
 def _case_name(prediction_file: str) -> str:

@@ -8,17 +8,19 @@ from nnunet_cpr.evaluation.comparison_figures import draw_comparison
 from nnunet_cpr.evaluation.constraint_figures import draw_constraints
 from nnunet_cpr.evaluation.contour_figures import draw_slices
 from nnunet_cpr.evaluation.figures import save_both
+from nnunet_cpr.evaluation.report_csv import csv_table
 from nnunet_cpr.evaluation.report_html import html_page
 from nnunet_cpr.evaluation.report_latex import latex_table
-from nnunet_cpr.evaluation.report_manifest import settle
+from nnunet_cpr.evaluation.report_layout import REPORT
 from nnunet_cpr.evaluation.report_markdown import markdown_page
 from nnunet_cpr.evaluation.report_sections import make_sections
 from nnunet_cpr.evaluation.report_terminal import terminal_table
 from nnunet_cpr.evaluation.results import CASE_COLUMNS, Results
 from nnunet_cpr.evaluation.training_figures import draw_training
 from nnunet_cpr.files import write_text
+from nnunet_cpr.output_folder import replace_folder
 
-__all__ = ["terminal_table", "write_report"]
+__all__ = ["terminal_table", "write_files", "write_report"]
 
 _KEYS = ["label", "metric", "n"]
 SUMMARY_COLUMNS = ["dataset", "trainer", *_KEYS, "mean", "std", "median", "min", "max", "undefined", "folds", "runs"]
@@ -32,11 +34,16 @@ COST_COLUMNS = ["dataset", "trainer", "run", "fold", "epochs", "seconds_per_epoc
 def write_report(results: Results, folder: Path) -> None:
     """Write report.html, report.md, the tables as CSV, table.tex, figures/ and manifest.json into the folder.
 
-    Every file is written whole or not at all, the page last: it is self-contained, the others stand beside it. What an
-    earlier report has left there and this one does not have is removed.
+    An earlier report in it is replaced as a whole: see :func:`nnunet_cpr.output_folder.replace_folder`.
     """
+    with replace_folder(folder, REPORT) as new:
+        write_files(results, new)
+
+
+def write_files(results: Results, folder: Path) -> None:
+    """Write the report's files into a folder that has none yet."""
     figures = folder / "figures"
-    figures.mkdir(parents=True, exist_ok=True)
+    figures.mkdir()
     tables: list[tuple[str, pd.DataFrame, list[str]]] = [
         ("cases.csv", results.cases, CASE_COLUMNS),
         ("summary.csv", results.summary, SUMMARY_COLUMNS),
@@ -44,7 +51,7 @@ def write_report(results: Results, folder: Path) -> None:
         ("comparisons.csv", results.comparisons, COMPARISON_COLUMNS),
         *([] if results.cost.empty else [("costs.csv", results.cost, COST_COLUMNS)]),
     ]
-    texts = {name: frame[columns].to_csv(index=False) for name, frame, columns in tables}
+    texts = {name: csv_table(frame[columns]) for name, frame, columns in tables}
     texts["table.tex"] = latex_table(results)
     for name, text in texts.items():
         write_text(folder / name, text)
@@ -54,5 +61,3 @@ def write_report(results: Results, folder: Path) -> None:
     pages = {"report.md": markdown_page(results, sections), "report.html": html_page(results, sections, svgs)}
     for name, text in pages.items():
         write_text(folder / name, text)
-    pictures = [figures / f"{name}.{ending}" for name in svgs for ending in ("svg", "png")]
-    settle(folder, [*(folder / name for name in (*texts, *pages)), *pictures])

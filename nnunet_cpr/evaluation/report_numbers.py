@@ -52,7 +52,7 @@ def fixed(number: float, decimals: int) -> str:
 def name(anything: Any) -> str:
     """Format a name, fold or count on one line; whole floats (a column with gaps has them) lose their '.0'."""
     if isinstance(anything, float):
-        return UNDEFINED if math.isnan(anything) else f"{anything:g}"
+        return UNDEFINED if math.isnan(anything) else f"{anything:.15g}"
     return UNDEFINED if anything is None else " ".join(str(anything).split())
 
 

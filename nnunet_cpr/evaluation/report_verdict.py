@@ -59,7 +59,8 @@ def finding(row: Any) -> str:
         if row.p_holm < LEVEL:
             return "no evidence of a difference in the mean, though the rank test finds one (look at the cases)"
         return "no evidence of a difference"
-    if (row.trainer_mean - row.baseline_mean) * row.difference < 0:
+    equal = math.isclose(row.trainer_mean, row.baseline_mean, rel_tol=1e-9)  # the rest is rounding
+    if not equal and (row.trainer_mean - row.baseline_mean) * row.difference < 0:
         return (
             "no clear result: the paired difference and the means disagree, for undefined cases are left out of pairs"
         )

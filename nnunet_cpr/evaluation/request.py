@@ -1,13 +1,21 @@
 """What `nnunet-cpr compare` is asked for, from flags or a YAML file, checked. Imports nothing heavy."""
 
+from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from nnunet_cpr.files import read_yaml as read_yaml_file
+from nnunet_cpr import yaml_files
+from nnunet_cpr.files import user_path
+from nnunet_cpr.labels import printable
 
 EMPTY_POLICIES = ("nan", "0", "1")
+MOST_MILLIMETERS = 1e6
+"""Above any distance in an image; a tolerance is below."""
+
+Runs = TypeVar("Runs")
 
 
 @dataclass(frozen=True)
@@ -57,10 +65,15 @@ def make_request(given: Mapping[str, Any]) -> Request:
     values: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     for key in ("datasets", "folds"):
         if key in values:
-            values[key] = [str(value) for value in _listed(values[key])]
+            values[key] = [_text(key, value) for value in _listed(values[key])]
+    if "folds" in values:
+        values["folds"] = [str(int(fold)) if fold.isdecimal() else fold for fold in values["folds"]]
+    for key in ("configuration", "plans", "baseline"):
+        if key in values:
+            values[key] = _text(key, values[key])
     for key in ("output", "reference"):
-        if values.get(key) is not None:
-            values[key] = Path(str(values[key]))
+        if key in values:
+            values[key] = user_path(_text(key, values[key]))
     for key in ("intersect", "skip_missing", "surface"):
         if not isinstance(values.get(key, False), bool):
             raise ValueError(f"{key} is {values[key]!r}, but must be true or false")
@@ -93,7 +106,7 @@ def make_request(given: Mapping[str, Any]) -> Request:
         raise ValueError(f"there is nothing to compare {names[0]} with: name two or more")
     if not values.get("baseline"):
         values["baseline"] = names[0]
-    values["baseline"] = str(values["baseline"])
+    values["baseline"] = printable(values["baseline"])
     if values["baseline"] not in names:
         raise ValueError(f"the baseline {values['baseline']} is not among {', '.join(names)}")
     return Request(**values)
@@ -101,63 +114,91 @@ def make_request(given: Mapping[str, Any]) -> Request:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the request in a YAML file. Its paths are relative to the file's folder."""
-    content = read_yaml_file(path)
+    content = yaml_files.read_yaml(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no keys such as datasets and trainers")
-    if "datasets" in content:  # as they are written: YAML takes 027 for an octal number
-        content["datasets"] = read_yaml_file(path, texts=True).get("datasets", content["datasets"])
+    # Names and paths as they are written: YAML takes 027 for an octal number and "on" for true.
+    written = yaml_files.read_yaml(path, texts=True)
+    for key in _TEXTS:
+        text = written.get(key)
+        if content.get(key) is not None and text is not None and "<<" not in text:  # texts know no merge keys
+            content[key] = text
+    with suppress(KeyError, TypeError, ValueError):  # YAML takes 1e-1 for a text
+        content["tolerance"] = float(written["tolerance"])
     for key in ("output", "reference"):
         if content.get(key) is not None:
-            content[key] = path.parent / str(content[key])
+            content[key] = user_path(_text(key, content[key]), path.parent)
     if not isinstance(content.get("predictions", {}), dict):
         raise ValueError(f"{path}: write predictions as NAME: FOLDER")
     if "predictions" in content:
-        content["predictions"] = {name: path.parent / str(f) for name, f in content["predictions"].items()}
+        content["predictions"] = {
+            name: user_path(_text(f"predictions, {name}", folder), path.parent)
+            for name, folder in content["predictions"].items()
+        }
     return content
+
+
+_TEXTS = (
+    "datasets", "configuration", "plans", "folds", "trainers", "reference", "predictions", "baseline", "output"
+)  # fmt: skip
 
 
 def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
+def _text(key: str, value: Any) -> str:
+    if isinstance(value, (Mapping, list, tuple)) or value is None or not str(value).strip():
+        raise ValueError(f"{key} must be one value, or a list of single values where several can be named")
+    return str(value)
+
+
 def _number(key: str, value: Any, least: float) -> float | int:
     whole = isinstance(least, int)
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not value >= least:
-        raise ValueError(f"{key} is {value!r}, but must be a {'whole ' if whole else ''}number of at least {least}")
-    if key == "tolerance" and value == 0:
-        raise ValueError("tolerance is 0, but NSD needs one above 0, in mm")
+        raise ValueError(f"{key} is {value!r:.80}, but must be a {'whole ' if whole else ''}number of at least {least}")
+    if key == "tolerance" and not 0 < value < MOST_MILLIMETERS:
+        raise ValueError(f"tolerance is {value!r:.80}, but NSD needs one above 0 and below {MOST_MILLIMETERS:g}, in mm")
     return value
 
 
 def _grouped(value: Any) -> dict[str, list[str]]:
     """Read `A`, `NAME=A,B` of the flags, and a list of names or a mapping of YAML."""
     if isinstance(value, Mapping):
-        pairs = [(str(name), [str(run) for run in _listed(runs)]) for name, runs in value.items()]
+        pairs = [
+            (str(name), [_text(f"trainers, {name}", run) for run in _listed(runs)]) for name, runs in value.items()
+        ]
     else:
-        split = [(str(entry), *str(entry).partition("=")) for entry in _listed(value)]
+        split = [(entry, *entry.partition("=")) for entry in (_text("trainers", entry) for entry in _listed(value))]
         pairs = [(name, runs.split(",")) if equals else (whole, [whole]) for whole, name, equals, runs in split]
     seen: list[str] = []
     for name, runs in pairs:
-        if not name or not all(runs):
+        if not name.strip() or not all(runs):
             raise ValueError(f"cannot read the trainer {name!r}: write TRAINER, or NAME=TRAINER_seed0,TRAINER_seed1")
         for run in runs:
             if run in seen:
                 raise ValueError(f"{run} is named twice")
             seen.append(run)
-    if len({name for name, _ in pairs}) < len(pairs):
-        raise ValueError("two trainers have the same name")
-    return dict(pairs)
+    return dict(_named(pairs, "two trainers have the same name"))
 
 
 def _folders(value: Any) -> dict[str, Path]:
     if isinstance(value, Mapping):
-        return {str(name): Path(str(folder)) for name, folder in value.items()}
-    found: dict[str, Path] = {}
-    for entry in _listed(value):
-        name, equals, folder = str(entry).partition("=")
-        if not (name and equals and folder):
-            raise ValueError(f"cannot read --pred {entry}: write --pred NAME=FOLDER")
-        if name in found:
-            raise ValueError(f"two predictions have the name {name}")
-        found[name] = Path(folder)
-    return found
+        pairs = [(str(name), str(folder)) for name, folder in value.items()]
+    else:
+        pairs = []
+        for entry in (_text("predictions", entry) for entry in _listed(value)):
+            name, equals, folder = entry.partition("=")
+            pairs.append((name, folder if equals else ""))
+    for name, folder in pairs:
+        if not (name.strip() and folder):
+            raise ValueError(f"cannot read --pred {name}: write --pred NAME=FOLDER")
+    return {name: user_path(folder) for name, folder in _named(pairs, "two predictions have the name")}
+
+
+def _named(pairs: list[tuple[str, Runs]], complaint: str) -> list[tuple[str, Runs]]:
+    """Return the pairs with their names as the report shows them, which must all be different."""
+    shown = [(printable(name), value) for name, value in pairs]
+    if repeated := [name for name, count in Counter(name for name, _ in shown).items() if count > 1]:
+        raise ValueError(f"{complaint} {repeated[0]}")
+    return shown

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-FOREGROUND = "foreground mean"
+from nnunet_cpr.labels import FOREGROUND as FOREGROUND
 
 # Topics of figures that are not about a metric.
 TRAINING, CONSTRAINTS, SLICES = "training", "constraints", "slices"

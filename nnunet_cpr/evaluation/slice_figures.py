@@ -17,7 +17,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from nnunet_cpr.evaluation.figures import name_handles, short
 from nnunet_cpr.evaluation.volumes import open_image, open_segmentation
+from nnunet_cpr.plotting import default_style
 
 LABEL_COLOURS = ("#0072B2", "#F0E442", "#CC79A7", "#009E73", "#E69F00", "#56B4E9", "#D55E00")
 _DASHES = (3.0, 2.5)
@@ -37,6 +39,7 @@ class Prediction:
     dice: Sequence[float]
 
 
+@default_style()
 def slice_picture(
     case: str, image: Path, reference: Path, predictions: Sequence[Prediction], labels: dict[str, int]
 ) -> Figure:
@@ -64,14 +67,13 @@ def slice_picture(
     for ax, prediction in zip(axes[2:], predictions, strict=True):
         _fill(ax, open_segmentation(prediction.path).plane(axis, index), foreground, aspect)
         _outline(ax, reference_slice, foreground)
-        scores = "\n".join(f"Dice {value:.3f} {name}" for name, value in zip(foreground, prediction.dice, strict=True))
-        ax.set_title(f"{prediction.name}\n{scores}", fontsize=10)
-    handles: list[Artist] = [
-        Patch(facecolor=_label_colour(i), edgecolor="black", label=name) for i, name in enumerate(foreground)
-    ]
-    handles.append(Line2D([], [], color="black", linewidth=1.5, label="outline of the reference"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)), frameon=False, fontsize=9)
-    figure.suptitle(f"{case}: {truth.plane_name(axis)} slice {index} (Dice of the whole case)", fontsize=11)
+        dice = zip(foreground, prediction.dice, strict=True)
+        scores = "\n".join(f"Dice {value:.3f} {short(name)}" for name, value in dice)
+        ax.set_title(f"{short(prediction.name)}\n{scores}", fontsize=10)
+    handles: list[Artist] = [Patch(facecolor=_label_colour(i), edgecolor="black") for i in range(len(foreground))]
+    handles.append(Line2D([], [], color="black", linewidth=1.5))
+    name_handles(figure, handles, [*map(short, foreground), "outline of the reference"], min(6, len(handles)))
+    figure.suptitle(f"{short(case, 60)}: {truth.plane_name(axis)} slice {index} (Dice of the whole case)", fontsize=11)
     settle_layout(figure)
     return figure
 

@@ -2,6 +2,9 @@
 
 Cases are the units. Several runs (seeds) of a trainer are averaged per case first, so that the spread between cases and
 the spread between runs are never mixed; the latter is in the summary as `runs_std`.
+
+Values that are equal on paper may differ in their last digits, because they are computed in another order. Wherever
+values are ranked, counted or compared with 0, such values count as equal: see :func:`snap`.
 """
 
 import numpy as np
@@ -12,6 +15,10 @@ from nnunet_cpr.evaluation.results import FOREGROUND
 
 BOOTSTRAP_SAMPLES = 9999
 LOWER_IS_BETTER = ("HD95", "MASD")
+ROUNDING = 1e-9
+"""Relative to the largest value: more than the rounding of means in float64 (1e-13), less than one voxel of 1e8."""
+SURFACE_ROUNDING = 1e-6
+"""The same for surface metrics: spacing is float32 in a NIfTI header, and MONAI adds up areas in float32."""
 
 
 def add_foreground(cases: pd.DataFrame) -> pd.DataFrame:
@@ -75,13 +82,38 @@ def differences(cases: pd.DataFrame, baseline: str, trainer: str) -> pd.DataFram
     """Return trainer minus baseline of one dataset and metric: one row a case, one column a label, FOREGROUND last.
 
     A case's difference is NaN where either is undefined. FOREGROUND is the mean of the case's differences, so that both
-    trainers are compared on the same labels.
+    trainers are compared on the same labels. Differences that are equal but for rounding are made equal.
     """
     labels = [label for label in cases["label"].unique() if label != FOREGROUND]
     table = cases.pivot_table(index="case", columns=["trainer", "label"], values="value", sort=False, dropna=False)
     found: pd.DataFrame = table[trainer].reindex(columns=labels) - table[baseline].reindex(columns=labels)
     found[FOREGROUND] = found.mean(axis=1)
-    return found
+    rounding = _rounding(cases)
+    return found.apply(lambda values: snap(values.to_numpy(), rounding))
+
+
+def snap(values: np.ndarray, rounding: float) -> np.ndarray:
+    """Return the values, made equal where their sizes differ by `rounding` or less, and 0 where they are no larger.
+
+    Sizes are compared with their neighbors. Cutting them off after a digit would separate equal values at its edge. NaN
+    stays.
+    """
+    sizes = np.abs(values)
+    order = np.argsort(sizes)  # NaN last
+    ordered = np.insert(sizes[order], 0, 0.0)
+    begins = np.diff(ordered) > rounding
+    first = np.maximum.accumulate(np.where(begins, np.arange(1, len(ordered)), 0))
+    snapped = np.empty_like(sizes)
+    snapped[order] = ordered[first]
+    snapped[np.isnan(sizes)] = np.nan
+    signed: np.ndarray = np.copysign(snapped, values) + 0.0  # without -0.0
+    return signed
+
+
+def _rounding(cases: pd.DataFrame) -> float:
+    """Return which differences mean nothing among the values of one metric."""
+    relative = ROUNDING if cases["metric"].iloc[0] == "Dice" else SURFACE_ROUNDING
+    return float(relative * np.nan_to_num(cases["value"].abs().max()))
 
 
 def compare(cases: pd.DataFrame, baseline: str, seed: int = 0) -> pd.DataFrame:
@@ -98,7 +130,7 @@ def compare(cases: pd.DataFrame, baseline: str, seed: int = 0) -> pd.DataFrame:
 
     rows = []
     for (dataset, metric), part in cases.groupby(["dataset", "metric"], sort=False):
-        means = part.groupby(["trainer", "label"], sort=False)["value"].mean()
+        means, rounding = part.groupby(["trainer", "label"], sort=False)["value"].mean(), _rounding(part)
         for trainer in part["trainer"].unique():
             if trainer == baseline:
                 continue
@@ -106,7 +138,8 @@ def compare(cases: pd.DataFrame, baseline: str, seed: int = 0) -> pd.DataFrame:
             for label, values in table.items():
                 known = values.dropna().to_numpy()
                 better = known < 0 if metric in LOWER_IS_BETTER else known > 0
-                low, high = _interval(known, seed)
+                mean = known.mean() if len(known) else np.nan
+                mean, low, high = (0.0 if abs(x) <= rounding else x for x in (mean, *_interval(known, seed)))
                 base, ours = (_mean(means[name], str(label)) for name in (baseline, trainer))
                 rows.append(
                     {
@@ -116,7 +149,7 @@ def compare(cases: pd.DataFrame, baseline: str, seed: int = 0) -> pd.DataFrame:
                         "label": label,
                         "metric": metric,
                         "n": len(known),
-                        "difference": known.mean() if len(known) else np.nan,
+                        "difference": mean,
                         "ci_low": low,
                         "ci_high": high,
                         "p": _wilcoxon(known),
@@ -152,7 +185,7 @@ def extremes(cases: pd.DataFrame, baseline: str, count: int = 5) -> pd.DataFrame
         for trainer in part["trainer"].unique():
             if trainer == baseline:
                 continue
-            values = differences(part, baseline, trainer)[FOREGROUND].dropna().sort_values()
+            values = differences(part, baseline, trainer)[FOREGROUND].dropna().sort_values(kind="stable")
             shown = values if len(values) <= 2 * count else pd.concat([values.iloc[:count], values.iloc[-count:]])
             rows += [
                 (dataset, trainer, baseline, FOREGROUND, metric, case, folds[case], value)
@@ -177,7 +210,9 @@ def rank(cases: pd.DataFrame, seed: int = 0, samples: int = 1000) -> pd.DataFram
         table = part.pivot_table(index="case", columns="trainer", values="value", sort=False).dropna()
         if table.empty:
             continue
-        ranks = table.rank(axis=1, ascending=metric in LOWER_IS_BETTER).to_numpy()
+        rounding = _rounding(part)
+        snapped = pd.DataFrame([snap(row, rounding) for row in table.to_numpy()])
+        ranks = snapped.rank(axis=1, ascending=metric in LOWER_IS_BETTER).to_numpy()
         drawn = np.stack([ranks[rng.integers(len(ranks), size=len(ranks))].mean(axis=0) for _ in range(samples)])
         best = np.isclose(drawn, drawn.min(axis=1, keepdims=True))
         first = (best / best.sum(axis=1, keepdims=True)).mean(axis=0)

@@ -12,17 +12,21 @@ DeepMind's surface-distance, where NSD comes from, has had one release (0.1); a 
 
 A border voxel is in the mask and has a face in common with a voxel outside it; outside the image is outside the mask.
 An image of one slice is taken as plane. Where both masks are empty all three are NaN; where one is, NSD is 0 and the
-distances are NaN.
+distances are NaN. Lengths are in mm; of planes in formats without spacing (.png), in pixels.
 
 torch and MONAI are imported where they are used, because the command line imports this module.
 """
 
+import hashlib
+import json
 import math
+import os
 import time
 import warnings
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +34,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from nnunet_cpr.evaluation.nnunet_results import Label
+from nnunet_cpr.evaluation import readers, spacings
 from nnunet_cpr.evaluation.results import CASE_COLUMNS
-from nnunet_cpr.evaluation.segmentations import check_geometry, read_segmentation
-from nnunet_cpr.files import read_json, write_json
+from nnunet_cpr.evaluation.segmentations import read_pair
+from nnunet_cpr.files import read_json, remove_leftovers, write_json
+from nnunet_cpr.labels import Label
 from nnunet_cpr.parallel import in_parallel
 
 METRICS = ("NSD", "HD95", "MASD")
@@ -41,7 +46,7 @@ CACHE_FILE = "nnunet_cpr_surface_metrics.json"
 SAVE_CASES = 20
 SAVE_SECONDS = 30.0
 """The cache is saved after so many new cases or so long."""
-DEFINITION = 1
+DEFINITION = 2
 """Part of a cache entry: to be raised when the same files give other values."""
 ROUNDING = 1e-5
 """Relative. Spacing is float32 in a NIfTI header; a distance of exactly the tolerance is within it all the same."""
@@ -63,6 +68,10 @@ class SurfaceTask:
     reference: Path
     prediction: Path
     labels: dict[str, Label]
+    reader: str | None = None
+    """The name of nnU-Net's reader, where it is known."""
+    spacing_files: tuple[Path, ...] = ()
+    """Where the spacing of a reference may be that is a TIFF volume; default: where nnU-Net has it."""
 
 
 def library() -> str:
@@ -86,8 +95,10 @@ def surface_metrics(tasks: list[SurfaceTask], tolerance_mm: float, num_processes
     Raises:
         ValueError: MONAI is not installed, or a file is missing, cannot be read or does not fit its reference.
     """
-    cache = _Cache()
-    inputs = [_inputs(task, tolerance_mm) for task in tasks]
+    for folder in {task.prediction.parent for task in tasks}:
+        remove_leftovers(folder, {CACHE_FILE})
+    cache, hashes = _Cache(), _Hashes()
+    inputs = [_inputs(task, tolerance_mm, hashes) for task in tasks]
     results = [cache.get(task, asked) for task, asked in zip(tasks, inputs, strict=True)]
     missing = [index for index, values in enumerate(results) if values is None]
     measured = in_parallel(
@@ -96,6 +107,7 @@ def surface_metrics(tasks: list[SurfaceTask], tolerance_mm: float, num_processes
         num_processes,
         "surfaces",
         _use_one_thread,
+        attrgetter("prediction"),
     )
     try:
         for index, values in zip(missing, measured, strict=True):
@@ -111,6 +123,28 @@ def surface_metrics(tasks: list[SurfaceTask], tolerance_mm: float, num_processes
         for metric in METRICS
     ]
     return pd.DataFrame(rows, columns=CASE_COLUMNS).astype({"value": float})
+
+
+def spacing_cautions(tasks: list[SurfaceTask]) -> list[str]:
+    """Say whose distances are not what they seem, because of the spacing in the references' headers.
+
+    Raises:
+        ValueError: a reference has no spacing, or its file cannot be read.
+    """
+    found: dict[tuple[str, str], list[Path]] = {}
+    for reference, task in {task.reference: task for task in tasks}.items():
+        if readers.nibabel_reads(reference, task.reader):
+            caution = spacings.nifti_caution(reference)
+        else:
+            known = readers.knows_place(reference) or readers.takes_json_spacing(reference, task.reader)
+            caution = "" if known else "is of a format without spacing; its distances are in pixels, not in mm"
+        if caution:
+            found.setdefault((task.dataset, caution), []).append(reference)
+    said = []
+    for (dataset, caution), paths in found.items():
+        others = f" (and {len(paths) - 1} more like it)" if len(paths) > 1 else ""
+        said.append(f"{dataset}: the reference {paths[0]}{others} {caution}.")
+    return said
 
 
 def surface_distances(reference: Mask, prediction: Mask, spacing: list[float], tolerance_mm: float) -> dict[str, float]:
@@ -150,9 +184,12 @@ def surface_distances(reference: Mask, prediction: Mask, spacing: list[float], t
 
 
 def _measure(task: SurfaceTask, tolerance_mm: float) -> Values:
-    check_geometry(task.reference, task.prediction)
-    reference, spacing = read_segmentation(task.reference)
-    prediction, _ = read_segmentation(task.prediction)
+    pair = read_pair(task.reference, task.prediction, task.reader, task.spacing_files)
+    reference, prediction, spacing = pair.reference, pair.prediction, list(pair.spacing or ())
+    if not spacing:
+        if readers.takes_json_spacing(task.reference, task.reader):
+            raise ValueError(spacings.no_spacing(task.reference))
+        spacing = [1.0, 1.0, 1.0]
     if 1 in reference.shape:
         # In space, every voxel of a single slice would lie on the surface.
         axis = reference.shape.index(1)
@@ -184,29 +221,50 @@ def _use_one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _inputs(task: SurfaceTask, tolerance_mm: float) -> dict[str, Any]:
+def _inputs(task: SurfaceTask, tolerance_mm: float, hashes: "_Hashes") -> dict[str, Any]:
     """Return what a result depends on, as JSON has it."""
-    return {
+    inputs: dict[str, Any] = {
         "definition": DEFINITION,
         "library": library(),
         "tolerance_mm": float(tolerance_mm),
         "labels": {name: list(label) if isinstance(label, tuple) else label for name, label in task.labels.items()},
-        "reference": _version(task.reference),
-        "prediction": _version(task.prediction),
+        "reader": task.reader,
+        "reference": hashes.of(task.reference),
+        "prediction": hashes.of(task.prediction),
     }
+    if readers.is_tiff(task.reference):
+        places = task.reference, task.prediction, task.reader, task.spacing_files
+        inputs["spacing"] = spacings.reference_spacing(*places)
+    return inputs
 
 
-def _version(path: Path) -> list[int]:
-    """Return size in bytes and time of the last change in ns."""
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror})") from error
-    return [status.st_size, status.st_mtime_ns]
+class _Hashes:
+    """SHA-256 of files. A file that several tasks share, also by links, is read once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, int], str] = {}
+
+    def of(self, path: Path) -> str:
+        """Return the hash of a file's content. Raises ValueError if it cannot be read."""
+        try:
+            with path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                key = status.st_dev, status.st_ino
+                if key not in self._known:
+                    content = hashlib.sha256()
+                    while chunk := file.read(1 << 20):
+                        content.update(chunk)
+                    self._known[key] = content.hexdigest()
+                return self._known[key]
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read ({error.strerror})") from error
 
 
 class _Cache:
-    """Results in the CACHE_FILE of each prediction's folder: {case: {"inputs": ..., "values": ...}}; null is NaN."""
+    """Results in the CACHE_FILE of each prediction's folder, by case.
+
+    An entry has "inputs", "values" (null is NaN) and "sha256" of both, so that one that was changed is not believed.
+    """
 
     def __init__(self) -> None:
         self._folders: dict[Path, dict[str, Any]] = {}
@@ -216,26 +274,25 @@ class _Cache:
         self._writable = True
 
     def get(self, task: SurfaceTask, inputs: dict[str, Any]) -> Values | None:
-        """Return the values of a task, or None where they are unknown or of other inputs."""
-        try:
-            entry = self._folder(task)[task.case]
-            if entry["inputs"] != inputs:
-                return None
-            return {
-                label: {
-                    metric: math.nan if (value := entry["values"][label][metric]) is None else float(value)
-                    for metric in METRICS
-                }
-                for label in task.labels
-            }
-        except (KeyError, TypeError, ValueError):  # not there, or not what this class writes
+        """Return the values of a task, or None where they are unknown, of other inputs, or cannot be right."""
+        entry = self._folder(task).get(task.case)
+        if not isinstance(entry, dict) or entry.get("inputs") != inputs:
             return None
+        known = entry.get("values")
+        if entry.get("sha256") != _seal(inputs, known) or not isinstance(known, dict) or set(known) != set(task.labels):
+            return None
+        if not all(_are_possible(values) for values in known.values()):
+            return None
+        return {
+            label: {metric: math.nan if value is None else float(value) for metric, value in values.items()}
+            for label, values in known.items()
+        }
 
     def put(self, task: SurfaceTask, inputs: dict[str, Any], values: Values) -> None:
         """Keep the values of a task, and save from time to time."""
         # NaN is no JSON.
         known = {k: {metric: None if math.isnan(x) else x for metric, x in v.items()} for k, v in values.items()}
-        self._folder(task)[task.case] = {"inputs": inputs, "values": known}
+        self._folder(task)[task.case] = {"inputs": inputs, "values": known, "sha256": _seal(inputs, known)}
         self._changed.add(task.prediction.parent)
         self._unsaved += 1
         if self._unsaved >= SAVE_CASES or time.monotonic() - self._saved_at >= SAVE_SECONDS:
@@ -263,3 +320,19 @@ class _Cache:
                 content = None
             self._folders[folder] = content if isinstance(content, dict) else {}
         return self._folders[folder]
+
+
+def _seal(inputs: Any, values: Any) -> str:
+    return hashlib.sha256(json.dumps([inputs, values], sort_keys=True).encode()).hexdigest()
+
+
+def _are_possible(values: Any) -> bool:
+    """Tell whether these can be the metrics of a label, None for undefined ones."""
+    if not isinstance(values, dict) or set(values) != set(METRICS):
+        return False
+    if not all(value is None or (type(value) in (int, float) and 0 <= value < math.inf) for value in values.values()):
+        return False
+    nsd, hd95, masd = (values[metric] for metric in METRICS)
+    if hd95 is None or masd is None:  # a mask is empty, or both are
+        return hd95 is masd and nsd in (None, 0)
+    return nsd is not None and nsd <= 1

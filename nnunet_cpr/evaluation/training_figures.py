@@ -19,6 +19,7 @@ from nnunet_cpr.evaluation.figures import (
 )
 from nnunet_cpr.evaluation.report_lookup import datasets
 from nnunet_cpr.evaluation.results import TRAINING, Results
+from nnunet_cpr.plotting import default_style
 
 PANELS = {
     "train_loss": "training loss",
@@ -60,6 +61,7 @@ def draw_training(results: Results) -> Iterator[Drawing]:
         )
 
 
+@default_style()
 def training_curves(curves: Sequence[Curve], warm_start: int | None = None) -> Figure:
     """Draw losses and pseudo Dice over steps; a vertical line marks the end of CPR's warm start."""
     figure = Figure(figsize=(10, 3.8), layout="constrained")

@@ -4,12 +4,15 @@ NIfTI files are read by nibabel, which needs no more memory than the file's own 
 plane that is shown; all others by nnU-Net's readers, which make whole volumes of float32.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+
+from nnunet_cpr.evaluation import readers
 
 PLANES = ("sagittal", "coronal", "axial")
 _SIDEWAYS = 1.5
@@ -71,39 +74,32 @@ class Volume:
         return (*wanted, *(0 for _ in self._voxels.shape[3:]))
 
 
-def open_segmentation(path: Path, reader: str | None = None) -> Volume:
-    """Open a segmentation; `reader` is the name of nnU-Net's, by default the one for the file's ending.
+def open_segmentation(path: Path, reader: str | None = None, spacing: Sequence[float] | None = None) -> Volume:
+    """Open a segmentation; `reader` is the name of nnU-Net's, by default the one that it would choose.
 
-    Raises whatever nibabel or nnU-Net's readers do for a file that cannot be read, here or when it is used.
+    `spacing` (z, y, x) is that of a file whose reader finds none in it. Raises whatever nibabel or nnU-Net's readers do
+    for a file that cannot be read, here or when it is used.
     """
-    return _open_nifti(path) or _from_nnunet(*_reader(path, reader).read_seg(str(path)))
+    if readers.nibabel_reads(path, reader):
+        return _open_nifti(path)
+    return _from_nnunet(readers.read_voxels(path, reader), spacing)
 
 
 def open_image(path: Path, reader: str | None = None) -> Volume:
     """Open an image, of which the first channel is used, as :func:`open_segmentation` does."""
-    return _open_nifti(path) or _from_nnunet(*_reader(path, reader).read_images([str(path)]))
+    if readers.nibabel_reads(path, reader):
+        return _open_nifti(path)
+    return _from_nnunet(readers.read_voxels(path, reader, image=True), None)
 
 
-def _open_nifti(path: Path) -> Volume | None:
-    if not path.name.lower().endswith((".nii", ".nii.gz")):
-        return None
+def _open_nifti(path: Path) -> Volume:
     image: Any = nib.load(path)
     return Volume(image.dataobj, image.affine)
 
 
-def _reader(path: Path, name: str | None) -> Any:
-    from nnunetv2.imageio import reader_writer_registry as registry
-
-    if name is not None:
-        return registry.recursive_find_reader_writer_by_name(name)()
-    return registry.determine_reader_writer_from_file_ending(path.suffix, verbose=False)()
-
-
-def _from_nnunet(channels: npt.NDArray[Any], properties: dict[str, Any]) -> Volume:
-    """Take what nnU-Net's readers return: (channel, z, y, x), spacing (z, y, x), and SimpleITK's direction, if any."""
-    direction = np.array(properties.get("sitk_stuff", {}).get("direction", ()))
-    columns = direction.reshape(3, 3) if direction.size == 9 else np.eye(3)
+def _from_nnunet(read: readers.ReadImage, spacing: Sequence[float] | None) -> Volume:
     affine = np.eye(4)
+    lengths = np.array(spacing or read.spacing, dtype=float)[::-1]
     # SimpleITK's axes point to the patient's left and back, those of an affine to the right and front.
-    affine[:3, :3] = np.diag([-1, -1, 1]) @ columns * np.array(properties["spacing"], dtype=float)[::-1]
-    return Volume(channels[0].transpose(), affine)
+    affine[:3, :3] = np.diag([-1, -1, 1]) @ read.direction * lengths
+    return Volume(read.channels[0].transpose(), affine)

@@ -3,6 +3,10 @@
 The optimizers' own updates do not look at the weights once weight decay is off. So Algorithm 1, which takes R and
 grad R at the weights before the update, is: apply the constraint step to theta_t, then run the unchanged optimizer
 step. Fused kernels, schedulers and everything else of the base class keep working.
+
+Some optimizers of others do look again: they evaluate the closure themselves, use its loss, or differentiate the
+gradients. For these the base step runs first and sees theta_t untouched; the constraint step follows, with R and grad R
+of a copy of theta_t.
 """
 
 import functools
@@ -10,7 +14,7 @@ import inspect
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -76,7 +80,8 @@ class CPR(Optimizer):
     `state_dict`, which continues bit for bit. With sharded weights (DTensor) R is that of the whole tensor.
 
     Raises:
-        ValueError: a setting has no meaning; a regularised group has weight decay; a model has nothing to regularise.
+        ValueError: a setting has no meaning; a regularised group has weight decay; a model has nothing to regularise;
+            a lazy layer has had no forward pass yet.
         ValueError, RuntimeError: (in `step`, before anything moves) a setting assigned to a group has no meaning; a
             regularised tensor has a sparse gradient.
     """
@@ -87,12 +92,20 @@ class CPR(Optimizer):
 
     torch.compile cannot look at what super() finds.
     """
+    _constraint_first: bool = True
+    """Whether the constraint step can always come first: the base step looks at nothing but the present gradients.
+
+    True of torch's own, and of those that take no closure. Of others nobody knows, so they get the closure itself.
+    """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Find the base optimizer of each class."""
         super().__init_subclass__(**kwargs)
         after = cls.__mro__[cls.__mro__.index(CPR) + 1 :]
-        cls._stepping = next(c for c in after if "step" in vars(c))
+        base: Any = next(c for c in after if "step" in vars(c))
+        cls._stepping = base
+        of_torch = f"{base.__module__}.".startswith("torch.optim.") and base is not torch.optim.LBFGS
+        cls._constraint_first = of_torch or len(inspect.signature(base.step).parameters) < 2
 
     def __init__(
         self,
@@ -109,7 +122,7 @@ class CPR(Optimizer):
         regularize: bool | None = None,
         **kwargs: Any,
     ) -> None:
-        self._cpr_defaults: dict[str, Any] = {
+        settings: dict[str, Any] = {
             "kappa_init_method": kappa_init_method,
             "kappa_init_param": kappa_init_param,
             "reg_function": reg_function,
@@ -128,6 +141,9 @@ class CPR(Optimizer):
                 kwargs["weight_decay"] = 0
         from_model = isinstance(params, nn.Module)
         super().__init__(param_groups(params) if from_model else params, *args, **kwargs)
+        self.defaults.update(settings)
+        for group in self.param_groups:
+            _complete(group, settings)
         if not any(is_regularized(group, p) for group in self.param_groups for p in group["params"]):
             message = f"{type(self).__name__} has nothing to regularise: no parameter is selected for it"
             if from_model:
@@ -135,28 +151,41 @@ class CPR(Optimizer):
             warnings.warn(message + "; set regularize=True in a group, or pass the model", stacklevel=2)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; CPR settings that it lacks are the optimizer's. A bad one raises ValueError and adds nothing."""
-        # The base class's __init__ makes `defaults` and then calls this, so this is the first place to complete them.
-        self.defaults.update(self.__dict__.pop("_cpr_defaults", {}))
-        super().add_param_group(param_group)
+        """Add a group; CPR settings that it lacks are the optimizer's. A bad one raises ValueError and adds nothing.
+
+        If some groups have names and others do not, parameters without one are called "param 7" after their key in
+        `state_dict`.
+        """
+        groups = list(self.param_groups)
+        newly_named = _name_alike(groups, param_group)
         try:
-            complete(self.param_groups[-1])
-            check(self.param_groups[-1])
-        except ValueError:
-            self.param_groups.pop()
+            super().add_param_group(param_group)
+            # While the base class's __init__ adds its groups there are no settings yet; ours completes them then.
+            if all(key in self.defaults for key in self._settings()):
+                _complete(self.param_groups[-1], self.defaults)
+        except (TypeError, ValueError):
+            self.param_groups[:] = groups
+            for group in newly_named:
+                del group["param_names"]
             raise
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Do one step: the closure (if any), the constraint at theta_t, then the base optimizer's step."""
+    def step(self, closure: Callable[..., Any] | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Do one step: the closure (if any), the constraint at theta_t, then the base optimizer's step.
+
+        An optimizer that is not torch's gets the closure itself. It evaluates it as often as it likes at the weights
+        of its choice, and the constraint step comes last. `args` and `kwargs` are the base class's.
+        """
+        # torch wraps the step of each instantiated class to run hooks. Ours is wrapped already, so not the base's, too.
+        base_step = self._stepping.step
+        if getattr(base_step, "__code__", None) is _HOOKED:
+            base_step = base_step.__wrapped__  # type: ignore[attr-defined]
+        if not self._constraint_first and (closure is not None or self._gradients_have_a_graph()):
+            return self._step_before_constraint(base_step, closure, args, kwargs)
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         chosen = self._check()
-        # torch wraps the step of each instantiated class to run hooks. Ours is wrapped already, so not the base's, too.
-        base_step = self._stepping.step
-        if getattr(base_step, "__code__", None) is _HOOKED:
-            base_step = base_step.__wrapped__  # type: ignore[attr-defined]
         with torch.set_grad_enabled(self.defaults.get("differentiable", False)):
             first_states, updated = self._constrain(chosen)
         groups = self._groups
@@ -165,13 +194,13 @@ class CPR(Optimizer):
                 self.param_groups = [
                     {**group, "params": [p for p in group["params"] if id(p) not in updated]} for group in groups
                 ]
-            base_step(self)
+            result = base_step(self, *args, **kwargs)
         finally:
             self.param_groups = groups
         # Only now: optimizers initialise their own state where they find none at all.
         for param, state in first_states:
             self.state[param].update(state)
-        return loss
+        return result if closure is None else loss
 
     def constraints(self) -> list[Constraint]:
         """Return the constraint of every regularised tensor. Synchronises with the device; call it on all ranks."""
@@ -200,6 +229,19 @@ class CPR(Optimizer):
                     )
                 )
         return rows
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as torch does, but CPR's scalars as copies: each is saved alone, not the vector it is in."""
+
+        def alone(_: Optimizer, packed: dict[str, Any]) -> dict[str, Any]:
+            return {**packed, "state": {key: _copied(state) for key, state in packed["state"].items()}}
+
+        # First, so that hooks of the user see what is saved.
+        handle = self.register_state_dict_post_hook(alone, prepend=True)
+        try:
+            return super().state_dict()
+        finally:
+            handle.remove()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state, CPR's settings included. One of the plain base optimizer loads too; CPR then starts afresh."""
@@ -236,6 +278,36 @@ class CPR(Optimizer):
         base = type(self).__dict__.get("_base")
         return super().__reduce_ex__(protocol) if base is None else (_new, (base,), self.__getstate__())
 
+    def _gradients_have_a_graph(self) -> bool:
+        """Return whether gradients can be differentiated, which they cannot once a weight has moved."""
+        gradients = [p.grad for group in self._groups for p in group["params"]]
+        return any([gradient is not None and gradient.requires_grad for gradient in gradients])
+
+    def _step_before_constraint(
+        self,
+        base_step: Callable[..., Any],
+        closure: Callable[..., Any] | None,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> Any:
+        """Run the base step at theta_t, then subtract the constraint step, which a copy of theta_t gives."""
+        chosen = self._check()
+
+        def evaluate(*args: Any, **kwargs: Any) -> Any:
+            nonlocal chosen
+            with torch.enable_grad():
+                loss = closure(*args, **kwargs)  # type: ignore[misc]
+            chosen = self._check()
+            return loss
+
+        with torch.set_grad_enabled(self.defaults.get("differentiable", False)):
+            before = {p: p.clone() for group in self._groups for p in group["params"] if is_regularized(group, p)}
+        result = base_step(self, *([] if closure is None else [evaluate]), *args, **kwargs)
+        with torch.set_grad_enabled(self.defaults.get("differentiable", False)):
+            for param, state in self._constrain(chosen, before)[0]:
+                self.state[param].update(state)
+        return result
+
     @staticmethod
     def _settings() -> Iterator[str]:
         parameters = inspect.signature(CPR.__init__).parameters.values()
@@ -262,8 +334,10 @@ class CPR(Optimizer):
                 )
         return chosen
 
-    def _constrain(self, chosen: list[list[Tensor]]) -> tuple[list[tuple[Tensor, dict[str, Tensor]]], set[int]]:
-        """Update kappa and lambda and apply the constraint step.
+    def _constrain(
+        self, chosen: list[list[Tensor]], before: Mapping[Tensor, Tensor] | None = None
+    ) -> tuple[list[tuple[Tensor, dict[str, Tensor]]], set[int]]:
+        """Update kappa and lambda and apply the constraint step, at the weights `before` where these are given.
 
         Returns the states of tensors at their first step, and the ids of tensors that a kernel has given the base
         step, too.
@@ -285,15 +359,23 @@ class CPR(Optimizer):
                         state = {**fresh, **(state or {})}
                         first.append((param, state))
                     states.append(state)
-                done = self._constrain_some(some, states, group, self._kept.of(number, kind, self._groups))
+                at = None if before is None else [before[param] for param in some]
+                done = self._constrain_some(some, at, states, group, self._kept.of(number, kind, self._groups))
                 updated.update([id(some[index]) for index in done])
                 first_states += [(param, {name: state[name] for name in start}) for param, state in first]
         return first_states, updated
 
     def _constrain_some(
-        self, params: list[Tensor], states: list[dict[str, Tensor]], group: dict[str, Any], kept: Alike
+        self,
+        params: list[Tensor],
+        at: list[Tensor] | None,
+        states: list[dict[str, Tensor]],
+        group: dict[str, Any],
+        kept: Alike,
     ) -> Iterable[int]:
         """Do lines 4 to 6 of Algorithm 1 for tensors alike, all multipliers and bounds at once, no host involved.
+
+        R and grad R are those of the weights `at`, which are `params` if None.
 
         Returns the numbers of those that were given the base step, too.
         """
@@ -312,7 +394,7 @@ class CPR(Optimizer):
             if could_cover(work):
                 work = local_parts(work)
                 one_pass = next((way for way in _ONE_PASS if way.covers(work, kept)), None)
-            reg = over_shards(one_pass.value(work, kept), params) if one_pass else regularizer.value(params)
+            reg = over_shards(one_pass.value(work, kept), params) if one_pass else regularizer.value(at or params)
             new = {**old, **RULES[group["kappa_init_method"]](old["cpr_step"], reg, old, group)}
             new["lagmul"] = self._multipliers(regularizer, params, reg, old["lagmul"], new["kappa"], group)
             if group["adaptive_bounds"]:
@@ -331,7 +413,7 @@ class CPR(Optimizer):
                 return one_pass.step(work, kept, L2.factors(lagmul, proximal), new["kappa"])
         if not torch.compiler.is_compiling():
             kept.forget()
-        regularizer.step(params, lagmul, proximal)
+        regularizer.step(params, lagmul, proximal, at)
         return ()
 
     @property
@@ -389,7 +471,7 @@ def cpr(optimizer_class: type[Optimizer]) -> type[CPR]:
     """Return the class that adds CPR to `optimizer_class`, e.g. `cpr(torch.optim.NAdam)(model, lr=1e-3)`.
 
     Raises:
-        TypeError: not an optimizer class, or one that evaluates its closure several times a step (LBFGS).
+        TypeError: not an optimizer class, or LBFGS, which learns from how weights change between its own evaluations.
     """
     if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, Optimizer)):
         raise TypeError(f"cpr() takes a torch.optim.Optimizer class, not {optimizer_class!r}")
@@ -399,7 +481,8 @@ def cpr(optimizer_class: type[Optimizer]) -> type[CPR]:
         return _NAMED[optimizer_class]
     if issubclass(optimizer_class, torch.optim.LBFGS):
         raise TypeError(
-            "LBFGS evaluates the closure several times a step: there is no one theta_t for CPR to constrain"
+            "LBFGS does a line search by calling the closure and learns the curvature from one step to the next: "
+            "the constraint would move the weights in between; use another optimizer"
         )
     name = f"{optimizer_class.__name__}CPR"
     doc = f"{optimizer_class.__name__} with CPR. See nnunet_cpr.optim.CPR for the arguments in addition."
@@ -435,6 +518,46 @@ class _Kept:
             self.alike = {key: alike for key, alike in self.alike.items() if key in here}
             self.alike[number, kind] = Alike()
         return self.alike[number, kind]
+
+
+def _copied(state: Any) -> Any:
+    """Return a tensor's state with copies of CPR's scalars; anything else that an optimizer may keep as it is."""
+    if not isinstance(state, dict):
+        return state
+    return {name: value.clone() if name in STATE_KEYS else value for name, value in state.items()}
+
+
+def _complete(group: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    """Give a group the settings that it lacks, and check them all."""
+    for key in CPR._settings():
+        group.setdefault(key, settings[key])
+    complete(group)
+    check(group)
+
+
+def _name_alike(groups: Sequence[dict[str, Any]], added: dict[str, Any]) -> list[dict[str, Any]]:
+    """Give names to a group to be added if the others have some, or to the others if it has; torch refuses a mixture.
+
+    Without a name of its own a parameter is "param 7" after its key in `state_dict`, as in :func:`param_name`.
+
+    Returns:
+        The groups there before that were given names.
+    """
+    params = added.get("params") if isinstance(added, dict) else None
+    if not groups or params is None or isinstance(params, set):
+        return []  # torch says what is wrong
+    params = added["params"] = [params] if isinstance(params, Tensor) else list(params)
+    named = "param_names" in added or any(isinstance(param, tuple) for param in params)
+    if named == ("param_names" in groups[0]):
+        return []
+    number = itertools.count()
+    rows = [[f"param {next(number)}" for _ in group["params"]] for group in (*groups, added)]
+    if not named:
+        added["param_names"] = rows[-1]
+        return []
+    for group, names in zip(groups, rows, strict=False):
+        group["param_names"] = names
+    return list(groups)
 
 
 def _to_check(group: dict[str, Any]) -> list[Any]:

@@ -1,7 +1,8 @@
 """The optional CPU kernel: R in one read, then constraint step and update in one pass, for l2 with `fused=True`.
 
-It is compiled by the machine's C compiler when first used (about a second, kept in the user's cache folder). Without a
-compiler, and wherever a case is not covered, torch alone does the same within float32 rounding.
+It is compiled by the machine's C compiler when first used (about a second), tried in a process of its own, and kept
+in the user's cache folder. Without a compiler, and wherever a case is not covered, torch alone does the same within
+float32 rounding.
 """
 
 import ctypes
@@ -12,9 +13,12 @@ import os
 import platform
 import shlex
 import shutil
+import signal
+import stat
 import subprocess
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +32,9 @@ if TYPE_CHECKING:
     from nnunet_cpr.optim.alike import Alike
 
 _SOURCE = Path(__file__).with_name("cpu_kernel.c")
+_CHECK = Path(__file__).with_name("cpu_kernel_check.py")
 _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-std=gnu11")
+_TIMEOUT = 30.0  # seconds for a command, which needs one
 _log = logging.getLogger(__name__)
 
 
@@ -83,11 +89,12 @@ def library() -> ctypes.CDLL | None:
     """Return the compiled kernel, or None where it cannot be had; the reason goes to the log."""
     try:
         runtime = _openmp()
-        path = _cache() / f"cpu_kernel-{_fingerprint(runtime)}.so"
-        if not _intact(path):
-            _compile(path, runtime)
-        return ctypes.CDLL(str(path))
-    except (OSError, subprocess.SubprocessError, RuntimeError) as error:
+        name = f"cpu_kernel-{_fingerprint(runtime)}.so"
+        cache = _cache()
+        if cache is not None and _intact(cache / name):
+            return ctypes.CDLL(str(cache / name))
+        return _build(name, runtime, cache)
+    except (OSError, subprocess.SubprocessError, RuntimeError, ValueError) as error:
         _log.info("no compiled CPU kernel, torch alone is used: %s", error)
         return None
 
@@ -100,12 +107,6 @@ def _openmp() -> Path:
     return found[0]
 
 
-def _cache() -> Path:
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nnunet-cpr"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 def _fingerprint(runtime: Path) -> str:
     """Name what the binary depends on; home folders are shared by machines with different processors."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -114,33 +115,109 @@ def _fingerprint(runtime: Path) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _intact(path: Path) -> bool:
-    """Return whether the binary is there and whole: loading a truncated one would kill the process."""
+def _cache() -> Path | None:
+    """Return the folder that keeps the binary, or None where there is none that is out of others' reach.
+
+    What lies there is executed. Nothing in the folder itself can prove that it is ours: only owner and permissions do.
+    """
+    given = os.environ.get("XDG_CACHE_HOME", "")
     try:
-        return path.with_suffix(".sha256").read_text() == _checksum(path)
-    except FileNotFoundError:
+        # A path that is not absolute is to be ignored, says the standard: it would depend on the working directory.
+        caches = Path(given) if os.path.isabs(given) else Path.home() / ".cache"
+        if not caches.is_absolute():
+            raise RuntimeError("no home folder is known")
+        caches.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = caches.resolve() / "nnunet-cpr"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        folder = folder.resolve()
+        if _out_of_reach(folder):
+            return folder
+        raise RuntimeError(f"others could write to {folder}")
+    except (OSError, RuntimeError) as error:
+        _log.info("the CPU kernel is compiled in each process, for it cannot be kept: %s", error)
+        return None
+
+
+def _out_of_reach(folder: Path) -> bool:
+    """Return whether only this user can write to a folder, and not everybody can put another in its place."""
+    above = [parent.stat().st_mode for parent in folder.parents]
+    return _mine(folder.lstat(), stat.S_ISDIR) and all(mode & stat.S_ISVTX or not mode & stat.S_IWOTH for mode in above)
+
+
+def _mine(found: os.stat_result, kind: Callable[[int], bool]) -> bool:
+    others = stat.S_IWGRP | stat.S_IWOTH
+    return kind(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & others
+
+
+def _intact(path: Path) -> bool:
+    """Return whether the binary is there, this user's alone and whole: a truncated one would kill the process."""
+    try:
+        whole = path.with_suffix(".sha256").read_bytes() == _checksum(path)
+        return whole and _mine(path.lstat(), stat.S_ISREG)
+    except OSError:
         return False
 
 
-def _checksum(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _checksum(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).hexdigest().encode()
 
 
-def _compile(path: Path, runtime: Path) -> None:
-    compiler = shlex.split(os.environ.get("CC") or "cc")
+def _build(name: str, runtime: Path, cache: Path | None) -> ctypes.CDLL:
+    """Compile, try and load the kernel, and keep it in the cache if there is one."""
+    if cache is not None:
+        try:
+            return _build_in(cache, name, runtime, keep=True)
+        except (OSError, RuntimeError) as error:
+            # The disk may be full, or not meant for programs.
+            _log.info("the CPU kernel cannot be made in %s: %s", cache, error)
+    return _build_in(Path(tempfile.gettempdir()), name, runtime, keep=False)
+
+
+def _build_in(place: Path, name: str, runtime: Path, keep: bool) -> ctypes.CDLL:
+    with tempfile.TemporaryDirectory(prefix="nnunet-cpr-", dir=place.resolve()) as made:
+        folder = Path(made)
+        if not _out_of_reach(folder):
+            raise RuntimeError(f"others could write to {folder}")
+        built, checksum = folder / name, folder / "checksum"
+        _compile(built, runtime)
+        _run([sys.executable, "-I", "-S", str(_CHECK), str(built)], folder)
+        kernel = ctypes.CDLL(str(built))
+        if keep:
+            built.chmod(0o700)  # a umask may let others write to it
+            checksum.write_bytes(_checksum(built))
+            os.replace(built, place / name)
+            os.replace(checksum, (place / name).with_suffix(".sha256"))
+        return kernel
+
+
+def _compile(built: Path, runtime: Path) -> None:
+    compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
     if shutil.which(compiler[0]) is None:
         raise RuntimeError(f"no C compiler found: {compiler[0]}")
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        built, obj = Path(folder) / path.name, Path(folder) / "kernel.o"
-        for command in (
-            [*compiler, *_FLAGS, "-c", str(_SOURCE), "-o", str(obj)],
-            [*compiler, "-shared", str(obj), str(runtime), "-lm", "-o", str(built)],
-        ):
-            subprocess.run(command, check=True, capture_output=True, timeout=120)
-        checksum = Path(folder) / "checksum"
-        checksum.write_text(_checksum(built))
-        os.replace(built, path)
-        os.replace(checksum, path.with_suffix(".sha256"))
+    obj = built.with_name("kernel.o")
+    _run([*compiler, *_FLAGS, "-c", str(_SOURCE), "-o", str(obj)], built.parent)
+    _run([*compiler, "-shared", str(obj), str(runtime), "-lm", "-o", str(built)], built.parent)
+
+
+def _run(command: Sequence[str], folder: Path) -> None:
+    """Run a command to its end; its temporary files go to the folder. Raises RuntimeError where it fails."""
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,  # so that all its children can be stopped with it
+        env={**os.environ, "TMPDIR": str(folder)},
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=_TIMEOUT)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
+    if process.returncode:
+        said = output.decode(errors="replace").strip().splitlines()[-1:]
+        raise RuntimeError(f"{shlex.join(command)} ended with {process.returncode}: {' '.join(said)}")
 
 
 def _call(function: str, count: int, *arguments: Any) -> None:

@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrizations import _WeightNorm
+from torch.nn.utils.parametrize import ParametrizationList, type_before_parametrizations
 
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
@@ -27,12 +29,14 @@ def param_groups(model: nn.Module, *, reg_embedding: bool = False) -> list[dict[
     tokens, embeddings unless `reg_embedding`, and what the model exempts itself: parameters with the attribute
     `_no_weight_decay`, and names in a `no_weight_decay()` of the model or one of its modules (timm). A shared parameter
     counts once, and is regularised only if all its owners say so. `torch.compile` and DDP wrappers make no difference.
+    What stands for a parametrised weight (weight_norm, spectral_norm, orthogonal) is treated as that weight is, but for
+    the magnitudes of weight_norm, one number a row, which are not regularised.
 
     Returns:
         Up to two groups {"params": [(name, parameter), ...], "regularize": bool}; an empty one is left out.
 
     Raises:
-        ValueError: the model has no parameter to regularise.
+        ValueError: the model has no parameter to regularise, or a lazy one that has no shape yet.
     """
     decisions = list(_decide(model, reg_embedding))
     if not any(decision.regularize for decision in decisions):
@@ -70,6 +74,7 @@ def _decide(model: nn.Module, reg_embedding: bool) -> Iterator[_Decision]:
     while isinstance(inner := getattr(model, "_orig_mod", None) or _data_parallel_module(model), nn.Module):
         model = inner
     verdicts: dict[Tensor, list[tuple[str, bool, str]]] = {}
+    stands_for: dict[Tensor, set[str]] = {}
     exempt: set[str] = set()
     # Shared modules are visited once a name, so that an exemption counts by whichever name it is given.
     for path, module in model.named_modules(remove_duplicate=False):
@@ -78,16 +83,27 @@ def _decide(model: nn.Module, reg_embedding: bool) -> Iterator[_Decision]:
         if callable(listed):
             exempt |= {prefix + name for name in listed()}
         for attribute, param in module.named_parameters(recurse=False, remove_duplicate=False):
-            owner, role = module, attribute
-            if isinstance(module, ParametrizationList) and attribute == "original":
-                # `m.parametrizations.weight.original` stands for the weight of m.
+            if is_lazy(param):
+                raise ValueError(
+                    f"{prefix}{attribute} of {type(module).__name__} has no shape before the first forward pass: "
+                    "run the model on one batch, then make the optimizer"
+                )
+            owner, whole = module, prefix + attribute
+            if isinstance(module, ParametrizationList) and attribute.startswith("original"):
+                # `m.parametrizations.weight.original` stands for the weight of m, as `original0`, ... do together.
                 inside, _, role = path.rpartition(".")
-                owner = model.get_submodule(inside.rpartition(".")[0])
-            regularize, reason = _verdict(owner, role, param, reg_embedding)
+                owner_path = inside.rpartition(".")[0]
+                owner, whole = model.get_submodule(owner_path), _clean(f"{owner_path}.{role}".removeprefix("."))
+                magnitude = isinstance(module[0], _WeightNorm) and attribute == "original0"
+            else:
+                role = attribute
+                magnitude = attribute.endswith("_g") and hasattr(module, attribute[:-1] + "v")
+            regularize, reason = _verdict(owner, role, magnitude, param, reg_embedding)
             verdicts.setdefault(param, []).append((prefix + attribute, regularize, reason))
+            stands_for.setdefault(param, set()).update((prefix + attribute, whole))
     for param, owners in verdicts.items():
         name, regularize, reason = next((owner for owner in owners if not owner[1]), owners[0])
-        if any(owner[0] in exempt for owner in owners):
+        if stands_for[param] & exempt:
             regularize, reason = False, "in the model's no_weight_decay()"
         elif getattr(param, "_no_weight_decay", False):
             regularize, reason = False, "marked _no_weight_decay"
@@ -96,18 +112,20 @@ def _decide(model: nn.Module, reg_embedding: bool) -> Iterator[_Decision]:
         yield _Decision(owners[0][0], param, regularize, reason)
 
 
-def _verdict(module: nn.Module, attribute: str, param: Tensor, reg_embedding: bool) -> tuple[bool, str]:
-    kind = type(module).__name__
+def _verdict(
+    module: nn.Module, attribute: str, magnitude: bool, param: Tensor, reg_embedding: bool
+) -> tuple[bool, str]:
+    kind = type_before_parametrizations(module).__name__
     if "bias" in attribute.split("_"):
         return False, f"bias of {kind}"
     if isinstance(module, _NORMS):
         return False, f"normalisation: {kind}"
+    if magnitude:
+        return False, f"magnitude of {kind} under weight_norm"
     if isinstance(module, _EMBEDDINGS):
         return reg_embedding, f"embedding: {kind}"
     if param.ndim < 2:
         return False, f"vector of {kind}"
-    if attribute.endswith("_g") and hasattr(module, attribute[:-1] + "v"):
-        return False, f"magnitude of {kind} under weight_norm"
     if isinstance(module, _WEIGHTS):
         return True, f"weight of {kind}"
     # A module of unknown type. Tokens and layer scales are made to be broadcast: (1, 1, C), (1, N, C), (C, 1, 1).

@@ -26,8 +26,13 @@ class Regularizer(ABC):
         """Return R of each tensor: shape (len(params),), float32, or float64 for float64 weights."""
 
     @abstractmethod
-    def step(self, params: Sequence[Tensor], lagmul: Tensor, proximal: bool) -> None:
-        """Apply the constraint step in place, with one multiplier a tensor: `lagmul` of shape (len(params),)."""
+    def step(
+        self, params: Sequence[Tensor], lagmul: Tensor, proximal: bool, at: Sequence[Tensor] | None = None
+    ) -> None:
+        """Apply the constraint step in place, with one multiplier a tensor: `lagmul` of shape (len(params),).
+
+        What is subtracted is computed at the weights `at`, by default `params` themselves.
+        """
 
     @abstractmethod
     def shrinkage(self, lagmul: Tensor, reg: Tensor, numel: Sequence[int]) -> Tensor:
@@ -41,10 +46,17 @@ class L2(Regularizer):
         """Return the sum of squares of each tensor."""
         return over_shards(power_sums([local(p) for p in params], 2), params)
 
-    def step(self, params: Sequence[Tensor], lagmul: Tensor, proximal: bool) -> None:
-        """Scale each tensor in place, without a temporary."""
-        factors = self.factors(lagmul, proximal)
+    def step(
+        self, params: Sequence[Tensor], lagmul: Tensor, proximal: bool, at: Sequence[Tensor] | None = None
+    ) -> None:
+        """Scale each tensor in place, without a temporary; or subtract the share of `at`."""
         parts = [local(p) for p in params]
+        if at is not None:
+            shares = 2 * lagmul / (1 + 2 * lagmul) if proximal else 2 * lagmul
+            for part, theta, share in zip(parts, at, shares.unbind(), strict=True):
+                part.sub_(local(theta).to(share.dtype) * share)
+            return
+        factors = self.factors(lagmul, proximal)
         torch._foreach_mul_(parts, [_full_precision(f, p) for p, f in zip(parts, factors.unbind(), strict=True)])
 
     @staticmethod
@@ -64,11 +76,12 @@ class L1(Regularizer):
         """Return the sum of absolute values of each tensor."""
         return over_shards(power_sums([local(p) for p in params], 1), params)
 
-    def step(self, params: Sequence[Tensor], lagmul: Tensor, proximal: bool) -> None:
+    def step(
+        self, params: Sequence[Tensor], lagmul: Tensor, proximal: bool, at: Sequence[Tensor] | None = None
+    ) -> None:
         """Move every weight by lambda towards zero; proximal stops there, explicit may pass it."""
-        for param, lam in zip(params, lagmul.unbind(), strict=True):
-            x = local(param)
-            wide = x.detach().to(lam.dtype)
+        for param, theta, lam in zip(params, at or params, lagmul.unbind(), strict=True):
+            x, wide = local(param), local(theta).detach().to(lam.dtype)
             x.sub_(wide.clamp(-lam, lam) if proximal else wide.sign() * lam)
 
     def shrinkage(self, lagmul: Tensor, reg: Tensor, numel: Sequence[int]) -> Tensor:
@@ -89,11 +102,12 @@ class Huber(Regularizer):
 
         return over_shards(each(huber, [local(p) for p in params]), params)
 
-    def step(self, params: Sequence[Tensor], lagmul: Tensor, proximal: bool) -> None:
+    def step(
+        self, params: Sequence[Tensor], lagmul: Tensor, proximal: bool, at: Sequence[Tensor] | None = None
+    ) -> None:
         """Subtract lambda * grad R, at theta (explicit) or at the minimiser (proximal: theta / (1 + lambda) inside)."""
-        for param, lam in zip(params, lagmul.unbind(), strict=True):
-            x = local(param)
-            wide = x.detach().to(lam.dtype)
+        for param, theta, lam in zip(params, at or params, lagmul.unbind(), strict=True):
+            x, wide = local(param), local(theta).detach().to(lam.dtype)
             x.sub_((wide / (1 + lam) if proximal else wide).clamp(-1, 1) * lam)
 
     def shrinkage(self, lagmul: Tensor, reg: Tensor, numel: Sequence[int]) -> Tensor:
@@ -113,15 +127,17 @@ class Std(Regularizer):
         """Return the standard deviation of each tensor."""
         return self._moments(params)[1]
 
-    def step(self, params: Sequence[Tensor], lagmul: Tensor, proximal: bool) -> None:
+    def step(
+        self, params: Sequence[Tensor], lagmul: Tensor, proximal: bool, at: Sequence[Tensor] | None = None
+    ) -> None:
         """Pull every element towards its tensor's mean."""
-        mean, std = self._moments(params)
+        mean, std = self._moments(at or params)
         share = self.shrinkage(lagmul, std, [p.numel() for p in params])
         if proximal:
             share = share.clamp(max=1)
-        for param, m, c in zip(params, mean.unbind(), share.unbind(), strict=True):
-            x = local(param)
-            x.sub_((x.detach().to(m.dtype) - m) * c)
+        for param, theta, m, c in zip(params, at or params, mean.unbind(), share.unbind(), strict=True):
+            x, wide = local(param), local(theta).detach().to(m.dtype)
+            x.sub_((wide - m) * c)
 
     def shrinkage(self, lagmul: Tensor, reg: Tensor, numel: Sequence[int]) -> Tensor:
         """Return lambda / ((n - 1) R); 0 for a constant tensor, which has no spread to take away."""

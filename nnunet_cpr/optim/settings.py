@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from nnunet_cpr.optim.bounds import RULES
 from nnunet_cpr.optim.regularizers import REGULARIZERS
@@ -49,6 +50,11 @@ def check(group: Mapping[str, Any]) -> None:
     if not (group["regularize"] is None or isinstance(group["regularize"], bool)):
         raise ValueError(f"regularize is {group['regularize']!r}, but must be True, False or None (by dimensions)")
     for index, param in enumerate(group["params"]):
+        if is_lazy(param) and group["regularize"] is not False:
+            raise ValueError(
+                f"{param_name(group, index, index)} of the group has no shape before the first forward pass; "
+                "run the model on one batch, then make the optimizer"
+            )
         if is_regularized(group, param) and param.is_complex():
             raise ValueError(
                 f"{param_name(group, index, index)} of the group is complex, but CPR bounds real weights; "

@@ -2,21 +2,27 @@
 
 import errno
 import os
+import pickle
+import re
 import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 
-from nnunet_cpr.files import write_whole
+from nnunet_cpr.files import name_file, write_whole
 
 FINAL, LATEST, BEST = "checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth"  # nnU-Net's names
 PREVIOUS = "checkpoint_previous.pth"
 RESUME_ORDER = (FINAL, LATEST, PREVIOUS, BEST)  # nnU-Net's order, and the one before the latest
 
+_NUMBERS = (np.float64(), np.float32(), np.float16(), np.int64(), np.int32(), np.bool_())
+_IN_LOGS: list[Any] = [_NUMBERS[0].__reduce__()[0], np.dtype, *(type(number.dtype) for number in _NUMBERS)]
+"""What torch must know to load NumPy's numbers, of which nnU-Net's logs consist."""
 _FOLDER = 0x10  # MS-DOS's attribute, which zip's table of contents keeps
 
 
@@ -37,7 +43,9 @@ def open_whole(path: Path) -> Iterator[BinaryIO]:
                 os.replace(path, path.with_name(PREVIOUS))
     except RuntimeError as error:
         # torch's zip writer covers the reason, say a full disk, with an error about positions in the file
-        raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+        if isinstance(error.__context__, OSError):
+            raise name_file(error.__context__, path) from None
+        raise
 
 
 def damage(path: Path) -> str | None:
@@ -58,13 +66,22 @@ def damage(path: Path) -> str | None:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a seek to nowhere
             raise
         return str(error) or type(error).__name__
-    try:  # mmap: finds every tensor's record without reading it
-        torch.load(path, map_location="cpu", mmap=True, weights_only=False)
+    try:  # mmap: finds every tensor's record without reading it. weights_only: runs nothing that the file brings along
+        with torch.serialization.safe_globals(_IN_LOGS):
+            torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except RuntimeError as error:
-        if not str(error).startswith("PytorchStreamReader"):
+        if "PytorchStreamReader" not in str(error) and "inline_container" not in str(error):
             raise
-        return str(error).split(". ")[0]
+        return re.sub(r"^\[.*?\] \. ", "", str(error)).split(". ")[0]
+    except (pickle.UnpicklingError, LookupError, TypeError, ValueError, AttributeError):
+        pass  # it holds other objects, as it was saved: what they are is for the one who loads it
     return None
+
+
+def foreign_object(error: pickle.UnpicklingError) -> str:
+    """Return the name of what `torch.load` refused to make with `weights_only=True`."""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    return f"the object {found[1]}" if found else "objects of unknown kinds"
 
 
 def newest_intact(folder: Path) -> tuple[Path | None, list[str]]:

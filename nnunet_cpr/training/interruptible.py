@@ -14,6 +14,7 @@ from nnunet_cpr.files import remove_leftovers
 from nnunet_cpr.training import checkpoints
 from nnunet_cpr.training.checkpoints import BEST, LATEST, PREVIOUS, RESUME_ORDER
 from nnunet_cpr.training.stopping import RESUME_ME, Stopped, StopSignals
+from nnunet_cpr.training.trace import FIGURE_FILE, TRACE_FILE
 
 
 class InterruptibleTrainer(nnUNetTrainer):
@@ -120,7 +121,7 @@ class InterruptibleTrainer(nnUNetTrainer):
         With checkpoints disabled nothing could be resumed, so signals then act as always.
         """
         if self.local_rank == 0:
-            remove_leftovers(Path(self.output_folder))
+            remove_leftovers(Path(self.output_folder), {*RESUME_ORDER, TRACE_FILE, FIGURE_FILE})
         if self.disable_checkpointing:
             super().run_training()
             return

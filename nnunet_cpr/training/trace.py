@@ -13,6 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from nnunet_cpr.files import write_whole
+from nnunet_cpr.plotting import default_style
 
 if TYPE_CHECKING:  # reading a trace needs no torch
     from nnunet_cpr.optim import Constraint
@@ -70,7 +71,7 @@ class Trace:
                 for row in self.rows
             )
         with write_whole(self.folder / FIGURE_FILE) as temporary:
-            draw(self.rows).savefig(temporary, dpi=110)
+            _save_figure(draw(self.rows), temporary)
 
 
 def read_trace(path: str | Path) -> list[Row]:
@@ -94,6 +95,7 @@ def read_trace(path: str | Path) -> list[Row]:
         raise ValueError(f"{path} is damaged ({error!r})") from error
 
 
+@default_style()  # nnU-Net's progress.png changes the global style
 def draw(rows: list[Row]) -> Figure:
     """Lambda, R / kappa and R over the epochs: a thin line per tensor, coloured by depth, and their median."""
     epochs = sorted({row.epoch for row in rows})
@@ -104,27 +106,31 @@ def draw(rows: list[Row]) -> Figure:
         at = line[row.tensor], column[row.epoch]
         reg[at], lagmul[at] = row.reg, row.lagmul
         kappa[at] = row.kappa if 0 < row.kappa < math.inf else math.nan
-    with matplotlib.rc_context(matplotlib.rcParamsDefault):  # nnU-Net's progress.png changes the global style
-        figure = Figure(figsize=(10, 10), layout="constrained")
-        axes = figure.subplots(3, sharex=True)
-        colours = matplotlib.colormaps["viridis"]
-        depth = Normalize(0, max(1, len(tensors) - 1))
-        panels = [(lagmul, MULTIPLIER), (reg / kappa, RATIO), (np.where(reg > 0, reg, math.nan), REGULARISER)]
-        for ax, (values, panel) in zip(axes, panels, strict=True):
-            for i, series in enumerate(values):
-                ax.plot(epochs, series, color=colours(depth(i)), linewidth=0.8, marker=_marker(epochs), markersize=2)
-            ax.plot(epochs, _median(values), color="crimson", linewidth=2.2, label="median", marker=_marker(epochs))
-            ax.set(ylabel=panel.label, yscale=panel.scale)
-            ax.set_title(panel.title, loc="left", fontsize=10)
-            ax.grid(alpha=0.3)
-        scale_multipliers(axes[0], lagmul)
-        axes[1].axhline(1, color="black", linewidth=0.8, linestyle="--")
-        axes[0].legend(loc="upper left", frameon=False)
-        axes[2].set_xlabel("epoch")
-        axes[2].xaxis.get_major_locator().set_params(integer=True)
-        bar = figure.colorbar(matplotlib.cm.ScalarMappable(depth, colours), ax=axes, aspect=60, pad=0.01)
-        bar.set_label(f"tensor, in the network's order (0 to {len(tensors) - 1})")
+    figure = Figure(figsize=(10, 10), layout="constrained")
+    axes = figure.subplots(3, sharex=True)
+    colours = matplotlib.colormaps["viridis"]
+    depth = Normalize(0, max(1, len(tensors) - 1))
+    panels = [(lagmul, MULTIPLIER), (reg / kappa, RATIO), (np.where(reg > 0, reg, math.nan), REGULARISER)]
+    for ax, (values, panel) in zip(axes, panels, strict=True):
+        for i, series in enumerate(values):
+            ax.plot(epochs, series, color=colours(depth(i)), linewidth=0.8, marker=_marker(epochs), markersize=2)
+        ax.plot(epochs, _median(values), color="crimson", linewidth=2.2, label="median", marker=_marker(epochs))
+        ax.set(ylabel=panel.label, yscale=panel.scale)
+        ax.set_title(panel.title, loc="left", fontsize=10)
+        ax.grid(alpha=0.3)
+    scale_multipliers(axes[0], lagmul)
+    axes[1].axhline(1, color="black", linewidth=0.8, linestyle="--")
+    axes[0].legend(loc="upper left", frameon=False)
+    axes[2].set_xlabel("epoch")
+    axes[2].xaxis.get_major_locator().set_params(integer=True)
+    bar = figure.colorbar(matplotlib.cm.ScalarMappable(depth, colours), ax=axes, aspect=60, pad=0.01)
+    bar.set_label(f"tensor, in the network's order (0 to {len(tensors) - 1})")
     return figure
+
+
+@default_style()
+def _save_figure(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=110)
 
 
 def _marker(epochs: list[int]) -> str:

@@ -18,7 +18,7 @@ from nnunet_cpr.training.checkpoints import LATEST, set_aside
 from nnunet_cpr.training.interruptible import InterruptibleTrainer
 from nnunet_cpr.training.precision import in_bfloat16
 from nnunet_cpr.training.seeding import seed_everything, without_benchmarks
-from nnunet_cpr.training.settings import TrainerSettings, family_of, parse
+from nnunet_cpr.training.settings import TrainerSettings, parse
 from nnunet_cpr.training.trace import TRACE_FILE, Trace
 
 
@@ -226,16 +226,6 @@ def trainer_class(name: str) -> type[NamedTrainer]:
 
 
 @cache
-def _explain(reason: str) -> None:
-    print(f"nnunet-cpr has no such trainer. {reason}")
-
-
-def trainer_attribute(family: str, name: str) -> type[NamedTrainer]:
-    """Serve `__getattr__` of a family's module, which nnU-Net asks whether it has the trainer it looks for."""
-    if not name.startswith(family) or family_of(name) != family:
-        raise AttributeError(name)
-    try:
-        return trainer_class(name)
-    except ValueError as error:
-        _explain(str(error))
-        raise AttributeError(str(error)) from None
+def explain_once(reason: str) -> None:
+    """Print a line, once in a process: nnU-Net asks for a trainer several times."""
+    print(reason)

@@ -1,14 +1,17 @@
 """Labelled images: a folder of them, or scikit-learn's digits; and what their trainings share. Needs no torch."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from common.settings import Settings, setting
 
+TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_WHITE_IS_ZERO = 258, 262, 0
 VAL_NAMES = ("val", "validation")
 Sample = tuple[Any, int]
 """An image, or the path of one, and its label."""
@@ -58,13 +61,51 @@ class Images:
 
 
 def read_image(path: str) -> Image.Image:
-    """Return the image in RGB. Raises ValueError with the file's name if it cannot be read whole."""
+    """Return the image in RGB of 8 bits. Raises ValueError with the file's name if it cannot be read whole.
+
+    Values are scaled with the range of their type, never clipped. What is transparent shows white.
+    """
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            image.load()
+            return to_rgb(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} cannot be read as an image ({reason}); replace or remove it") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return a loaded image in RGB of 8 bits. Raises ValueError where nothing says which of its values is white."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        return _from_16_bits(image)
+    if image.mode in ("I", "F"):
+        kind = "whole numbers of 32 bits" if image.mode == "I" else "floating-point numbers"
+        raise ValueError(f"its values are {kind}, which have no range; save it with 8 or 16 bits")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    visible = image.convert({"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode)).convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), visible).convert("RGB")
+
+
+def _from_16_bits(image: Image.Image) -> Image.Image:
+    """Pillow's own conversion would make everything above 255 white."""
+    values = np.asarray(image).astype(np.int64)
+    tags = getattr(image, "tag_v2", {})  # of TIFF
+    white = 2 ** int(tags.get(TIFF_BITS, (16,))[0]) - 1
+    if values.min() < 0 or values.max() > white:
+        raise ValueError(f"its values are not between 0 and {white}")
+    if tags.get(TIFF_PHOTOMETRIC) == TIFF_WHITE_IS_ZERO:
+        values = white - values
+    grey = (255 * values + white // 2) // white
+    if "transparency" in image.info:
+        grey[values == image.info["transparency"]] = 255
+    if 0 < values.max() < white // 16:
+        warnings.warn(
+            f"There are images of 16 bits whose values end below {white // 16} of {white}: few shades of grey "
+            "remain of them. Rescale such images to the whole range.",
+            stacklevel=2,
+        )
+    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
 
 
 def load_digits(size: int, val_share: float) -> Split:

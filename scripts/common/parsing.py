@@ -5,20 +5,21 @@ import json
 import math
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from reprlib import repr as _short  # a value may be a list of thousands
 from typing import Any, TypeVar
 
+from common.command import run_script_command
 from common.settings import CPR, FREE_ON_RESUME, OPTIMIZERS, Settings, applicable_only
-from nnunet_cpr.files import read_json, read_yaml
+from nnunet_cpr.exclusive import exclusive
+from nnunet_cpr.files import read_json, user_path
+from nnunet_cpr.yaml_files import read_yaml
 
 CONFIG_FILE = "config.json"
 LARGEST = 2**63 - 1
-PATIENCE = 3.0
-"""Seconds that other processes leave the first of their node to report a mistake that all of them have found."""
 S = TypeVar("S", bound=Settings)
 
 
@@ -64,23 +65,15 @@ def read_config(cls: type[Settings], path: Path) -> dict[str, Any]:
 
 
 def run_script(cls: type[S], train: Callable[[S], None], description: str, argv: list[str] | None = None) -> int:
-    """Parse, train, and return the exit code. A user's mistake leaves as one line on stderr with exit code 2.
+    """Parse, train, and return the exit code. No other process can train in the same folder meanwhile."""
 
-    Of several processes on a node, one that fails alone says so, too: its share of the data may hold a broken file.
-    """
-    try:
-        train(parse(cls, description, argv))
-    except (ValueError, OSError) as error:
-        where = ""
-        if os.environ.get("LOCAL_RANK", "0") != "0":
-            where = f"process {os.environ.get('RANK', '')}: "
-            time.sleep(PATIENCE)  # where the first process fails, too, torchrun ends this one now
-        print(f"{Path(sys.argv[0]).name}: error: {where}{' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; --resume continues from the last checkpoint", file=sys.stderr)
-        return 130
-    return 0
+    def work() -> None:
+        settings = parse(cls, description, argv)
+        first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun; it alone writes
+        with exclusive(settings.folder) if first else nullcontext():
+            train(settings)
+
+    return run_script_command(Path(sys.argv[0]).name, work, "interrupted; --resume continues from the last checkpoint")
 
 
 def _resumed(cls: type[S], file: Mapping[str, Any], flags: Mapping[str, Any]) -> S:
@@ -127,7 +120,9 @@ def _add_flag(parser: argparse.ArgumentParser, name: str, metadata: Mapping[str,
     if metadata["kind"] is bool:
         parser.add_argument(_flag(name), action=argparse.BooleanOptionalAction, default=None, help=text)
     else:
-        options = {"choices": metadata["choices"]} if metadata["choices"] else {"metavar": metadata["kind"].__name__}
+        options = (
+            {"choices": metadata["choices"]} if metadata["choices"] else {"metavar": metadata["kind"].__name__.lower()}
+        )
         parser.add_argument(_flag(name), nargs=metadata["count"], help=text, **options)
 
 
@@ -153,9 +148,13 @@ def _checked(cls: type[Settings], name: str, value: Any, where: str) -> Any:
 def _converted(metadata: Mapping[str, Any], value: Any, where: str) -> Any:
     kind = metadata["kind"]
     if (kind is bool) != isinstance(value, bool) or isinstance(value, (list, dict)):
-        raise ValueError(
-            f"{where} is {_short(value)}, but must be {'true or false' if kind is bool else 'one ' + kind.__name__}"
-        )
+        wanted = "true or false" if kind is bool else f"one {kind.__name__.lower()}"
+        raise ValueError(f"{where} is {_short(value)}, but must be {wanted}")
+    if kind is Path:
+        try:
+            return str(user_path(str(value)))
+        except ValueError as error:
+            raise ValueError(f"{where} is {error}") from None
     try:
         converted = kind(value)  # YAML takes 1e-3 for a text, flags are texts
         if kind is int and float(value) != converted:

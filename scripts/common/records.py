@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_cpr.files import read_json, write_json, write_whole
+from nnunet_cpr.plotting import default_style
 
 METRICS_FILE, TRACE_FILE, FIGURE_FILE = "metrics.csv", "cpr_trace.csv", "curves.png"
 PACKAGES = ("torch", "nnunet-cpr", "accelerate", "transformers", "timm", "torchvision", "numpy")
@@ -113,6 +114,7 @@ def read_table(path: Path) -> dict[str, list[tuple[int, float]]]:
     return series
 
 
+@default_style()
 def draw_curves(folder: Path, title: str) -> None:
     """Draw losses in one panel and every other metric in a panel of its own over the steps, from metrics.csv."""
     from matplotlib.figure import Figure

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -18,12 +19,14 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from common.parsing import CONFIG_FILE
-from common.records import METRICS_FILE, TRACE_FILE, Table, draw_curves, environment, write_start
+from common.records import FIGURE_FILE, METRICS_FILE, TRACE_FILE, Table, draw_curves, environment, write_start
 from common.settings import Settings
 from nnunet_cpr.files import remove_leftovers
-from nnunet_cpr.training.checkpoints import damage, open_whole
+from nnunet_cpr.training.checkpoints import damage, foreign_object, open_whole
 
 CHECKPOINT_FILE = "checkpoint.pt"
+FILES = (CONFIG_FILE, METRICS_FILE, CHECKPOINT_FILE, TRACE_FILE, FIGURE_FILE)
+"""Of a run's folder."""
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -35,7 +38,6 @@ class Run:
     kernels themselves are deterministic (on a GPU some are not).
 
     Args:
-        script: its name, without `.py`.
         settings: the checked settings.
         metrics: the columns that `evaluate` fills.
         items: what a step consumes, for instance "tokens", and how many of them in all processes.
@@ -47,11 +49,10 @@ class Run:
     """
 
     def __init__(
-        self, script: str, settings: Settings, metrics: tuple[str, ...], items: tuple[str, int], data: dict[str, Any]
+        self, settings: Settings, metrics: tuple[str, ...], items: tuple[str, int], data: dict[str, Any]
     ) -> None:
         _check_device(settings.device)
-        self.settings, self.script = settings, script
-        self.folder = Path(settings.out or f"runs/{script}/{settings.optimizer}-seed{settings.seed}")
+        self.settings, self.script, self.folder = settings, settings.script, settings.folder
         # Without a GPU, accelerate joins the processes of torchrun only if it is told to use the CPU.
         on_cpu = settings.device == "cpu" or (settings.device == "auto" and not torch.accelerator.is_available())
         if on_cpu and settings.precision == "fp16":  # accelerate would train in fp32 and not say so
@@ -62,10 +63,10 @@ class Run:
         if started != joined:  # each would train alone, and all would write to the same folder
             raise ValueError(f"{started} processes were started, but on {self.device} they do not work together; "
                              "start one, or use --device cpu")  # fmt: skip
-        written = (CONFIG_FILE, METRICS_FILE, CHECKPOINT_FILE)
-        if self.main and not settings.resume and any((self.folder / name).exists() for name in written):
-            raise ValueError(f"{self.folder} holds a run already; continue it with --resume, or name another --out")
+        if self.main and not settings.resume:
+            _check_folder(self.folder)
         self.first_step = 0
+        self._warned = False
         self._trace: Table | None = None
         self._columns = ["train_loss", "lr", *metrics, f"{items[0]}_per_second", "memory_mb"]
         self._items, self._data = items, data
@@ -95,7 +96,7 @@ class Run:
                     "start another run with another --out"
                 )
             self.folder.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(self.folder)
+            remove_leftovers(self.folder, FILES)
             start = {"step": self.first_step, "processes": self.accelerator.num_processes, "device": str(self.device)}
             start |= {"data": self._data, **environment()}
             write_start(self.folder / CONFIG_FILE, self.script, self.settings.to_json(), start)
@@ -168,7 +169,7 @@ class Run:
     def finish(self) -> None:
         """Close the files and say where they are."""
         if self.main:
-            draw_curves(self.folder, f"{self.script}, {self.settings.optimizer}, seed {self.settings.seed}")
+            self._draw()
             for table in self._tables():
                 table.close()
             print(f"{self.settings.max_steps} steps done; metrics, figure and checkpoint are in {self.folder}")
@@ -218,7 +219,17 @@ class Run:
         }  # fmt: skip
         with open_whole(self.folder / CHECKPOINT_FILE) as file:
             torch.save(state, file)
-        draw_curves(self.folder, f"{self.script}, {self.settings.optimizer}, seed {self.settings.seed}")
+        self._draw()
+
+    def _draw(self) -> None:
+        """Draw the curves. A training goes on without its figure, which can be drawn again from metrics.csv."""
+        try:
+            draw_curves(self.folder, f"{self.script}, {self.settings.optimizer}, seed {self.settings.seed}")
+        except Exception as error:  # matplotlib raises what its many parts raise
+            if not self._warned:
+                reason = " ".join(str(error).split()) or type(error).__name__
+                print(f"{self.script}.py: warning: {FIGURE_FILE} cannot be drawn: {reason}", file=sys.stderr)
+            self._warned = True
 
     def _load(self, path: Path) -> None:
         if not path.exists():  # stopped before the first checkpoint was due: start again
@@ -228,7 +239,12 @@ class Run:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             script, settings, step = state["script"], dict(state["settings"]), int(state["step"])
-        except (RuntimeError, OSError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        except pickle.UnpicklingError as error:
+            raise ValueError(
+                f"{path} is not loaded: it holds {foreign_object(error)}, which no checkpoint of this program does and "
+                "which could run commands; see docs/how-to/load-models-from-others.md"
+            ) from error
+        except Exception as error:  # whatever torch makes of a file that is something else
             raise ValueError(f"{path} cannot be read as a checkpoint of this program: {error!r:.200}") from error
         if script != self.script:
             raise ValueError(f"{path} is a checkpoint of {script}, not of {self.script}")
@@ -243,11 +259,24 @@ class Run:
             self._optimizer.load_state_dict(state["optimizer"])
             if self._average:
                 self._average.load_state_dict(state["average"])
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            if self.accelerator.scaler:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
+        except Exception as error:  # the parts of a state can be anything
             raise ValueError(f"{path} does not fit this model: {str(error)[:200]}") from error
-        if self.accelerator.scaler:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
+        if not 0 < step <= self.settings.max_steps:
+            raise ValueError(f"{path} is of step {step}, but the run has {self.settings.max_steps} steps")
         self.first_step = step
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise where files of a new run would be written over others."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder; name another --out")
+    there = [name for name in FILES if os.path.lexists(folder / name)]
+    if any(name in there for name in (CONFIG_FILE, METRICS_FILE, CHECKPOINT_FILE)):
+        raise ValueError(f"{folder} holds a run already; continue it with --resume, or name another --out")
+    if there:
+        raise ValueError(f"{folder / there[0]} is not of this run and would be written over; name another --out")
 
 
 def _check_device(device: str) -> None:

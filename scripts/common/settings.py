@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 ADAM = ("betas", "eps")
@@ -20,7 +21,10 @@ FREE_ON_RESUME = ("config", "resume", "out", "device")
 
 
 def setting(default: Any, help: str, *, kind: type | None = None, choices: Any = (), least: float | None = None) -> Any:
-    """A field of the settings: a flag and a key of the YAML file. `kind` is needed where the default is None."""
+    """A field of the settings: a flag and a key of the YAML file. `kind` is needed where the default is None.
+
+    The value of a field of kind Path is a text, without `~`.
+    """
     first = default[0] if isinstance(default, tuple) else default
     count = len(default) if isinstance(default, tuple) else None
     metadata = {"help": help, "kind": kind or type(first), "choices": tuple(choices), "least": least, "count": count}
@@ -31,6 +35,8 @@ def setting(default: Any, help: str, *, kind: type | None = None, choices: Any =
 class Settings:
     """What all scripts have in common; a script's own class adds fields and replaces defaults."""
 
+    script: ClassVar[str]
+    """The name of the script, without `.py`."""
     defaults: ClassVar[dict[str, Any]] = {}
     """Defaults of this script where they differ from the fields' own."""
 
@@ -70,9 +76,9 @@ class Settings:
     eval_every: int = setting(100, "steps between evaluations", least=1)
     trace_every: int = setting(100, "steps between entries of cpr_trace.csv", least=1)
     checkpoint_every: int = setting(100, "steps between checkpoints", least=1)
-    out: str | None = setting(None, "folder of the run (default: runs/SCRIPT/OPTIMIZER-seedSEED)", kind=str)
+    out: str | None = setting(None, "folder of the run (default: runs/SCRIPT/OPTIMIZER-seedSEED)", kind=Path)
     resume: bool = setting(False, "continue the run in --out")
-    config: str | None = setting(None, "YAML file with any of these settings; flags override it", kind=str)
+    config: str | None = setting(None, "YAML file with any of these settings; flags override it", kind=Path)
 
     def check(self) -> None:
         """Fill in defaults that depend on other settings. Raises ValueError for settings that do not fit together."""
@@ -104,6 +110,11 @@ class Settings:
                     f"an inflection point takes three samples, reg_step_size = {self.reg_step_size} steps apart, "
                     f"but the training has only {self.max_steps} steps"
                 )
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run."""
+        return Path(self.out or f"runs/{self.script}/{self.optimizer}-seed{self.seed}")
 
     def optimizer_options(self) -> dict[str, Any]:
         """The settings of the optimizer's own that are set."""

@@ -15,7 +15,8 @@ from matplotlib.lines import Line2D
 from comparison.runs import Run
 from comparison.settings import RULES, number
 from comparison.statistics import Comparison, lower_is_better, written
-from nnunet_cpr.evaluation.figures import ALL_COLOURS, draw_steps
+from nnunet_cpr.evaluation.figures import ALL_COLOURS, draw_steps, literal, name_handles
+from nnunet_cpr.plotting import default_style
 
 START = 0.2
 """The share of the steps whose values may lie outside the axis: perplexities fall from thousands."""
@@ -23,6 +24,7 @@ TENSORS = 4
 """How many are drawn unless they are named."""
 
 
+@default_style()
 def curves(comparison: Comparison, runs: Sequence[Run], names: Sequence[str], reach: float | None) -> Figure:
     """Draw the metric over the steps: a thin line a counted run, a thick one for the mean of a setting's runs.
 
@@ -50,27 +52,29 @@ def curves(comparison: Comparison, runs: Sequence[Run], names: Sequence[str], re
             # Where all runs were evaluated: a mean over fewer would jump.
             values = pd.concat([evaluations[metric] for evaluations in own], axis=1, join="inner")
             ax.plot(values.mean(axis=1, skipna=False), **look)
-    handles = [Line2D([], [], **look, label=f"{name} (n = {counts[name]})") for name, look in looks.items()]
+    handles = [Line2D([], [], **look) for look in looks.values()]
     levels = []
     if comparison.baseline in counts:
         final = comparison.settings.set_index("setting")["mean"][comparison.baseline]
         levels.append((final, "--", "last value of the baseline"))
     if reach is not None:
         levels.append((reach, "-.", f"{number(reach)}, to be reached"))
-    for value, style, label in levels:
-        handles.append(ax.axhline(value, color="black", linewidth=0.9, linestyle=style, label=label))
+    for value, style, _ in levels:
+        handles.append(ax.axhline(value, color="black", linewidth=0.9, linestyle=style))
     cut = _scale(ax, shown, [value for value, _, _ in levels], metric)
-    ax.set_ylabel(metric + dotted)
+    ax.set_ylabel(literal(metric + dotted))
     draw_steps(ax)
     ax.set_xlabel("optimizer steps" + (" (the first values lie outside the axis)" if cut else ""))
     ax.grid(alpha=0.25)
     ax.spines[["top", "right"]].set_visible(False)
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9, handlelength=3)
+    labels = [*(literal(f"{name} (n = {counts[name]})") for name in looks), *(label for _, _, label in levels)]
+    name_handles(figure, handles, labels, 2, handlelength=3)
     if max(counts.values()) > 1:
         ax.set_title("thick: mean over seeds; thin: one seed", loc="left", fontsize=9)
     return figure
 
 
+@default_style()
 def constraints(runs: Sequence[Run], names: Sequence[str], tensors: Sequence[str] | None) -> Figure:
     """Draw a column a tensor: R with its bound, its slope, lambda, and beneath them the training loss.
 
@@ -104,7 +108,7 @@ def constraints(runs: Sequence[Run], names: Sequence[str], tensors: Sequence[str
         column[2].plot(own["lagmul"], color=ALL_COLOURS[2], linewidth=1.3, marker=marker)
         column[2].set_ylim(bottom=0)
         column[3].plot(loss["step"], loss["loss"], color="0.35", linewidth=1.1)
-        column[0].set_title(_broken(tensor), fontsize=9)
+        column[0].set_title(literal(_broken(tensor)), fontsize=9)
         draw_steps(column[3])
     labels = (r"$R$ (dashed: $\kappa$)", r"slope of $R$ per step", r"$\lambda$", "training loss")
     for row, label in zip(axes, labels, strict=True):
@@ -114,10 +118,11 @@ def constraints(runs: Sequence[Run], names: Sequence[str], tensors: Sequence[str
         ax.spines[["top", "right"]].set_visible(False)
         if ax not in axes[3]:
             ax.ticklabel_format(axis="y", style="sci", scilimits=(-2, 4), useMathText=True)
-    figure.suptitle(f"{name}, seed {run.seed}", fontsize=11)
+    figure.suptitle(literal(f"{name}, seed {run.seed}"), fontsize=11)
     return figure
 
 
+@default_style()
 def heatmap(comparison: Comparison, runs: Sequence[Run], names: Sequence[str]) -> Figure:
     """Draw the mean final metric over learning rate and strength of regularisation, a panel an optimizer and rule.
 
@@ -166,8 +171,8 @@ def heatmap(comparison: Comparison, runs: Sequence[Run], names: Sequence[str]) -
         ax.set_yticks(range(len(rows[panel])), ["" if math.isnan(s) else number(s) for s in rows[panel]])
         label, _, strength = panel.partition("|")
         ax.set(xlabel="learning rate", ylabel=strength)
-        ax.set_title(label, fontsize=10)
-    figure.colorbar(image, ax=axes, label=f"{comparison.metric}, mean over seeds")
+        ax.set_title(literal(label), fontsize=10)
+    figure.colorbar(image, ax=axes, label=literal(f"{comparison.metric}, mean over seeds"))
     return figure
 
 

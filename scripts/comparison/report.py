@@ -9,6 +9,8 @@ from comparison.paper import published
 from comparison.runs import Run
 from comparison.settings import different_measurements, number
 from comparison.statistics import Comparison, lower_is_better, written
+from nnunet_cpr.evaluation.report_csv import csv_table
+from nnunet_cpr.evaluation.report_markdown import escape
 
 Rows = list[list[str]]
 
@@ -146,14 +148,14 @@ def terminal(rows: Rows, sentences: Sequence[str]) -> str:
 
 def markdown(rows: Rows, sentences: Sequence[str]) -> str:
     """Return a Markdown table with the sentences below it."""
-    header, *body = ([cell.replace("|", r"\|") for cell in row] for row in rows)
+    header, *body = ([escape(cell) for cell in row] for row in rows)
     rule = ["---", *["---:"] * (len(header) - 1)]
     table = "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *body))
-    return table + "\n\n" + "\n".join(f"- {sentence}" for sentence in sentences) + "\n"
+    return table + "\n\n" + "\n".join(f"- {escape(sentence)}" for sentence in sentences) + "\n"
 
 
 def _csv(table: pd.DataFrame) -> str:
-    return str(table.to_csv(index=False, lineterminator="\n", float_format="%.9g"))
+    return csv_table(table, lineterminator="\n", float_format="%.9g")
 
 
 def _published(value: float, metric: str) -> str:

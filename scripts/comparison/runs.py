@@ -85,8 +85,7 @@ def read_run(folder: Path) -> Run:
         config = json.loads(path.read_text(encoding="utf-8"))
         script, settings = config["script"], config["settings"]
         data = next((start["data"] for start in config.get("starts", []) if start.get("data")), {})
-        for name in ("seed", "max_steps", "optimizer"):
-            settings[name]
+        _check_types(settings, data)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} cannot be read as the configuration of a run: {error!r}") from error
     if script not in DEFAULT_METRICS:
@@ -97,6 +96,20 @@ def read_run(folder: Path) -> Run:
             f"{folder} has no evaluation yet (they come every {settings.get('eval_every')} steps); leave it out or wait"
         )
     return Run(folder, script, settings, data, evaluations)
+
+
+def _check_types(settings: dict[str, Any], data: Any) -> None:
+    """Raise KeyError or TypeError where the settings or the record of the data are not as the scripts write them."""
+    for name in ("seed", "max_steps", "optimizer"):
+        settings[name]
+    if not isinstance(data, dict):
+        raise TypeError(f"data of starts is {data!r:.80}, not a mapping")
+    if not isinstance(settings.get("data"), str | None):
+        raise TypeError(f"data is {settings['data']!r:.80}, not a path")
+    for name in ("seed", "max_steps", "lr", "weight_decay", "kappa_init_param", "kappa_update"):
+        value = settings.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float | None):
+            raise TypeError(f"{name} is {value!r:.80}, not a number")
 
 
 def _read_evaluations(path: Path) -> dict[str, pd.Series]:

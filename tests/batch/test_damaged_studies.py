@@ -33,6 +33,7 @@ def fuzz(tmp_path, monkeypatch, capsys):
     (raw / "dataset.json").write_text(json.dumps(description))
     (fold / "validation" / "summary.json").write_text('{"metric_per_case": [{"metrics": {}}]}')
     (fold / "training_log_2026_1_2_3_4_5.txt").write_text(LOG)
+    (good / "studies" / "study.json").write_text('{"study": {}, "gpus": [], "runs": {}}')
     record.write_text('{"outcome": "failed", "exit_code": 1, "host": "h", "begun": 1.0, "ended": 2.0}')
     (good / "study.yaml").write_text(
         "datasets: [4]\ntrainers:\n  SGD: nnUNetTrainerSGD_3epochs\n  CPR: nnUNetTrainerCPR_ws500_10epochs\n"

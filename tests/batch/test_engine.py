@@ -1,5 +1,7 @@
 """Whole studies with a stand-in for nnUNetv2_train: what is done, what is not done twice, and what survives."""
 
+import fcntl
+import json
 import os
 import shlex
 import signal
@@ -7,6 +9,8 @@ import time
 
 import pytest
 from batch_helpers import DATASET
+
+from nnunet_cpr.batch import train
 
 psutil = pytest.importorskip("psutil", reason="needs nnunet-cpr[batch], which needs Python 3.11")
 PATIENCE = 300  # seconds
@@ -38,7 +42,9 @@ def test_a_failing_fold_does_not_stop_the_rest(world):
     first = world.batch(study)
     assert first.returncode == 1
     assert "fold 0: failed with exit code 1, see " in first.stdout
+    assert "(RuntimeError: told to fail)" in first.stdout
     assert "1 of 4 trainings are not done" in first.stderr
+    assert "fold_0: exit code 1: RuntimeError: told to fail; see " in first.stderr
     assert "1 trainings are missing: nnUNetTrainerCPR_ws100_3epochs fold 0" in first.stdout
     assert len(world.events("done")) == 3
 
@@ -238,3 +244,99 @@ def test_output_that_cannot_be_written(world):
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert "Not a directory" in done.stderr
+
+
+def test_a_fold_that_was_trained_again_is_gone_on_with(world):
+    """Not from the earlier training's final checkpoint, which nnU-Net's --c prefers."""
+    study = world.study(folds="[0]")
+    assert world.batch(study).returncode == 0
+    folder = next(world.results.glob("*/fold_0"))
+    (folder / "checkpoint_latest.pth").write_text("1")  # a training without --c has done two of three epochs
+    next(folder.glob("training_log*")).unlink()
+    assert "resumable" in world.run("status", study).stdout
+    done = world.batch(study)
+    assert done.returncode == 0, done.stderr
+    assert world.events("begin")[-1]["epoch"] == 2
+    assert [entry["epoch"] for entry in world.events("epoch")] == [0, 1, 2, 2]
+    assert (folder / "checkpoint_final.pth.old").is_file()
+
+
+def test_a_changed_split_is_left_to_the_user(world):
+    """nnU-Net would validate cases that the fold was trained with."""
+    study = world.study(trainers=TWO, folds="[0]")
+    assert world.batch(study).returncode == 0
+    splits = world.folder / "preprocessed" / DATASET / "splits_final.json"
+    changed = json.loads(splits.read_text())
+    splits.write_text(json.dumps(changed[1:] + changed[:1]))
+    begun = world.events()
+    done = world.batch(study)
+    assert done.returncode == 1
+    assert done.stdout.count("it was validated with case_0, case_5 and without case_1, case_6, unlike fold 0 of") >= 2
+    assert "2 of 2 trainings are not done" in done.stderr
+    assert world.events() == begun
+    assert len(list(world.results.glob("*/fold_0/checkpoint_final.pth"))) == 2
+
+
+def test_no_home_and_no_user(world):
+    """As in a container that is started with a number instead of a user."""
+    nobody = world.folder / "sitecustomize"
+    nobody.mkdir()
+    (nobody / "sitecustomize.py").write_text(
+        "import pwd\ndef getpwuid(uid): raise KeyError(f'getpwuid(): uid not found: {uid}')\npwd.getpwuid = getpwuid\n"
+    )
+    names = dict.fromkeys(("LOGNAME", "USER", "LNAME", "USERNAME", "XDG_CACHE_HOME"), "")
+    path = os.pathsep.join(filter(None, [str(nobody), os.environ.get("PYTHONPATH")]))
+    done = world.batch(world.study(folds="[0]"), HOME="/proc/nowhere", PYTHONPATH=path, **names)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(world.events("done")) == 1
+
+
+def test_what_snakemake_says_reaches_the_terminal(world):
+    study = world.study(folds="[0]")
+    world.output().mkdir(parents=True)
+    (world.output() / ".snakemake").touch()  # where it needs a folder
+    done = world.batch(study)
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("Snakemake failed with exit code 1: ")]
+    assert ".snakemake" in line and "Error" in line
+
+
+def test_the_reason_of_a_failing_preparation_reaches_the_terminal(world, tmp_path, monkeypatch):
+    preprocess = tmp_path / "bin" / "nnUNetv2_preprocess"
+    preprocess.parent.mkdir()
+    preprocess.write_text("#!/bin/sh\necho KeyError: absent >&2\nexit 1\n")
+    preprocess.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{preprocess.parent}{os.pathsep}{os.environ['PATH']}")
+    (world.folder / "preprocessed" / DATASET / "splits_final.json").unlink()
+    plans = world.folder / "preprocessed" / DATASET / "nnUNetPlans.json"
+    plans.write_text(plans.read_text().replace("nnUNetPlans_3d_fullres", "absent"))
+    done = world.batch(world.study(folds="[0]"))
+    assert done.returncode == 1
+    assert f"  prepare/{DATASET}: nnUNetv2_preprocess failed with exit code " in done.stdout
+    assert f"prepare/{DATASET}: nnUNetv2_preprocess failed with exit code " in done.stderr
+    assert not world.events()
+
+
+def test_waiting_for_a_gpu_is_said(world):
+    study = world.study("device: cuda\n", folds="[0]")
+    locks = world.folder / "tmp" / f"nnunet-cpr-{os.getuid()}"
+    locks.mkdir(mode=0o700)
+    with (locks / "gpu-0.lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        process = world.start("batch", study, "--gpus", "0")
+        seen = iter(process.stdout.readline, "")
+        assert any("waits, because other studies train on all of the GPUs 0" in line for line in seen)
+        assert not world.events()
+    assert process.wait(timeout=PATIENCE) == 0
+    assert len(world.events("done")) == 1
+
+
+@pytest.mark.parametrize(("cores", "expected"), [(1, ("1", "1")), (10, ("10", None)), (64, (None, None))])
+def test_a_training_starts_as_many_processes_as_its_job_has_cores(monkeypatch, cores, expected):
+    for name in ("nnUNet_n_proc_DA", "nnUNet_def_n_proc"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(train, "job_cores", lambda: cores)
+    found = train.processes()
+    assert (found.get("nnUNet_n_proc_DA"), found.get("nnUNet_def_n_proc")) == expected
+    monkeypatch.setenv("nnUNet_n_proc_DA", "3")
+    assert "nnUNet_n_proc_DA" not in train.processes()

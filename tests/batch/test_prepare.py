@@ -165,10 +165,11 @@ def test_a_failing_command_is_named_with_its_log(tmp_path, monkeypatch):
     (raw_dataset(tmp_path / "raw") / "imagesTr" / "case_3_0000.nii.gz").unlink()
     study = use(tmp_path, monkeypatch)
     log = study.output / "logs" / NAME / "prepare.log"
-    with pytest.raises(ValueError, match=r"^nnUNetv2_extract_fingerprint failed with exit code 1; see ") as error:
+    with pytest.raises(ValueError, match=r"^nnUNetv2_extract_fingerprint failed with exit code 1: .*; see ") as error:
         prepare(study, NAME)
     assert str(error.value).endswith(str(log))
     assert "Did not find the expected number of training cases" in log.read_text()
+    assert "Did not find the expected number of training cases" in str(error.value)  # the reason, not only where it is
     assert not is_locked(tmp_path / "preprocessed" / f".{NAME}.lock")
 
 

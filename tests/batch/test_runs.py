@@ -90,6 +90,24 @@ def test_half_written_results_are_not_done(study, tmp_path, summary):
     assert (state.state, state.epochs_done, state.hours_left) == ("resumable", 10, 0.0)
 
 
+def test_results_of_an_earlier_training_or_split_are_not_done(study, tmp_path):
+    def whole(*cases):
+        return json.dumps({"metric_per_case": [{"prediction_file": f"/x/{case}.nii.gz"} for case in cases]})
+
+    fold(tmp_path, SGD, 0, seconds=[1.0] * 10, checkpoint="final", summary=whole("case_0", "case_5"))
+    retrained = fold(tmp_path, SGD, 1, seconds=[1.0] * 4, checkpoint="latest", summary=whole("case_1", "case_6"))
+    (retrained / "checkpoint_final.pth.old").touch()
+    other = fold(tmp_path, CPR, 1, seconds=[1.0] * 10, checkpoint="final", summary=whole("case_1", "case_2"))
+    states = states_of(read_study(study))
+    assert (of(states, SGD, 0).state, of(states, SGD, 0).note) == ("done", "")
+    assert (of(states, SGD, 1).state, of(states, SGD, 1).epochs_done) == ("resumable", 4)
+    assert "checkpoint_latest.pth is of a training that was not finished" in of(states, SGD, 1).note
+    assert of(states, CPR, 1).state == "outdated"
+    assert "validated with case_2 and without case_6" in of(states, CPR, 1).note
+    assert f"rename or remove {other} to train it again" in of(states, CPR, 1).note
+    assert "1 done, 1 resumable, 3 missing, 1 outdated" in states_table(states)
+
+
 def test_running_is_who_holds_the_lock(study, tmp_path):
     folder = fold(tmp_path, SGD, 0, seconds=[36.0] * 2)
     record(tmp_path, SGD, 0, outcome="failed", exit_code=1)

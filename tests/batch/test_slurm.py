@@ -1,5 +1,6 @@
 """Studies on a real SLURM with one node, started by `make test-slurm`; trainings are the stand-in's."""
 
+import json
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ def queue() -> list[str]:
 
 @pytest.fixture
 def world(tmp_path, shadow_python, monkeypatch):
-    """The plugin writes paths between double quotes into the job's command, so this one is plain."""
+    """With --profile Snakemake's plugin writes paths into a shell's command, so this one is plain."""
     pytest.importorskip("snakemake", reason="needs nnunet-cpr[batch], which needs Python 3.11")
     import batch_world
     from batch_world import World
@@ -114,3 +115,27 @@ def test_jobs_of_a_killed_controller_are_not_started_again(world):
     world.wait_for(lambda: not queue())
     assert world.batch(study, "--slurm", f"{PLACE}10").returncode == 0
     world.check_trained_once(folds=2, epochs=10)
+
+
+def test_a_study_in_a_folder_that_a_shell_would_take_apart(world):
+    output = json.dumps('it\'s `touch EXECUTED` "$(touch EXECUTED)" %j {x} ö')
+    study = world.study(f"device: cuda\noutput: {output}\n", trainers=TWO, folds="[0]")
+    done = world.batch(study, "--slurm", f"{PLACE}10,comment=two words")
+    assert done.returncode == 0, done.stdout + done.stderr
+    world.check_trained_once(folds=2)
+    assert not list(world.folder.rglob("EXECUTED"))
+    assert {entry["gpu"] for entry in world.events("begin")} == {"0", "1"}
+
+
+def test_a_job_that_sbatch_refuses(world):
+    place = f"{PLACE}10".replace("main", "absent")
+    done = world.batch(world.study("device: cuda\n", folds="[0]"), "--slurm", place)
+    assert done.returncode == 1
+    assert "sbatch refuses the job: sbatch: error: invalid partition specified: absent" in done.stderr
+
+
+def test_a_profile_is_refused_where_a_shell_would_take_the_path_apart(world):
+    study = world.study("device: cuda\noutput: a $(touch EXECUTED)\n")
+    done = world.batch(study, "--profile", profile(world, minutes=10))
+    assert done.returncode == 2
+    assert "--profile: the study's output is in " in done.stderr

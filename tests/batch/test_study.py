@@ -184,6 +184,41 @@ def test_mistake(study, tmp_path, old, new, expected):
     assert found[0].startswith(expected)
 
 
+def test_files_that_editors_leave_among_trainers(study, tmp_path, monkeypatch):
+    folder = tmp_path / "trainers"
+    folder.mkdir()
+    (folder / "mine.py").write_text("class MyTrainer(Base):\n    pass\n")
+    (folder / ".#mine.py").symlink_to("user@host.1234:1600000000")  # Emacs
+    (folder / ".mine.py.swp").write_bytes(b"b0VIM 9.0\0\xff")
+    (folder / "gone.py").symlink_to(tmp_path / "nowhere.py")
+    (folder / "folder.py").mkdir()
+    monkeypatch.setenv("nnUNet_extTrainer", str(folder))
+    text = GOOD.replace("nnUNetTrainerSGD_10epochs", "MyTrainer")
+    assert read_study(study(text)).trainers["SGD"] == ["MyTrainer"]
+    assert mistakes(study(text.replace("MyTrainer", "YourTrainer")))[0].startswith("3: there is no trainer YourTrainer")
+
+
+def test_paths_of_users(study, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert read_study(study(GOOD + "output: ~/there\n")).output == tmp_path / "home" / "there"
+    assert read_study(study(GOOD + "output: here\n")).output == tmp_path / "here"
+    (line,) = mistakes(study(GOOD + "output: ~nobody-of-that-name/there\n"))
+    assert line.startswith("8: output: ~nobody-of-that-name/there: ")
+
+
+@pytest.mark.parametrize("name", ["Dataset009_{x}", "Dataset009_a}", '"Dataset009_a\\nb"', '"Dataset009_\\e[2J"'])
+def test_names_that_snakemake_or_a_terminal_would_read(study, tmp_path, name):
+    (line,) = mistakes(study(GOOD.replace("[4]", name)))
+    assert line.startswith("1: 'Dataset009_")
+    assert "cannot be used in a batch" in line
+
+
+@pytest.mark.parametrize("key", ["plans", "configuration"])
+def test_names_of_files_without_folders(study, key):
+    (line,) = mistakes(study(GOOD + f"{key}: ../up\n"))
+    assert line.startswith("8: '../up' cannot be used in a batch")
+
+
 def test_seeds_are_checked_with_every_trainer(study):
     text = GOOD.replace("SGD: nnUNetTrainerSGD_10epochs", "SGD: nnUNetTrainer").replace("_10epochs", "_seed1")
     assert mistakes(study(text + "seeds: [2, 3]\n")) == [
@@ -251,6 +286,28 @@ def test_damaged_datasets(study, tmp_path):
         file.write_text(content)
     raw.write_text("{}")
     assert mistakes(path) == [f"1: {raw} lacks channel_names, labels, file_ending"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ('{"background": 0, "a": 1, "a": 2}', "'a' is there twice"),
+        ('{"background": 0, "a": 1, "b": 1}', "the labels 'a' and 'b' have the same value 1"),
+        ('{"0": "background", "1": "a"}', 'no "background": 0, which nnU-Net needs'),
+        ('{"air": 0, "a": 1}', 'no "background": 0, which nnU-Net needs'),
+    ],
+)
+def test_labels_on_which_nnunet_would_fail_or_of_which_it_would_lose_one(study, tmp_path, labels, message):
+    raw = tmp_path / "raw" / DATASET / "dataset.json"
+    raw.parent.mkdir(parents=True)
+    raw.write_text('{"channel_names": {"0": "CT"}, "file_ending": ".nii.gz", "labels": %s}' % labels)  # noqa: UP031
+    (line,) = mistakes(study(GOOD))
+    assert line.startswith(f"1: {raw} cannot be read (") and message in line.replace("\\'", "'")
+
+
+def test_names_that_would_look_the_same_in_the_report(study):
+    text = GOOD.replace("  CPR: nnU", "  ' SGD ': nnU")
+    assert mistakes(study(text)) == ["4: trainers has SGD twice"]
 
 
 def test_own_splits_decide_the_folds(study, tmp_path):

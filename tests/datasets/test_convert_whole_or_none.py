@@ -8,9 +8,9 @@ import sys
 import pytest
 from conversion_helpers import btcv, fails, tree
 
+from nnunet_cpr import parallel
 from nnunet_cpr.cli import main
 from nnunet_cpr.datasets import challenge
-from nnunet_cpr.evaluation import folders
 
 NAME = "Dataset017_BTCV"
 
@@ -87,6 +87,26 @@ def test_interrupted_half_way(source, raw, monkeypatch, capsys, error, code):
     assert len(list((raw / NAME / "imagesTr").iterdir())) == 5
 
 
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (NAME, f"{NAME} exists; delete it to convert again"),
+        ("Dataset017_Other", "number 17 is taken by Dataset017_Other"),
+    ],
+)
+def test_another_conversion_that_was_faster(source, raw, monkeypatch, capsys, other, message):
+    """It begins and ends while this one writes: one dataset is there, whole, and one line says why not the other."""
+
+    def write(self, *arguments):
+        original(self, *arguments)
+        (raw / other).mkdir()
+
+    original = challenge.ChallengeDataset.write
+    monkeypatch.setattr(challenge.ChallengeDataset, "write", write)
+    assert message in fails(capsys, "btcv", source)
+    assert tree(raw) == [other]
+
+
 KILLED = """
 import os, signal, sys
 from nnunet_cpr.cli import main
@@ -115,13 +135,13 @@ def test_killed_half_way(source, raw, capsys):
 def test_several_processes(source, raw, monkeypatch):
     started = []
 
-    class Executor(folders.ProcessPoolExecutor):
+    class Executor(parallel.ProcessPoolExecutor):
         def __init__(self, workers: int, **settings) -> None:
             started.append(workers)
             super().__init__(workers, **settings)
 
-    monkeypatch.setattr(folders, "START_SECONDS", -1.0)  # little work does not start any
-    monkeypatch.setattr(folders, "ProcessPoolExecutor", Executor)
+    monkeypatch.setattr(parallel, "START_SECONDS", -1.0)  # little work does not start any
+    monkeypatch.setattr(parallel, "ProcessPoolExecutor", Executor)
     assert main(["convert", "btcv", str(source), "-np", "2"]) == 0
     assert started == [2, 2]  # to check and to write
     assert len(list((raw / NAME / "labelsTr").iterdir())) == 5

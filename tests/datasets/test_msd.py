@@ -82,6 +82,43 @@ def test_labels_that_nnunet_would_refuse(folder, labels):
         read_msd(folder)
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["background", "lesion", "lesion"], "the labels 1 and 2 are both called 'lesion'; name them apart"),
+        (["background", "background"], "the labels 0 and 1 are both called 'background'"),
+        (["Background", "lesion"], "nnU-Net wants label 0 to be called \"background\", not 'Background'"),
+        (["background", "ignore", "lesion"], "nnU-Net wants the label 'ignore' to have the highest value"),
+    ],
+)
+def test_names_of_labels_that_nnunet_would_lose_or_fail_on(folder, names, message):
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+    describe(folder, labels={str(value): name for value, name in enumerate(names)})
+    with pytest.raises(ValueError, match=rf"dataset\.json: {message}"):
+        read_msd(folder)
+    converted = {name: value for value, name in enumerate(names)}  # as nnU-Net's converter does it
+    if len(converted) == len(names):
+        with pytest.raises((RuntimeError, AssertionError)):
+            LabelManager(converted, None)
+
+
+@pytest.mark.parametrize("names", [["background", "ignored", "Ignore"], ["background", "", "a", "ignore"]])
+def test_names_of_labels_that_nnunet_takes(folder, names):
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+    describe(folder, labels={str(value): name for value, name in enumerate(names)})
+    read_msd(folder)
+    LabelManager({name: value for value, name in enumerate(names)}, None)
+
+
+def test_a_label_that_is_written_twice(folder):
+    path = folder / "dataset.json"
+    path.write_text(path.read_text().replace('"1": "organ"', '"1": "organ", "1": "vessel"'))
+    with pytest.raises(ValueError, match=r"dataset\.json: '1' is there twice"):
+        read_msd(folder)
+
+
 def test_image_without_label(folder):
     (folder / "labelsTr" / "case_3.nii.gz").unlink()
     with pytest.raises(ValueError, match="no label in labelsTr for image: case_3; add the label or remove the image"):
@@ -141,6 +178,13 @@ def test_images_with_channels(folder):
 def test_unknown_label_value(folder):
     write(folder / "labelsTr" / "case_2.nii.gz", np.full((4, 5, 6), 7, dtype=np.uint8))
     bad(folder, r"case_2: label value 7 is not in dataset\.json, which knows \{0: 'background', 1: 'organ'\}")
+
+
+def test_a_label_value_is_told_to_the_last_digit(folder):
+    write(folder / "labelsTr" / "case_2.nii.gz", np.full((4, 5, 6), 1.0000001))
+    bad(folder, "case_2: label value 1.0000001 is not in")
+    write(folder / "labelsTr" / "case_2.nii.gz", np.arange(120, dtype=np.int16).reshape(4, 5, 6))
+    bad(folder, "case_2: label value 2, 3, 4, 5, 6 and 113 more is not in")
 
 
 def test_fractional_label_value(folder):

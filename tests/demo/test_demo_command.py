@@ -11,6 +11,7 @@ from nnunet_cpr.demo.device import Machine
 from nnunet_cpr.demo.pipeline import run_stages
 from nnunet_cpr.demo.settings import Settings
 from nnunet_cpr.demo.workspace import Workspace
+from nnunet_cpr.exclusive import LOCK_FILE, exclusive
 
 HIPPOCAMPUS = Path(__file__).parents[3] / "shared" / "data" / "Task04_Hippocampus"
 
@@ -122,3 +123,13 @@ def test_a_failed_stage_shows_its_log(users_data, tmp_path, monkeypatch, capsys,
     assert "nnUNetv2_convert_MSD_dataset failed with exit code 1" in error
     assert "labelsTr subfolder missing in source folder" in error
     assert f"The whole log: {tmp_path / 'demo' / 'logs'}" in error
+
+
+def test_a_second_demo_in_a_folder_is_refused_before_it_touches_anything(cpu_only, tmp_path, capsys):
+    out = tmp_path / "demo"
+    with exclusive(out):  # as by another process
+        assert main(["demo", "--out", str(out)]) == 2
+        assert [path.name for path in out.iterdir()] == [LOCK_FILE]
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"nnunet-cpr: error: {out} is in use by another process")
+    assert (shown.err.count("\n"), shown.out) == (1, "")

@@ -25,6 +25,7 @@ def test_the_embedded_demo_on_the_cpu_twice(tmp_path):
 
     (report,) = (out / "report").iterdir()
     assert {str(path.relative_to(report)) for path in report.rglob("*.*")} == {
+        "manifest.json",
         "report.md",
         "table.md",
         "cases.csv",

@@ -1,3 +1,5 @@
+import re
+
 import pandas as pd
 import pytest
 
@@ -40,3 +42,15 @@ def test_the_result_is_stated_whichever_way_it_falls(difference, words):
 
 def test_one_case_is_singular():
     assert "n = 1 validation case, one fold" in state_result(comparison(0.1, n=1))
+
+
+@pytest.mark.parametrize("label", ["a|b", "<script>", "*a* _b_", "[a](b)", "two\nlines", "`a`"])
+def test_labels_are_text_in_the_table(label):
+    rows = comparison(0.1)
+    rows.loc[0, "label"] = label
+    line = format_table(rows).splitlines()[2]
+    cells = re.split(r"(?<!\\)\|", line)[1:-1]
+    assert len(cells) == 6
+    assert re.sub(r"\\(.)", r"\1", cells[0].strip()) == " ".join(label.split())
+    assert not re.search(r"(?<!\\)[<*_`\[]", cells[0])
+    assert label in format_table(rows, str)  # as the terminal shows it

@@ -9,10 +9,12 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from evaluation_helpers import frame, write_training
+from evaluation_helpers import frame, write_segmentation, write_training
 
 from nnunet_cpr.cli import main
+from nnunet_cpr.evaluation import report
 from nnunet_cpr.evaluation.comparison import apply_policy, check_cases
+from nnunet_cpr.evaluation.report_layout import REPORT
 from nnunet_cpr.evaluation.results import CASE_COLUMNS, FOREGROUND
 
 LABELS = {"background": 0, "left": 1, "right": 2}
@@ -167,6 +169,33 @@ def test_surface_metrics_of_trainings(tmp_path, monkeypatch, capsys):
     assert (table.loc[("x", "HD95"), "losses"], table.loc[("x", "NSD"), "losses"]) == (2, 2)
 
 
+@pytest.mark.parametrize("way", ["flags", "yaml", "Decathlon"])
+def test_the_ignore_label_is_mentioned_on_every_way_in(tmp_path, monkeypatch, capsys, way):
+    """As for trainings, above."""
+    pytest.importorskip("monai")
+    for name in ("draw_comparison", "draw_slices"):  # takes long
+        monkeypatch.setattr(report, name, lambda results: [])
+    truth = np.zeros((8, 6, 5), dtype=np.uint8)
+    truth[1:3, 1:4, 1:4] = 1
+    truth[5:] = 2
+    for name in ("labels", "one", "two"):
+        write_segmentation(tmp_path / name / "a.nii.gz", truth if name == "labels" else truth % 2)
+    labels = {"background": 0, "x": 1, "ignore": 2}
+    if way == "Decathlon":
+        labels = {str(value): name for name, value in labels.items()}
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels}))
+    command = ["--reference", str(tmp_path / "labels"), "--pred", *(f"{n}={tmp_path / n}" for n in ("one", "two"))]
+    if way == "yaml":
+        (tmp_path / "c.yaml").write_text("reference: labels\npredictions: {one: one, two: two}\n")
+        command = ["--config", str(tmp_path / "c.yaml")]
+    command += ["-np", "1", "-o", str(tmp_path / "report")]
+    said = "! Surface metrics count voxels with the ignore label as background; Dice leaves them out."
+    assert main(["compare", *command]) == 0
+    assert said not in capsys.readouterr().out
+    assert main(["compare", *command, "--surface"]) == 0
+    assert said in capsys.readouterr().out
+
+
 def test_plain_folders(tmp_path, capsys):
     """The same numbers as by hand, with a case that one tool lacks."""
     mask = np.zeros((4, 4, 4), dtype=np.uint8)
@@ -209,6 +238,41 @@ def test_what_the_user_has_is_not_overwritten(results, tmp_path, capsys):
     assert main(arguments(mine / "table.tex")) == 2
     assert "is a file" in capsys.readouterr().err
     assert main(arguments(tmp_path / "report")) == main(arguments(tmp_path / "report")) == 0
+
+
+def test_an_output_of_the_user_is_refused_before_anything_is_read(tmp_path, monkeypatch, capsys):
+    """Their report and tables would be written over; a damaged request shows that nothing was read yet."""
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "nowhere"))
+    mine = tmp_path / "thesis"
+    mine.mkdir()
+    for name in ("report.html", "summary.csv"):
+        (mine / name).write_text("mine")
+    assert main(arguments(mine)) == 2
+    assert capsys.readouterr().err == (
+        f"nnunet-cpr: error: {mine} is not empty and holds no earlier report, but report.html; choose another folder, "
+        "or move its files away\n"
+    )
+    assert {path.name: path.read_text() for path in mine.iterdir()} == {"report.html": "mine", "summary.csv": "mine"}
+
+
+def test_what_the_user_has_changed_in_a_report_is_kept(results, tmp_path, capsys):
+    out = tmp_path / "report"
+    assert main(arguments(out)) == 0
+    written = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()} - {"manifest.json"}
+    assert [name for name in written if not REPORT.has(name)] == []
+    figure = next(out.glob("figures/*.svg"))
+    figure.write_text("drawn over by hand")
+    capsys.readouterr()
+    assert main(arguments(out)) == 2
+    assert f"{figure} is not as an earlier report wrote it" in capsys.readouterr().err
+    assert figure.read_text() == "drawn over by hand"
+
+
+def test_nnunets_folder_may_be_in_the_home_folder(results, tmp_path, monkeypatch):
+    """As an .env file or a container sets it, without a shell."""
+    monkeypatch.setenv("HOME", str(results.parent))
+    monkeypatch.setenv("nnUNet_results", f"~/{results.name}")
+    assert main(arguments(tmp_path / "report")) == 0
 
 
 def test_repeated_names_count_once(results, tmp_path):

@@ -3,7 +3,9 @@
 INPUTS says how many damaged versions of each file are tried (default: 1, and 25 by the slow test), SEED which.
 """
 
+import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -61,10 +63,16 @@ def write_world(root):
     (root / "surface.yaml").write_text(asked + "surface: true\ntolerance: 1.5\nprocesses: 1\n")
     folders = "predictions:\n  one: one\n  two: two\n"
     (root / "folders.yaml").write_text(f"output: report\nreference: truth\n{folders}empty: '1'\nprocesses: 1\n")
-    (root / "report").mkdir()
-    (root / "report" / "report.html").write_text("earlier")
-    (root / "report" / "manifest.json").write_text(json.dumps({"sha256": {"report.html": "0" * 64, "table.tex": "1"}}))
-    (root / "report" / "notes.txt").write_text("the user's")
+    write_earlier_report(root / "report")
+
+
+def write_earlier_report(folder):
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    (folder / "report.html").write_text("earlier")
+    checksum = hashlib.sha256(b"earlier").hexdigest()
+    (folder / "manifest.json").write_text(json.dumps({"sha256": {"report.html": checksum, "table.tex": "0" * 64}}))
+    (folder / "notes.txt").write_text("the user's")
 
 
 @pytest.fixture
@@ -99,7 +107,7 @@ def fuzz(tmp_path, monkeypatch, capsys):
 def run(fuzz, count, *asked):
     for request, names in asked:
         assert fuzz.compare(request, fuzz.good, drawn=False) is None
-        (fuzz.good / "report" / "report.html").write_text("earlier")
+        write_earlier_report(fuzz.good / "report")
         for name in names:
             drawn = name.endswith((LOG, "debug.json", "cpr_trace.csv"))
             fuzz.spoil(name, count, lambda folder, args=(request, drawn): fuzz.compare(args[0], folder, args[1]))

@@ -46,3 +46,15 @@ def test_a_failing_save_leaves_the_old_picture(files, tmp_path, monkeypatch):
         save_figure(figure, path)
     assert path.read_text() == "old"
     assert not list(tmp_path.glob(".*slice*"))
+
+
+def test_names_are_no_formulas_and_none_is_hidden(files, tmp_path):
+    labels = {"background": 0, "$x^2$": 1, "_white": 2}
+    figure = slice_picture(
+        "$case$", files["image"], files["reference"], [Prediction("CPR", files["prediction"], [1, 1])], labels
+    )
+    shown = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert shown == [r"\$x^2\$", "_white", "outline of the reference"]
+    assert figure.get_suptitle().startswith(r"\$case\$: ")
+    assert r"Dice 1.000 \$x^2\$" in figure.axes[2].get_title()
+    save_figure(figure, tmp_path / "slice.png")

@@ -1,6 +1,7 @@
 import gzip
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,106 @@ def test_regions_and_ignore_label_are_nnunets(folders):
     assert found["B", "case1", "core"] == pytest.approx(expected[(2,)], abs=1e-12)
 
 
+def test_the_decathlons_dataset_json_names_labels_and_ignore_label(folders):
+    """As beside labelsTr: values before names, of which two are the same."""
+    reference, predictions = folders
+    content = {"modality": {"0": "MRI"}, "labels": {"0": "background", "1": "lesion", "2": "lesion", "3": "ignore"}}
+    (reference.parent / "dataset.json").write_text(json.dumps(content | {"training": []}))
+    found = values(read(folders))
+    assert {label for _, _, label in found} == {"lesion (label 1)", "lesion (label 2)"}
+    expected = nnunets(reference / "case2.nii.gz", predictions["A"] / "case2.nii.gz", [1, 2], ignore=3)
+    for value in (1, 2):
+        assert found["A", "case2", f"lesion (label {value})"] == pytest.approx(expected[value], abs=1e-12)
+
+
+def test_a_name_that_looks_like_another_value_hides_none(folders):
+    """Label 1 is called 3, and 3 has no name."""
+    reference, predictions = folders
+    describe(reference, {"background": 0, "3": 1, "": 2})
+    cases = read(folders)
+    found = values(cases)
+    expected = nnunets(reference / "case0.nii.gz", predictions["B"] / "case0.nii.gz", [1, 2, 3])
+    of_case = {label: value for (name, case, label), value in found.items() if (name, case) == ("B", "case0")}
+    assert of_case == pytest.approx({"3": expected[1], "(label 2)": expected[2], "3 (label 3)": expected[3]}, abs=1e-12)
+    for task in surface_tasks(reference, predictions, cases):
+        assert task.labels == {"3": 1, "(label 2)": 2, "3 (label 3)": 3}
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"a": 1, "b": 1}, r"dataset\.json cannot be read .*'a' and 'b' have the same value 1; give each value one"),
+        ({"a": "tumor"}, r"'tumor' is no label"),
+        (["a"], "not a mapping"),
+    ],
+)
+def test_labels_that_are_none_are_named(folders, labels, message):
+    describe(folders[0], labels)
+    with pytest.raises(ValueError, match=message):
+        read(folders)
+
+
+def test_a_dataset_json_without_labels(folders):
+    (folders[0] / "dataset.json").write_text('{"name": "something else"}')
+    with pytest.raises(ValueError, match=r"dataset\.json has no key 'labels'; add it, or move the file away"):
+        read(folders)
+
+
+def test_the_dataset_json_above_a_folder_called_dot(folders, monkeypatch):
+    reference, predictions = folders
+    describe(reference.parent, {"background": 0, "liver": 1, "spleen": 2, "aorta": 3})
+    monkeypatch.chdir(reference)
+    assert {label for _, _, label in values(read((Path(), predictions)))} == {"liver", "spleen", "aorta"}
+
+
+def test_references_without_any_label(tmp_path):
+    for folder in ("labels", "p"):
+        write(tmp_path / folder / "x.nii.gz", np.zeros((2, 3, 4), np.uint8))
+    with pytest.raises(ValueError, match=r"references in .*labels are all empty, and no dataset\.json there names"):
+        read((tmp_path / "labels", {"P": tmp_path / "p"}))
+
+
+def test_a_file_that_may_not_be_read(folders, monkeypatch):
+    """Root may read everything, so the system's answer is played."""
+    path = folders[1]["B"] / "case1.nii.gz"
+    path.write_bytes(b"")
+    real = Path.open
+
+    def refuse(self, *args, **options):
+        if self == path:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ValueError, match=r"b/case1\.nii\.gz cannot be read \(permission denied\)"):
+        read(folders)
+
+
+@pytest.mark.parametrize("name", [b"case\xe9.nii.gz", b"case\x1b[31m.nii.gz", b"case\n.nii.gz"])
+def test_a_name_that_cannot_be_shown(folders, name):
+    content = (folders[0] / "case0.nii.gz").read_bytes()
+    for folder in (folders[0], *folders[1].values()):
+        with open(os.path.join(os.fsencode(folder), name), "wb") as file:
+            file.write(content)
+    with pytest.raises(ValueError, match="has no UTF-8 name that can be shown; rename its files") as error:
+        read(folders)
+    assert str(error.value).isprintable()
+
+
+def test_a_voxel_that_is_nearly_a_label(folders):
+    write(folders[0] / "case0.nii.gz", noise(0) * np.float64(1.0000001))
+    with pytest.raises(ValueError, match=r"case0\.nii\.gz holds \d\.000000\d; labels are whole numbers"):
+        read(folders)
+
+
+@pytest.mark.parametrize("ending", [".nii", ".mha", ".NII.GZ"])
+def test_a_case_that_is_there_twice(folders, ending):
+    path = folders[1]["A"] / f"case1{ending}"
+    path.write_bytes((folders[1]["A"] / "case1.nii.gz").read_bytes())
+    with pytest.raises(ValueError, match="are of the same case"):
+        read(folders)
+
+
 def test_a_label_of_other_cases_is_nan_where_both_are_empty_and_0_where_one_is(tmp_path):
     zeros = np.zeros((2, 3, 4), np.uint8)
     write(tmp_path / "labels" / "x.nii.gz", zeros + 1)
@@ -145,7 +246,7 @@ def test_no_case_in_common(folders, tmp_path):
 
 
 def test_missing_and_empty_folders(folders, tmp_path):
-    with pytest.raises(ValueError, match=r"nowhere is no folder"):
+    with pytest.raises(ValueError, match=r"nowhere is not a folder"):
         read((tmp_path / "nowhere", folders[1]))
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("")

@@ -85,6 +85,66 @@ def test_a_damaged_summary_is_named(tmp_path, damage):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("1.0000001", "a Dice of 1.0000001)"),
+        ("-1e-9", "a Dice of -1e-09)"),
+        ('"NaN"', "a Dice of 'NaN')"),
+        ("null", "a Dice of None)"),
+        ("true", "a Dice of True)"),
+        ("Infinity", "a Dice of inf)"),
+        ("1" + "0" * 400, "a Dice of 1000"),
+        ("1" + "0" * 5000, "not valid JSON"),
+    ],
+)
+def test_a_dice_that_is_none_is_told_to_the_last_digit(tmp_path, written, said):
+    good = '{"metric_per_case": [{"metrics": {"1": {"Dice": 0.5}}, "prediction_file": "a.nii.gz"}]}'
+    (tmp_path / "summary.json").write_text(good.replace("0.5", written))
+    with pytest.raises(ValueError, match=r"summary\.json is missing or damaged .* --val") as error:
+        read_cases(tmp_path, "D", "T", "T", "0", {"left": 1})
+    assert said in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+def test_the_summary_of_version_1(tmp_path):
+    of_case = {"1": {"Dice": 0.9}, "reference": "labelsTr/a.nii.gz", "test": "validation_raw/a.nii.gz"}
+    summary = {"author": "Fabian", "name": "D", "results": {"all": [of_case], "mean": {"1": {"Dice": 0.9}}}}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(ValueError, match=r"nnU-Net version 1 wrote it.* as folders: --reference FOLDER --pred"):
+        read_cases(tmp_path, "D", "T", "T", "0", {"left": 1})
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (("a.nii.gz", "a.nii.gz"), "holds a more than once"),
+        (("a.nii.gz", "x/a.mha"), "holds a more than once"),
+        (("a.nii.gz", "b\udc80.nii.gz"), "has no UTF-8 name"),
+    ],
+)
+def test_cases_that_cannot_be_told_apart_or_shown(tmp_path, files, message):
+    cases = [{"metrics": {"1": {"Dice": 0.5}}, "prediction_file": file} for file in files]
+    (tmp_path / "summary.json").write_text(json.dumps({"metric_per_case": cases}))
+    with pytest.raises(ValueError, match=message):
+        read_cases(tmp_path, "D", "T", "T", "0", {"left": 1})
+
+
+def test_every_label_counts_whatever_it_is_called(tmp_path):
+    """Values against names that look like values, columns and the foreground mean: the mean over all, by hand."""
+    names = {"2": 1, "1": 2, "foreground mean": 3, "label": 4, "nan": 5, "mean ": 6, "mean": 7}
+    dice = {str(value): value / 10 for value in names.values()}
+    fold = write_training(tmp_path, "A", 0, {"a": dice, "b": dice}, {"background": 0} | names)
+    labels = foreground_labels(json.loads((fold.parent / "dataset.json").read_text()))
+    table = statistics.summarise(statistics.add_foreground(read_cases(fold / "validation", "D", "T", "T", "0", labels)))
+    means = table.set_index("label")["mean"]
+    assert means.index.is_unique and len(means) == 8
+    assert means.drop(FOREGROUND).to_dict() == pytest.approx(
+        {"2": 0.1, "1": 0.2, "foreground mean (label 3)": 0.3, "label": 0.4, "nan": 0.5,
+         "mean (label 6)": 0.6, "mean (label 7)": 0.7}
+    )  # fmt: skip
+    assert means[FOREGROUND] == pytest.approx(0.4)
+
+
 @pytest.mark.parametrize("labels", [{"left": 1}, {"left": 1, "right": 3}, {"left": 1, "right": 2, "more": 3}])
 def test_other_labels_than_dataset_json(tmp_path, labels):
     fold = write_training(tmp_path, "A", 0, {"a": {"1": 0.5, "2": 0.5}}, {})

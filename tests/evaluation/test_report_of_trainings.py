@@ -146,12 +146,15 @@ def test_copied_validation_results_alone_are_enough(root):
     assert not (root / "report" / "costs.csv").exists()
 
 
-def test_an_earlier_reports_figures_are_removed_but_not_the_users_files(root):
+def test_an_earlier_reports_figures_are_removed_but_not_the_users_files(root, capsys):
     make_study(root)
     assert compare(root) == 0
     before, folder = set(figures(root)), root / "report"
     annotated = folder / "figures" / f"constraints-{DATASET}.png"
     annotated.write_bytes(annotated.read_bytes() + b"annotated")
+    assert compare_folders(root, root / "preprocessed" / DATASET / "gt_segmentations") == 2
+    assert f"{annotated} is not as an earlier report wrote it" in capsys.readouterr().err
+    annotated = annotated.rename(annotated.with_name("annotated.png"))
     (folder / "figures" / "mine.png").write_bytes(b"mine")
     (folder / "notes.txt").write_text("mine")
     assert compare_folders(root, root / "preprocessed" / DATASET / "gt_segmentations") == 0

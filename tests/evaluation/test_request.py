@@ -44,6 +44,20 @@ def test_runs_are_grouped_and_the_baseline_comes_first():
         ({"seed": -1}, "seed is -1, but must be a whole number of at least 0"),
         ({"processes": 1.5}, "processes is 1.5"),
         ({"surface": "yes"}, "surface is 'yes', but must be true or false"),
+        ({"tolerance": float("inf"), "surface": True}, "tolerance is inf, but NSD needs one above 0 and below"),
+        ({"tolerance": 10**400, "surface": True}, "tolerance is 1000"),
+        ({"configuration": ["2d"]}, "configuration must be one value"),
+        ({"folds": [["0"]]}, "folds must be one value, or a list of single values"),
+        ({"datasets": {"a": 4}}, "datasets must be one value"),
+        ({"trainers": {"A": {"b": "c"}, "B": "d"}}, "trainers, A must be one value"),
+        ({"trainers": ["A =a", " A=b"]}, "two trainers have the same name A"),
+        ({"trainers": {"A": "a", "A ": "b"}}, "two trainers have the same name A"),
+        ({"trainers": {1: "a", "1": "b"}}, "two trainers have the same name 1"),
+        (
+            {"trainers": [], "predictions": {"X": "f", "X\t": "g"}, "reference": "r"},
+            "two predictions have the name X",
+        ),
+        ({"output": ""}, "output must be one value"),
     ],
 )
 def test_mistakes(change, message):
@@ -63,12 +77,47 @@ def test_yaml(tmp_path):
     assert (request.names, request.empty, request.surface) == (["CPR", "SGD"], "1", True)
 
 
+def test_paths_in_the_home_folder_whether_in_a_file_or_a_flag(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    given = {"reference": "~/labels", "predictions": ["SGD=~/one", "CPR=~/two"], "output": "~/out"}
+    path = tmp_path / "study.yaml"
+    path.write_text("reference: ~/labels\npredictions: {SGD: ~/one, CPR: ~/two}\noutput: ~/out\n")
+    for request in (make_request(given), make_request(read_yaml(path))):
+        assert (request.reference, request.output) == (home / "labels", home / "out")
+        assert request.predictions == {"SGD": home / "one", "CPR": home / "two"}
+    path.write_text("reference: ~nobody-here/labels\npredictions: {SGD: one, CPR: two}\n")
+    with pytest.raises(ValueError, match="the home folder ~nobody-here is not known"):
+        read_yaml(path)
+
+
 def test_yaml_groups_runs_by_a_mapping(tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text("datasets: 027\noutput:\nfolds: [0, all]\ntrainers:\n  SGD: [a, b]\n  CPR: c\n")
     request = make_request(read_yaml(path))
     assert request.trainers == {"SGD": ["a", "b"], "CPR": ["c"]}
     assert (request.datasets, request.folds) == (["027"], ["0", "all"])
+
+
+def test_yaml_takes_names_as_they_are_written(tmp_path):
+    """YAML 1.1 has on for true, 010 for 8 and 1e-1 for a text."""
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "reference: 2020\npredictions:\n  on: 1\n  010: yes\n  1e1: null\nbaseline: on\n"
+        "surface: true\ntolerance: 1e-1\n"
+    )
+    request = make_request(read_yaml(path))
+    assert request.predictions == {"on": tmp_path / "1", "010": tmp_path / "yes", "1e1": tmp_path / "null"}
+    assert (request.baseline, request.reference, request.tolerance) == ("on", tmp_path / "2020", 0.1)
+    path.write_text("datasets: 4\nfolds: [00, 010]\ntrainers: [a, b]\n")
+    assert make_request(read_yaml(path)).folds == ["0", "10"]
+
+
+def test_yaml_with_a_name_twice(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text("datasets: 4\ntrainers:\n  A: a\n  B: b\n  A: c\n")
+    with pytest.raises(ValueError, match=r"study\.yaml: the key A is there twice, in line 3 and in line 5"):
+        read_yaml(path)
 
 
 @pytest.mark.parametrize("text", ["trainers: [", "just words", ""])

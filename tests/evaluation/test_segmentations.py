@@ -1,6 +1,7 @@
 """Segmentations as files: what nnU-Net's readers make of them is the measure."""
 
 import struct
+import warnings
 from pathlib import Path
 
 import nibabel as nib
@@ -13,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from nnunet_cpr.cli import main
 from nnunet_cpr.evaluation.folders import read_folders
-from nnunet_cpr.evaluation.segmentations import check_geometry, list_cases, read_segmentation
+from nnunet_cpr.evaluation.segmentations import check_geometry, list_cases, read_pair, read_segmentation
 
 pytest.importorskip("nnunetv2")
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics
@@ -236,3 +237,22 @@ def test_compare_takes_sheared_files(tmp_path, capsys):
     assert values["same", "0", "a", "1", "HD95"] == 0
     assert values["longer", "0", "a", "1", "HD95"] == pytest.approx(2.5, rel=1e-5)
     assert values["longer", "0", "a", "1", "Dice"] == pytest.approx(2 * 5 / 11)
+
+
+def test_what_numpy_and_itk_complain_of_is_one_line(tmp_path, capfd):
+    """Neither NumPy's nor ITK's own complaint stands before ours."""
+    write(tmp_path / "good.nii.gz", np.zeros((3, 4, 5), np.uint8))
+    nib.save(nib.Nifti1Image(np.full((3, 4, 5), 1j, np.complex64), np.eye(4)), tmp_path / "complex.nii.gz")
+    nib.save(nib.Nifti1Image(np.zeros((0, 4, 5), np.uint8), np.eye(4)), tmp_path / "empty.nii.gz")
+    infinite = nib.Nifti1Image(np.zeros((3, 4, 5), np.uint8), np.eye(4))
+    infinite.header["pixdim"][1] = np.inf
+    nib.save(infinite, tmp_path / "infinite.nii.gz")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match=r"infinite\.nii\.gz has the spacing"):
+            read_pair(tmp_path / "infinite.nii.gz", tmp_path / "infinite.nii.gz")
+        with pytest.raises(ValueError, match=r"complex\.nii\.gz holds complex numbers"):
+            read_segmentation(tmp_path / "complex.nii.gz")
+        with pytest.raises(ValueError, match=r"good\.nii\.gz has the size"):
+            check_geometry(tmp_path / "empty.nii.gz", tmp_path / "good.nii.gz")
+    assert capfd.readouterr() == ("", "")

@@ -105,6 +105,72 @@ def test_equal_trainers_show_no_difference():
     assert (table["ties"] == table["n"]).all()
 
 
+# Equal on paper
+
+
+def test_means_of_the_same_values_in_another_order_are_ties():
+    """Three labels exchange their values, so every foreground mean stays the same, but for floating point."""
+    values = np.random.default_rng(3).uniform(0.01, 0.95, (20, 3))
+    others = np.roll(values, 1, axis=1)
+    assert ((others - values).mean(axis=1) != 0).any()
+    cases = frame(
+        base={f"c{i}": dict(zip("xyz", row, strict=True)) for i, row in enumerate(values)},
+        new={f"c{i}": dict(zip("xyz", row, strict=True)) for i, row in enumerate(others)},
+    )
+    row = statistics.compare(cases, "base").set_index("label").loc[FOREGROUND]
+    assert (row.wins, row.ties, row.losses, row.p, row.effect_size) == (0, 20, 0, 1, 0)
+    assert (row.difference, row.ci_low, row.ci_high) == (0, 0, 0)
+    assert (statistics.extremes(cases, "base")["difference"] == 0).all()
+
+
+def test_steps_that_are_equal_on_paper_share_a_rank():
+    """Differences of one, two and three fortieths: SciPy ranks the whole numbers exactly."""
+    new = [0.500, 0.825, 0.375, 0.500, 0.450, 0.700, 0.350]
+    base = [0.525, 0.775, 0.325, 0.550, 0.500, 0.650, 0.425]
+    steps = [-1, 2, 2, -2, -2, 2, -3]  # fortieths
+    assert len(set(np.abs(np.subtract(new, base)))) > 3
+    cases = frame(
+        base={f"c{i}": {"x": value} for i, value in enumerate(base)},
+        new={f"c{i}": {"x": value} for i, value in enumerate(new)},
+    )
+    for metric in ("Dice", "NSD"):
+        row = statistics.compare(cases.assign(metric=metric), "base").iloc[0]
+        assert row.p == pytest.approx(stats.wilcoxon(steps).pvalue, abs=1e-12)
+        assert row.effect_size == pytest.approx((3 * 4 - 1 - 2 * 4 - 7) / 28)  # ranks 1, 4 (five times) and 7
+        assert (row.wins, row.losses) == (3, 4)
+
+
+def test_a_real_difference_stays_one():
+    """One voxel more in a structure of 10 million voxels."""
+    dice = [2 * 9_000_000 / 19_000_000, 2 * 9_000_001 / 19_000_001]
+    cases = frame(base={c: {"x": dice[0]} for c in "abc"}, new={c: {"x": dice[1]} for c in "abc"})
+    row = statistics.compare(cases, "base").iloc[0]
+    assert (row.wins, row.ties) == (3, 0) and row.difference == pytest.approx(dice[1] - dice[0], rel=1e-6)
+
+
+def test_distances_in_float32_voxels_are_ties():
+    """Seven voxels of 0.3 mm are three of 0.7 mm, but for the header's float32."""
+    seven, three = 7 * float(np.float32(0.3)), 3 * float(np.float32(0.7))
+    assert seven != three
+    cases = frame(
+        metric="HD95", a={"c": {"x": seven}}, b={"c": {"x": three}}, d={"c": {"x": 9.0}}, base={"c": {"x": seven}}
+    )
+    table = statistics.compare(statistics.add_foreground(cases), "base").set_index(["trainer", "label"])
+    assert table.loc[("b", "x"), "ties"] == 1 and table.loc[("d", "x"), "losses"] == 1
+    ranks = statistics.rank(statistics.add_foreground(cases)).set_index("trainer")["mean_rank"]
+    assert ranks.to_dict() == {"a": 2, "b": 2, "base": 2, "d": 4}
+
+
+def test_snap():
+    nan = math.nan
+    values = np.array([0.3, -0.1 - 0.2, nan, 1e-17, -1e-17, 0.0, 0.5, -0.300001, nan])
+    found = statistics.snap(values, 1e-9)
+    assert found[0] == -found[1] and (found[3:6] == 0).all() and not np.signbit(found[3:6]).any()
+    assert found[6] == 0.5 and found[7] == -0.300001
+    assert np.isnan(found).tolist() == np.isnan(values).tolist()
+    assert statistics.snap(np.array([]), 1e-9).size == 0
+
+
 def test_undefined_cases_are_left_out_of_the_pairs_and_of_n():
     cases = frame(
         base={"a": {"left": 0.5}, "b": {"left": math.nan}, "c": {"left": 0.7}},

@@ -7,12 +7,14 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK
 from scipy import ndimage
 
-from nnunet_cpr.evaluation import folders, surface
+from nnunet_cpr import parallel
+from nnunet_cpr.evaluation import surface
 from nnunet_cpr.evaluation.results import CASE_COLUMNS
 from nnunet_cpr.evaluation.surface import CACHE_FILE, SurfaceTask, library, surface_distances, surface_metrics
 
@@ -243,7 +245,7 @@ def test_regions_are_unions_of_labels(tasks):
 def test_several_processes_give_the_same(tasks, tmp_path, monkeypatch):
     alone = surface_metrics(tasks, 1.0, 1)
     (tmp_path / "A" / CACHE_FILE).unlink()
-    monkeypatch.setattr(folders, "START_SECONDS", -1.0)
+    monkeypatch.setattr(parallel, "START_SECONDS", -1.0)
     assert surface_metrics(tasks, 1.0, 2).equals(alone)
 
 
@@ -314,11 +316,38 @@ def test_a_changed_file_is_computed_again(tasks, measured, which):
     assert not second[~other].equals(first[~other])
 
 
-def test_the_time_of_a_file_counts(tasks, measured):
-    surface_metrics(tasks, 1.0, 1)
-    os.utime(tasks[3].prediction, ns=(1, 1))
-    surface_metrics(tasks, 1.0, 1)
-    assert measured[4:] == ["case3"]
+def test_content_counts_and_not_size_and_time(tmp_path, measured):
+    """Archives with fixed times and rsync -t give other files the same time; .nii of one shape have one size."""
+
+    def save(name: str, first: int) -> Path:
+        mask = np.zeros((9, 10, 11), np.uint8)
+        mask[2:6, 2:7, first : first + 4] = 1
+        path = tmp_path / name / "x.nii"
+        path.parent.mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(mask, np.diag([1.0, 1, 2, 1])), path)
+        os.utime(path, ns=(10**18, 10**18))
+        return path
+
+    task = SurfaceTask("D", "A", "A", 0, "x", save("labels", 3), save("A", 3), {"one": 1})
+    before = task.prediction.stat()
+    assert surface_metrics([task], 1.0, 1)["value"].tolist() == [1.0, 0.0, 0.0]
+    os.utime(task.prediction, ns=(1, 1))
+    surface_metrics([task], 1.0, 1)
+    assert measured == ["x"]
+    after = save("A", 4).stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert surface_metrics([task], 1.0, 1)["value"][1] == 2.0  # HD95
+    assert measured == ["x", "x"]
+
+
+def test_a_file_that_tasks_share_is_hashed_once(tasks, monkeypatch):
+    linked = dataclasses.replace(tasks[0], reference=tasks[0].reference.with_name("link.nii.gz"))
+    linked.reference.symlink_to(tasks[0].reference)
+    hashed = []
+    monkeypatch.setattr(surface.hashlib, "sha256", lambda *_, make=surface.hashlib.sha256: hashed.append(1) or make(*_))
+    hashes = surface._Hashes()
+    assert len({hashes.of(task.reference) for task in (tasks[0], linked, tasks[0])}) == 1
+    assert len(hashed) == 1
 
 
 def test_other_tolerance_labels_or_library_are_computed_again(tasks, measured, monkeypatch):
@@ -350,6 +379,18 @@ def test_a_killed_run_goes_on_where_it_was(tasks, measured, monkeypatch):
     assert measured == ["case0", "case1"]
     assert len(surface_metrics(tasks, 1.0, 1)) == 4 * 6
     assert measured == ["case0", "case1", "case2", "case3"]
+
+
+def test_what_a_killed_run_was_writing_is_removed(tasks):
+    """Beside the predictions, and nothing else there, by the next run, even if it has nothing to compute."""
+    surface_metrics(tasks, 1.0, 1)
+    folder = tasks[0].prediction.parent
+    before = set(folder.iterdir())
+    leftover = folder / f".nnunet-cpr-123-0123456789ab-{CACHE_FILE}"
+    leftover.write_text("{")
+    (folder / ".notes").write_text("the user's")
+    surface_metrics(tasks, 1.0, 1)
+    assert set(folder.iterdir()) == before | {folder / ".notes"}
 
 
 @pytest.mark.parametrize(("cases", "seconds"), [(2, 1e9), (10**9, 0.0)])
@@ -397,8 +438,44 @@ def test_a_damaged_cache_is_ignored(tasks, measured, content):
     assert measured == ["case0", "case0"]
 
 
+IMPOSSIBLE = [("NSD", 1.5), ("NSD", -0.1), ("NSD", None), ("HD95", -1), ("HD95", None), ("MASD", 1e999), ("MASD", "1"),
+              ("MASD", True), ("MASD", [1])]  # fmt: skip
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+@pytest.mark.parametrize(("metric", "value"), [*IMPOSSIBLE, ("HD95", 1.25)])
+def test_values_that_were_changed_are_not_believed(tasks, measured, metric, value, sealed):
+    cache = tasks[0].prediction.parent / CACHE_FILE
+    first = surface_metrics(tasks[:1], 1.0, 1)
+    content = json.loads(cache.read_text())
+    entry = content["case0"]
+    entry["values"]["two"][metric] = value
+    if sealed:
+        entry["sha256"] = surface._seal(entry["inputs"], entry["values"])
+    cache.write_text(json.dumps(content))
+    again = surface_metrics(tasks[:1], 1.0, 1)
+    if sealed and value == 1.25:  # as if it had been computed
+        assert measured == ["case0"]
+    else:
+        assert again.equals(first) and measured == ["case0", "case0"]
+
+
+def test_an_entry_of_another_definition_or_with_more_labels_is_not_believed(tasks, measured, monkeypatch):
+    first = surface_metrics(tasks[:1], 1.0, 1)
+    monkeypatch.setattr(surface, "DEFINITION", surface.DEFINITION + 1)
+    assert surface_metrics(tasks[:1], 1.0, 1).equals(first)
+    cache = tasks[0].prediction.parent / CACHE_FILE
+    content = json.loads(cache.read_text())
+    entry = content["case0"]
+    entry["values"]["three"] = entry["values"]["one"]
+    entry["sha256"] = surface._seal(entry["inputs"], entry["values"])
+    cache.write_text(json.dumps(content))
+    assert surface_metrics(tasks[:1], 1.0, 1).equals(first)
+    assert len(measured) == 3
+
+
 def test_an_error_in_another_process_is_the_same_and_loses_nothing(tasks, measured, monkeypatch):
-    monkeypatch.setattr(folders, "START_SECONDS", -1.0)
+    monkeypatch.setattr(parallel, "START_SECONDS", -1.0)
     content = tasks[3].prediction.read_bytes()
     tasks[3].prediction.write_bytes(content[:-500])
     with monkeypatch.context() as patch:

@@ -46,7 +46,7 @@ def odd_empty_policy(world: World) -> str:
 def unknown_baseline(world: World) -> str:
     if "baseline" in world.request:
         raise NotHereError
-    world.request["baseline"] = pick(world, ["x", " ", "ONE", "one ", "nnUNetTrainer ", "é", "0"])
+    world.request["baseline"] = pick(world, ["x", " ", "ONE", "é", "0"])
     return f"--baseline {world.request['baseline']!r}"
 
 

@@ -273,9 +273,12 @@ def _bad_message(world: World, err: str) -> list[str]:
 
 
 def _names_something(world: World, text: str) -> bool:
+    if "is empty" in text and "" in world.argv:  # there is nothing to name
+        return True
     own = [value for name, value in world.environment.items() if name.startswith("nnUNet")]
     words = [str(world.folder), "nnUNet_", *own, *world.words]
     for argument in world.argv:
-        words += [argument, argument.partition("=")[0], argument.partition("=")[2], argument.split("/")[-1]]
+        name, _, rest = argument.partition("=")
+        words += [argument, name, rest, *rest.split(","), argument.split("/")[-1]]
     words = [word for word in words if len(word.strip()) > 1 or f"'{word}'" in text or word in text.split()]
     return any(word in text or repr(word)[1:-1] in text for word in words)

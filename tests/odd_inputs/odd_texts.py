@@ -162,7 +162,8 @@ def alias_bomb(world: World) -> str:
 def odd_value(world: World) -> str:
     path = needs_yaml(world)
     lines = lines_of(path)
-    numbers = [n for n, line in enumerate(lines) if re.match(r"\s*[\w'\"].*: \S", line)]
+    # Another output is a place that the oracle does not know.
+    numbers = [n for n, line in enumerate(lines) if re.match(r"\s*(?!output:)[\w'\"].*: \S", line)]
     if not numbers:
         raise NotHereError
     number = pick(world, numbers)

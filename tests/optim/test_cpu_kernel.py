@@ -10,7 +10,6 @@ from optim_helpers import (
     assert_same_bits,
     bits,
     check_that_autograd_notices,
-    make,
     make_fused,
     plain_path,
     round_trip,
@@ -127,64 +126,6 @@ def test_what_is_not_covered_does_not_reach_the_kernel(case, calls):
         opt.step()
     assert float(opt.state[p]["lagmul"]) > 0
     assert calls == []
-
-
-@pytest.fixture
-def fresh_cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return tmp_path
-
-
-def train_without_kernel(monkeypatch):
-    found = cpu_kernel.library.__wrapped__()
-    monkeypatch.setattr(cpu_kernel, "library", lambda: found)
-    pull = Pull(dtype=torch.float32)
-    params = pull.params()
-    opt = make("Adam", params, "dependent", fused=True)
-    pull.run(opt, params, 0, 40)
-    assert float(opt.state[params[0]]["lagmul"]) > 0
-    return found
-
-
-@pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
-def test_no_or_a_failing_compiler_is_silent(compiler, monkeypatch, fresh_cache, recwarn):
-    monkeypatch.setenv("CC", compiler)
-    assert train_without_kernel(monkeypatch) is None
-    assert not recwarn.list
-    assert [f for f in fresh_cache.rglob("*") if f.is_file()] == []
-
-
-def test_a_cache_folder_that_cannot_be_made_is_silent(monkeypatch, tmp_path):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert train_without_kernel(monkeypatch) is None
-
-
-@needs_kernel
-def test_compiled_once(monkeypatch, fresh_cache):
-    assert cpu_kernel.library.__wrapped__() is not None
-    built, checksum = sorted((f for f in fresh_cache.rglob("*") if f.is_file()), reverse=True)
-    assert (built.suffix, checksum.suffix) == (".so", ".sha256")
-    monkeypatch.setenv("CC", "no-such-compiler")
-    assert cpu_kernel.library.__wrapped__() is not None
-
-
-@needs_kernel
-@pytest.mark.parametrize("size", [0, 8000])
-def test_a_damaged_binary_is_built_again(fresh_cache, size):
-    assert cpu_kernel.library.__wrapped__() is not None
-    (built,) = fresh_cache.rglob("*.so")
-    whole = built.read_bytes()
-    built.unlink()  # not truncated in place: this process has it loaded
-    built.write_bytes(whole[:size])
-    assert cpu_kernel.library.__wrapped__() is not None
-    assert len(built.read_bytes()) == len(whole)
-
-
-@needs_kernel
-def test_a_compiler_with_arguments(monkeypatch, fresh_cache):
-    monkeypatch.setenv("CC", "cc -O1")
-    assert cpu_kernel.library.__wrapped__() is not None
 
 
 @needs_kernel

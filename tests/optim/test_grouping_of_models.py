@@ -232,6 +232,127 @@ def test_the_magnitudes_of_weight_norm_are_vectors():
     assert decided == {"weight_v": True, "weight_g": False, "bias": False}
 
 
+PARTS = [
+    ("weight", lambda: nn.Linear(4, 3)),
+    ("weight", lambda: nn.Linear(4, 1)),
+    ("weight", lambda: nn.Linear(1, 4)),
+    ("weight", lambda: nn.Bilinear(2, 3, 1)),
+    ("weight", lambda: nn.Conv1d(8, 1, 7)),
+    ("weight", lambda: nn.Conv2d(4, 8, 3)),
+    ("weight", lambda: nn.ConvTranspose3d(2, 3, 2)),
+    ("weight", lambda: nn.Embedding(10, 4)),
+    ("weight", lambda: nn.EmbeddingBag(10, 4)),
+    ("weight_hh_l0", lambda: nn.LSTM(4, 5)),
+    ("weight_ih", lambda: nn.GRUCell(4, 5)),
+    ("in_proj_weight", lambda: nn.MultiheadAttention(4, 2)),
+    ("weight", lambda: nn.LayerNorm([3, 4])),
+    ("bias", lambda: nn.Linear(4, 3)),
+]
+parametrized = nn.utils.parametrizations
+
+
+class Sum(nn.Module):
+    """A parametrisation with two parts, of no kind that torch knows."""
+
+    def forward(self, a, b):
+        return a + b
+
+    def right_inverse(self, whole):
+        return whole / 2, whole / 2
+
+
+def in_two_parts(module, name):
+    nn.utils.parametrize.register_parametrization(module, name, Sum())
+    return module
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+class TestParametrisedWeights:
+    """What stands for a weight is treated as the weight would be."""
+
+    def plain(self, name, make, **kwargs):
+        return f"m.{name}" in regularised(Named(m=make(), w=nn.Linear(2, 2)), **kwargs)
+
+    def parts(self, module, **kwargs):
+        found = decided(Named(m=module, w=nn.Linear(2, 2)), **kwargs)
+        return {key.split(".")[-1]: yes for key, yes in found.items() if "original" in key or key[-2:] in ("_g", "_v")}
+
+    @pytest.mark.parametrize("kwargs", [{}, {"reg_embedding": True}])
+    @pytest.mark.parametrize("name, make", PARTS, ids=lambda x: x if isinstance(x, str) else str(x()))
+    def test_the_direction_of_weight_norm(self, name, make, kwargs):
+        expected = self.plain(name, make, **kwargs)
+        if name != "bias":  # torch cannot take the norm of its rows
+            assert self.parts(parametrized.weight_norm(make(), name), **kwargs) == {
+                "original0": False,
+                "original1": expected,
+            }
+            old = self.parts(nn.utils.weight_norm(make(), name), **kwargs)
+            assert old == {f"{name}_g": False, f"{name}_v": expected}
+
+    @pytest.mark.parametrize("name, make", PARTS, ids=lambda x: x if isinstance(x, str) else str(x()))
+    def test_the_parts_of_any_other(self, name, make):
+        expected = self.plain(name, make)
+        assert self.parts(in_two_parts(make(), name)) == {"original0": expected, "original1": expected}
+
+    @pytest.mark.parametrize("wrap", [parametrized.spectral_norm, parametrized.orthogonal])
+    @pytest.mark.parametrize("name, make", PARTS[:5] + PARTS[7:10], ids=lambda x: x if isinstance(x, str) else str(x()))
+    def test_the_one_part_of_spectral_norm_and_orthogonal(self, wrap, name, make):
+        assert self.parts(wrap(make(), name)) == {"original": self.plain(name, make)}
+
+    def test_of_the_model_itself(self):
+        found = decided(parametrized.weight_norm(nn.Linear(4, 1)))
+        assert found == {
+            "bias": False,
+            "parametrizations.weight.original0": False,
+            "parametrizations.weight.original1": True,
+        }
+
+    def test_compiled(self):
+        model = Named(m=torch.compile(parametrized.weight_norm(nn.Linear(4, 1))))
+        assert regularised(model) == {"m.parametrizations.weight.original1"}
+
+    def test_an_exemption_by_the_name_of_the_weight(self):
+        class Model(Named):
+            def no_weight_decay(self):
+                return {"a.weight"}
+
+        model = Model(a=parametrized.weight_norm(nn.Linear(4, 3)), b=parametrized.weight_norm(nn.Linear(4, 3)))
+        assert regularised(model) == {"b.parametrizations.weight.original1"}
+
+    def test_the_table_names_the_layer(self):
+        table = param_table(parametrized.weight_norm(nn.Conv1d(8, 1, 7)))
+        assert "magnitude of Conv1d under weight_norm" in table
+        assert "weight of Conv1d" in table
+
+
+class TestLazyLayers:
+    """Before the first forward pass nobody knows how many dimensions their parameters will have."""
+
+    MESSAGE = "no shape before the first forward pass.*run the model on one batch, then make the optimizer"
+
+    @pytest.mark.parametrize("layer", [nn.LazyLinear(3), nn.LazyConv2d(3, 3), nn.LazyBatchNorm1d()], ids=str)
+    @pytest.mark.parametrize("use", [AdamCPR, param_groups, param_table])
+    def test_are_refused_in_a_model(self, layer, use):
+        with pytest.raises(ValueError, match=f"m.weight of {type(layer).__name__} has {self.MESSAGE}"):
+            use(Named(m=layer, w=nn.Linear(2, 2)))
+
+    @pytest.mark.parametrize("regularize", [None, True])
+    def test_are_refused_in_a_list(self, regularize):
+        with pytest.raises(ValueError, match=f"param 0 of the group has {self.MESSAGE}"):
+            AdamCPR(nn.LazyLinear(3).parameters(), regularize=regularize)
+
+    def test_may_be_in_a_group_that_is_not_regularised(self):
+        layer = nn.LazyLinear(3)
+        opt = AdamCPR([{"params": layer.parameters(), "regularize": False}, {"params": nn.Linear(2, 2).parameters()}])
+        layer(torch.ones(2, 4)).sum().backward()
+        opt.step()
+
+    def test_are_layers_like_others_after_it(self):
+        model = Named(m=nn.LazyLinear(3), n=nn.LazyBatchNorm1d())
+        model.n(model.m(torch.ones(2, 4)))
+        assert regularised(model) == {"m.weight"}
+
+
 class TestExemptions:
     def test_of_a_parameter(self):
         model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))

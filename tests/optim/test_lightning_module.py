@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from nnunet_cpr.optim import AdamCPR
 
 lightning = pytest.importorskip("lightning", reason="needs lightning (pip install lightning)")
+from lightning.pytorch.callbacks import BackboneFinetuning  # noqa: E402
 from lightning.pytorch.plugins import MixedPrecision  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on workers, loggers and folders
@@ -135,3 +136,48 @@ def test_the_example_of_the_documentation(example, tmp_path):
         fit(module, tmp_path, epochs=1)
     rows = module.optimizers(use_pl_optimizer=False).constraints()
     assert [c.name for c in rows] == ["model.0.weight", "model.3.weight"]
+
+
+class Finetuned(lightning.LightningModule):
+    """A backbone that Lightning freezes, and adds to the optimizer of the head in the second epoch."""
+
+    def __init__(self, of_the_head):
+        super().__init__()
+        torch.manual_seed(0)
+        self.backbone, self.head = nn.Sequential(nn.Linear(6, 9), nn.Tanh()), nn.Linear(9, 2)
+        self.of_the_head = of_the_head
+
+    def training_step(self, batch, index):
+        x, y = batch
+        return (self.head(self.backbone(x)) - y).square().mean()
+
+    def configure_optimizers(self):
+        return AdamCPR(self.of_the_head(self.head), lr=0.01, **WARM)
+
+
+def thawing():
+    return BackboneFinetuning(unfreeze_backbone_at_epoch=1, lambda_func=lambda epoch: 1.0)
+
+
+def test_finetuning_adds_the_backbone_to_the_optimizer_of_the_head(tmp_path):
+    """The head's optimizer has names, the group that Lightning adds has none."""
+    modules = [Finetuned(lambda head: head), Finetuned(nn.Module.parameters)]
+    for module in modules:
+        fit(module, tmp_path, callbacks=[thawing()])
+    assert_same_bits(*[bits(module.parameters()) for module in modules])
+    rows = modules[0].optimizers(use_pl_optimizer=False).constraints()
+    assert [row.name for row in rows] == ["weight", "param 2"]
+    assert any(row.active for row in rows)
+
+
+def test_finetuning_goes_on_from_a_checkpoint(tmp_path):
+    """Lightning puts the groups of the first run in place before it loads the optimizer's state."""
+    first = Finetuned(lambda head: head)
+    fit(first, tmp_path, epochs=2, callbacks=[thawing()]).save_checkpoint(tmp_path / "half.ckpt")
+    before = first.optimizers(use_pl_optimizer=False).constraints()
+    module = Finetuned(lambda head: head)
+    fit(module, tmp_path, epochs=3, resume=tmp_path / "half.ckpt", callbacks=[thawing()])
+    after = module.optimizers(use_pl_optimizer=False).constraints()
+    assert [row.name for row in after] == ["weight", "param 2"]
+    assert [row.kappa for row in after] == [row.kappa for row in before]
+    assert all(row.bounded for row in after)

@@ -63,3 +63,31 @@ def test_scalars_on_another_device_follow_their_weights():
         opt.state[p] = {key: value.cpu() for key, value in opt.state[p].items()}
         one_step(opt, [p])
         assert {value.device.type for value in opt.state[p].values()} == {"cuda"}
+
+
+def test_a_scalar_of_a_state_dict_is_saved_alone(tmp_path):
+    """In the state it is one element of a vector with those of the other tensors."""
+    params = [torch.nn.Parameter(torch.randn(2, 2)) for _ in range(500)]
+    opt = AdamCPR(params)
+    one_step(opt, params)
+    assert opt.state[params[0]]["kappa"].untyped_storage().nbytes() == 500 * 4
+    saved = opt.state_dict()
+    for key, value in saved["state"][0].items():
+        assert value.untyped_storage().nbytes() == value.nbytes, key
+        torch.save(value, tmp_path / key)
+        loaded = torch.load(tmp_path / key, weights_only=True)
+        torch.testing.assert_close(loaded, opt.state[params[0]][key], rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_state_dict_is_that_of_its_moment_and_hooks_see_it():
+    p = torch.nn.Parameter(torch.randn(3, 3))
+    opt = AdamCPR([p], kappa_init_method="dependent", kappa_init_param=0.5)
+    one_step(opt, [p])
+    seen = []
+    opt.register_state_dict_post_hook(lambda _, state: seen.append(state["state"][0]["lagmul"]))
+    saved = opt.state_dict()
+    lagmul = saved["state"][0]["lagmul"].clone()
+    assert seen[0] is saved["state"][0]["lagmul"]
+    one_step(opt, [p])
+    assert saved["state"][0]["lagmul"] == lagmul != opt.state[p]["lagmul"]
+    assert len(opt._optimizer_state_dict_post_hooks) == 1

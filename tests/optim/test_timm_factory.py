@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import pickle
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ from nnunet_cpr.optim import SGDCPR, AdamCPR
 
 timm = pytest.importorskip("timm", reason="needs timm (pip install 'nnunet-cpr[deit]')")
 from timm.models import resume_checkpoint  # noqa: E402
-from timm.optim import create_optimizer_v2, list_optimizers, optimizer_kwargs  # noqa: E402
+from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers, optimizer_kwargs  # noqa: E402
 from timm.scheduler import create_scheduler_v2  # noqa: E402
 from timm.utils import CheckpointSaver, ParseKwargs  # noqa: E402
 
@@ -226,3 +227,35 @@ def test_the_core_does_without_timm():
 
 def test_both_names_are_listed():
     assert list_optimizers("*cpr") == ["adamcpr", "sgdcpr"]
+
+
+@pytest.mark.parametrize("name, cls", [("adamcpr", AdamCPR), ("sgdcpr", SGDCPR)])
+class TestClassLookedUp:
+    def test_it_is_a_class(self, name, cls):
+        found = get_optimizer_class(name, bind_defaults=False)
+        assert isinstance(found, type)
+        assert issubclass(found, cls)
+        assert pickle.loads(pickle.dumps(found)) is found
+
+    def test_it_makes_what_the_class_of_ours_would(self, name, cls):
+        ours, plain = vit(), vit()
+        optimizer = get_optimizer_class(name, bind_defaults=False)(ours, 0.01, **WARM)
+        reference = cls(plain, 0.01, **WARM)
+        assert type(optimizer) is cls
+        train(ours, optimizer, 0, 3)
+        train(plain, reference, 0, 3)
+        assert optimizer.constraints() == reference.constraints()
+        assert_same_bits(bits(ours.parameters()), bits(plain.parameters()))
+
+    def test_a_weight_decay_means_what_it_does_in_the_factory(self, name, cls):
+        model = vit()
+        optimizer = get_optimizer_class(name, bind_defaults=False)(model.parameters(), lr=0.01, weight_decay=0.1)
+        assert all(group["regularize"] and group["weight_decay"] == 0 for group in optimizer.param_groups)
+        with pytest.raises(ValueError, match="weight_decay above 0"):
+            get_optimizer_class(name, bind_defaults=False)(model.parameters(), lr=0.01, weight_decay=0.0)
+
+    def test_defaults_are_bound_if_asked_for(self, name, cls):
+        momentum = {"momentum": 0.9} if cls is SGDCPR else {}
+        optimizer = get_optimizer_class(name)(vit().parameters(), lr=0.01, **momentum)
+        assert type(optimizer) is cls
+        assert optimizer.defaults.get("nesterov") is (True if cls is SGDCPR else None)

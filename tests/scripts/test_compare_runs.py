@@ -1,6 +1,8 @@
 """scripts/compare_runs.py: tables computed by hand, what is said of them, and bad input."""
 
+import json
 import math
+import re
 
 import pytest
 from compare_runs import main
@@ -320,3 +322,27 @@ def test_as_a_command(tmp_path, study):
     assert done.stdout.startswith("setting ")
     failed = run_python(command[0], str(tmp_path / "absent"))
     assert (failed.returncode, failed.stdout) == (2, "")
+
+
+def test_names_are_text_everywhere(tmp_path, capsys):
+    folder = tmp_path / "=1+1|<b>$x$"
+    monkey = [write_run(folder, [3, 2], data={}), write_run(tmp_path / "other", [4, 3], lr=0.5)]
+    config = json.loads((folder / "config.json").read_text())
+    config["settings"]["size"] = "-$x^2$|<b>"
+    (folder / "config.json").write_text(json.dumps(config))
+    outputs = ["--markdown", "t.md", "--csv", "t.csv", "--runs-csv", "r.csv", "--curves", "c.png"]
+    outputs = [part if part.startswith("--") else str(tmp_path / part) for part in outputs]
+    assert main([*map(str, monkey), *outputs]) == 0
+    table = (tmp_path / "t.md").read_text().split("\n\n")[0].splitlines()
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1
+    assert not re.search(r"(?<!\\)<b", (tmp_path / "t.md").read_text())
+    assert not re.search(r"(^|,)[=+@]", (tmp_path / "r.csv").read_text(), flags=re.M)
+
+
+def test_an_interruption_is_one_line(tmp_path, study, capsys, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("compare_runs.read_runs", interrupted)
+    assert main([*map(str, study)]) == 130
+    assert capsys.readouterr().err == "compare_runs.py: interrupted\n"

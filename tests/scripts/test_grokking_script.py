@@ -1,14 +1,21 @@
 """scripts/train_grokking.py: the task, its model against a plain attention, and small trainings."""
 
 import math
+import os
 import re
+import shutil
+import sys
+import zipfile
+from types import ModuleType
 
 import pytest
 import torch
 from common.optimizers import build_optimizer
-from common.parsing import make, parse
+from common.parsing import make, parse, run_script
 from script_helpers import losses, stop_after
 from train_grokking import GrokkingSettings, addition_pairs, build_model, split_pairs, train
+
+from nnunet_cpr.exclusive import LOCK_FILE, exclusive
 
 
 def settings(**given):
@@ -111,3 +118,111 @@ def test_settings_without_a_task_are_one_line(tmp_path, flags, message):
     with pytest.raises(ValueError, match=message):
         train_here(tmp_path / "run", *flags)
     assert not (tmp_path / "run").exists()
+
+
+SMALL = ["--device", "cpu", "--modulus", "7", "--width", "16", "--hidden", "32", "--train-share", "0.9"]
+SMALL += ["--max-steps", "6", "--eval-every", "2", "--checkpoint-every", "2"]
+
+
+def command(*flags):
+    return run_script(GrokkingSettings, train, "", [*SMALL, *map(str, flags)])
+
+
+def one_line(capsys):
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
+
+
+def test_a_second_training_in_a_folder_is_refused(tmp_path, capsys):
+    with exclusive(tmp_path / "run"):  # as by another process
+        assert command("--out", tmp_path / "run") == 2
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK_FILE]
+    assert "run is in use by another process" in one_line(capsys)
+
+
+def test_a_figure_that_cannot_be_drawn_stops_no_training(tmp_path, capsys, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("Failed to process string with tex\nbecause latex could not be found")
+
+    monkeypatch.setattr("common.run.draw_curves", fails)
+    assert command("--out", tmp_path / "run") == 0
+    assert "warning: curves.png cannot be drawn: Failed to process string with tex because" in one_line(capsys)
+    names = ["checkpoint.pt", "config.json", "cpr_trace.csv", "metrics.csv"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == names
+    assert [row[0] for row in losses(tmp_path / "run")][-1] == "6"
+
+
+def test_the_folder_may_be_written_with_a_tilde(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text("out: ~/run\nmax_steps: 4\n")
+    assert command("--config", "~/config.yaml") == 0
+    assert (tmp_path / "run" / "metrics.csv").is_file() and not (tmp_path / "~").exists()
+    capsys.readouterr()
+    assert command("--resume", "--out", "~/run") == 0
+    capsys.readouterr()
+    assert command("--out", "~nobody-here/run") == 2
+    assert "--out is ~nobody-here/run: " in one_line(capsys)
+
+
+class Touch:
+    """A pickle that makes a file when it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run of 6 steps that was broken off after 4."""
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+    assert run_script(GrokkingSettings, train, "", [*SMALL, "--out", str(folder)]) == 0
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    torch.save(state | {"step": 4}, folder / "checkpoint.pt")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda s, f: s | {"more": Touch(f / "executed")},
+            r"it holds the object \w+\.mkdir, .*which could run commands",
+        ),
+        (lambda s, f: s | {"step": 7}, "is of step 7, but the run has 6 steps"),
+        (lambda s, f: s | {"step": -1}, "is of step -1"),
+        (lambda s, f: s | {"model": 7}, "does not fit this model"),
+        (lambda s, f: s | {"optimizer": "text"}, "does not fit this model"),
+        (lambda s, f: [1, 2], "cannot be read as a checkpoint"),
+        ("zip", "is damaged"),
+        ("unknown class", "it holds the object gone.Gone"),
+        ("empty", "is damaged"),
+        ("folder", "checkpoint.pt"),
+    ],
+)
+def test_a_checkpoint_of_others_is_one_line_and_runs_nothing(stopped, tmp_path, capsys, monkeypatch, change, words):
+    path = shutil.copytree(stopped, tmp_path / "run") / "checkpoint.pt"
+    if change == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a", "b")
+    elif change == "unknown class":
+        gone = ModuleType("gone")
+        gone.Gone = type("Gone", (), {"__module__": "gone"})
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, "gone", gone)
+            torch.save({"x": gone.Gone()}, path)
+    elif change == "empty":
+        path.write_bytes(b"")
+    elif change == "folder":
+        path.unlink()
+        path.mkdir()
+    else:
+        torch.save(change(torch.load(path, weights_only=True), tmp_path), path)
+    capsys.readouterr()
+    assert run_script(GrokkingSettings, train, "", ["--resume", "--out", str(path.parent), "--device", "cpu"]) == 2
+    assert re.search(words, one_line(capsys))
+    assert not (tmp_path / "executed").exists()

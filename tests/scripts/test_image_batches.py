@@ -1,6 +1,8 @@
 """Batches of images: a function of seed and step, whoever reads them and wherever a training begins."""
 
 import random
+import struct
+import warnings
 from collections import Counter
 from types import SimpleNamespace
 
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from common.batches import step_batch, training_batches
-from common.images import Images, load_digits, load_folder, read_image
+from common.images import Images, load_digits, load_folder, read_image, to_rgb
 from PIL import Image
 
 
@@ -149,3 +151,90 @@ def test_a_broken_image_is_named_in_one_line(folder, content, workers):
         list(training_batches(run, Images(samples, noisy), 7, workers))
     assert str(caught.value).startswith(f"{path} cannot be read as an image (")
     assert "\n" not in str(caught.value)
+
+
+VALUES = [0, 1, 128, 129, 9000, 32768, 45000, 65535]
+SCALED = [0, 0, 0, 1, 35, 128, 175, 255]  # 255 / 65535 = 1 / 257 of each value, rounded
+
+
+@pytest.mark.parametrize(
+    ("mode", "dtype", "ending"),
+    [("I;16", "<u2", "png"), ("I;16", "<u2", "tif"), ("I;16B", ">u2", "tif"), ("I", "<i4", "pgm")],
+)
+def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path, mode, dtype, ending):
+    path = tmp_path / f"x.{ending}"
+    image = Image.frombytes(mode, (8, 1), np.array(VALUES, dtype).tobytes())
+    image.save(path)
+    pixels = np.asarray(read_image(str(path)))
+    assert pixels.tolist() == [[[value] * 3 for value in SCALED]]
+
+
+@pytest.mark.parametrize(("bits", "white_is_zero"), [(16, True), (12, False)])
+def test_tiff_says_what_white_is(tmp_path, bits, white_is_zero):
+    """Written byte by byte: one row of two grey values, the second of them half of the largest."""
+    data = struct.pack("<HH", 0, 2**15) if bits == 16 else bytes([0x00, 0x08, 0x00])  # 12 bits: 000 800
+    tags = [
+        (256, 2),
+        (257, 1),
+        (258, bits),
+        (259, 1),
+        (262, 0 if white_is_zero else 1),
+        (273, 8),
+        (277, 1),
+        (278, 1),
+        (279, len(data)),
+    ]
+    table = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
+    start = 8 + len(data) + len(data) % 2
+    content = struct.pack("<2sHI", b"II", 42, start) + data.ljust(start - 8, b"\0")
+    path = tmp_path / "x.tif"
+    path.write_bytes(content + struct.pack("<H", len(tags)) + table + b"\0\0\0\0")
+    assert np.asarray(read_image(str(path)))[0, :, 0].tolist() == ([255, 127] if white_is_zero else [0, 128])
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "P"])
+def test_what_is_transparent_shows_white(tmp_path, mode):
+    """Red or grey, seen through by a fifth: 255 - (255 - value) * 204 / 255."""
+    colours = {"LA": (100, 204), "RGBA": (200, 100, 0, 204)}.get(mode)
+    if colours:
+        image = Image.new(mode, (1, 1), colours)
+        expected = [131] * 3 if mode == "LA" else [211, 131, 51]
+    else:
+        image = Image.new("P", (1, 1), 1)
+        image.putpalette([0, 0, 0, 200, 100, 0])
+        expected = [211, 131, 51]
+    path = tmp_path / "x.png"
+    image.save(path, **({"transparency": bytes([255, 204])} if mode == "P" else {}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.asarray(read_image(str(path))).tolist() == [[expected]]
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (Image.new("1", (1, 1), 1), [255] * 3),
+        (Image.new("L", (1, 1), 77), [77] * 3),
+        (Image.new("LA", (1, 1), (77, 255)), [77] * 3),
+        (Image.new("L", (1, 1), 77).convert("P"), [77] * 3),
+        (Image.new("CMYK", (1, 1), (0, 255, 255, 0)), [255, 0, 0]),
+        (Image.new("RGB", (1, 1), (1, 2, 3)), [1, 2, 3]),
+    ],
+)
+def test_other_modes_keep_their_colour(image, expected):
+    assert np.asarray(to_rgb(image)).tolist() == [[expected]]
+
+
+@pytest.mark.parametrize(("mode", "words"), [("F", "floating-point numbers"), ("I", "whole numbers of 32 bits")])
+def test_values_without_a_range_are_refused_by_name(tmp_path, mode, words):
+    Image.new(mode, (2, 2), 1).save(tmp_path / "x.tif")
+    with pytest.raises(
+        ValueError, match=rf"x\.tif cannot be read as an image \(its values are {words}, .*8 or 16 bits"
+    ):
+        read_image(str(tmp_path / "x.tif"))
+
+
+def test_twelve_bits_in_sixteen_are_told(tmp_path):
+    Image.fromarray(np.array([[0, 4000]], np.uint16)).save(tmp_path / "x.png")
+    with pytest.warns(UserWarning, match="few shades of grey remain"):
+        assert np.asarray(read_image(str(tmp_path / "x.png")))[0, :, 0].tolist() == [0, 16]

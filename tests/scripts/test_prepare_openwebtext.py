@@ -9,6 +9,8 @@ import tokenizers
 from common.tokens import load_tokens
 from prepare_openwebtext import main, prepare, validation_documents
 
+from nnunet_cpr.exclusive import exclusive
+
 DOCUMENTS = [f"document {i}: " + "the quick brown fox " * (i % 7) for i in range(103)]
 ABOUT = {"dataset": "here", "tokenizer": "own", "val_share": 0.1, "seed": 5}
 
@@ -191,3 +193,30 @@ def test_sources_that_cannot_be_loaded_are_one_line(tmp_path, capsys):
 def test_a_batch_of_no_documents_is_one_line(tmp_path, capsys):
     assert main(["--batch", "0", "--dataset", str(tmp_path / "absent"), "--out", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err == "prepare_openwebtext.py: error: --batch is 0, but must be at least 1\n"
+
+
+def test_a_second_process_is_refused_before_it_touches_anything(tokenizer, tmp_path, capsys):
+    out = tmp_path / "out"
+    with pytest.raises(OSError, match="the disk is gone"):
+        prepare(BreaksOff(DOCUMENTS), tokenizer, out, ABOUT, batch=10)
+    with exclusive(out):  # as by another process
+        before = {path.name: path.read_bytes() for path in out.iterdir()}
+        assert main(["--out", str(out), "--dataset", str(tmp_path / "absent")]) == 2
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    error = capsys.readouterr().err
+    assert error.startswith(f"prepare_openwebtext.py: error: {out} is in use by another process")
+    assert error.count("\n") == 1
+    prepare(DOCUMENTS, tokenizer, out, ABOUT, batch=10)
+    assert_complete(out, tokenizer)
+
+
+def test_paths_below_the_home_folder(tokenizer, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    datasets.Dataset.from_dict({"text": DOCUMENTS}).save_to_disk(tmp_path / "data")
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    flags = ["--dataset", "~/data", "--tokenizer", "~/tokenizer.json", "--val-share", "0.1", "--seed", "5"]
+    assert main([*flags, "--out", "~/out"]) == 0
+    assert_complete(tmp_path / "out", tokenizer)
+    capsys.readouterr()
+    assert main(["--out", "~nobody-here/out"]) == 2
+    assert "~nobody-here" in capsys.readouterr().err

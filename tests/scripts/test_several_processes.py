@@ -4,7 +4,7 @@ import json
 import sys
 from types import SimpleNamespace
 
-import common.parsing
+import common.command
 import common.run
 import pytest
 import torch
@@ -75,7 +75,7 @@ def test_a_process_that_fails_alone_says_so(monkeypatch, capsys, local_rank, whe
     def fails(_):
         raise ValueError("cat.png cannot be read\nas an image")
 
-    monkeypatch.setattr(common.parsing, "PATIENCE", 0)
+    monkeypatch.setattr(common.command, "PATIENCE", 0)
     monkeypatch.setattr(sys, "argv", ["scripts/train_grokking.py"])
     monkeypatch.setenv("RANK", "5")
     monkeypatch.delenv("LOCAL_RANK", raising=False)

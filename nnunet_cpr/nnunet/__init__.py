@@ -1,0 +1,1 @@
+"""How nnunet-cpr connects to nnU-Net."""

@@ -1,0 +1,79 @@
+"""YAML files as users write them: a key that is there twice is a mistake, and aliases cannot multiply a file's size."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+LARGEST = 100_000
+"""Values that a file may hold when all its aliases are written out."""
+
+
+def read_yaml(path: Path, texts: bool = False) -> Any:
+    """Return the content of a YAML file; with `texts`, values as they are written.
+
+    Raises:
+        ValueError: it cannot be read, has a key twice, or its aliases hold each other too often; in one line.
+    """
+    import yaml
+
+    try:
+        loader = (yaml.BaseLoader if texts else yaml.SafeLoader)(path.read_text(encoding="utf-8"))
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            check_size(node)
+            _check_keys(node)
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except RepeatedKey as error:
+        raise ValueError(f"{path}: {error}") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a date such as 2020-13-45
+        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    except RecursionError:
+        raise ValueError(f"{path} cannot be read: nested too deeply") from None
+
+
+class RepeatedKey(ValueError):
+    """A mapping has a key twice."""
+
+
+def check_size(root: Any) -> None:
+    """Raise ValueError for a YAML node that holds more than LARGEST values with its aliases written out, or itself."""
+    sizes: dict[int, int] = {}
+
+    def size(node: Any) -> int:
+        if id(node) not in sizes:
+            sizes[id(node)] = LARGEST  # until it is known: a node that holds itself has no end
+            sizes[id(node)] = 1 + sum(map(size, _children(node)))
+        return sizes[id(node)]
+
+    if size(root) > LARGEST:
+        raise ValueError(f"with its aliases (*name) written out it holds more than {LARGEST} values; shorten it")
+
+
+def _check_keys(root: Any) -> None:
+    import yaml
+
+    seen, waiting = set(), [root]
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        waiting += _children(node)
+        lines: dict[str, int] = {}
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else []:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                raise RepeatedKey(f"the key {key.value} is there twice, in line {lines[key.value]} and in line {line}")
+            lines[key.value] = line
+
+
+def _children(node: Any) -> Iterator[Any]:
+    """Return the nodes in a YAML mapping or sequence."""
+    for entry in node.value if isinstance(node.value, list) else []:
+        yield from entry if isinstance(entry, tuple) else (entry,)
