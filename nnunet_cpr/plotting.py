@@ -15,6 +15,7 @@ def ignore_user_settings() -> None:
     """
     os.environ["MPLBACKEND"] = "agg"
     os.environ["MATPLOTLIBRC"] = os.devnull
+    os.environ.pop("SOURCE_DATE_EPOCH", None)  # a date for figures, and an error where it is not a number
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # else it says so where its cache cannot be written
 
 

@@ -1,5 +1,6 @@
 """Predictions with nnU-Net's label values, turned back into those of the challenge."""
 
+import os
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ def restore_labels(predictions: Path, output: Path, values: dict[int, int], proc
 
     `values` maps the challenge's label values to nnU-Net's. Raises ValueError naming the file with another value.
     """
-    if output.exists():
+    if os.path.lexists(output):
         raise ValueError(f"{output} exists; delete it or choose another folder")
     files = sorted(path for path in predictions.glob("*") if path.name.endswith((".nii", ".nii.gz")))
     files = [path for path in files if not path.name.startswith("._")]  # as macOS leaves them beside others

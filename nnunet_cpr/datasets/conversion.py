@@ -1,5 +1,6 @@
 """From a challenge's folder to nnU-Net's raw format: all checked first, then a complete dataset or none."""
 
+import glob
 import os
 import shutil
 import tempfile
@@ -43,16 +44,21 @@ def convert(dataset: Convertible, link: bool, dry_run: bool, processes: int) -> 
     Raises ValueError, before anything is written, when the dataset cannot be converted or its folder is taken.
     """
     target = target_folder(dataset.nnunet_name)
-    cautions = _count(dataset) + [
-        f"{path} is left from a conversion that was killed, if none is going on; delete it"
-        for path in sorted(target.parent.glob(f".{target.name}-*"))
-    ]
+    cautions = _count(dataset) + leftovers(target)
     cautions += dataset.check(processes)
     if not dry_run:
         # Checked again when all is written: another conversion may have taken the place or the number meanwhile.
         with complete_folder(target, lambda: target_folder(dataset.nnunet_name)) as folder:
             dataset.write(folder, link, processes)
     return target, cautions
+
+
+def leftovers(target: Path) -> list[str]:
+    """Say what conversions to this folder have left that were killed. They stay: another one may be going on."""
+    return [
+        f"{path} is left from a conversion that was killed, if none is going on; delete it"
+        for path in sorted(target.parent.glob(f".{glob.escape(target.name)}-*"))
+    ]
 
 
 def target_folder(nnunet_name: str) -> Path:
@@ -65,7 +71,7 @@ def target_folder(nnunet_name: str) -> Path:
         raise ValueError("nnUNet_raw is not set; export nnUNet_raw=FOLDER, where nnU-Net looks for its datasets")
     target = Path(raw).absolute() / nnunet_name
     again = "give another number with -d"
-    if target.exists():
+    if os.path.lexists(target):
         raise ValueError(f"{target} exists; delete it to convert again, or {again}")
     number = int(nnunet_name[7:10])
     if others := [str(name) for name in find_candidate_datasets(number) if name != nnunet_name]:
@@ -89,7 +95,7 @@ def complete_folder(target: Path, check: Callable[[], object] | None = None) -> 
         with _locked(target.parent):
             if check is not None:
                 check()
-            if target.exists():
+            if os.path.lexists(target):
                 raise ValueError(f"{target} was made by another process meanwhile; delete it or choose another folder")
             (temporary / target.name).rename(target)
     finally:

@@ -85,7 +85,10 @@ def _restore(args: argparse.Namespace, processes: int) -> int:
 
     from nnunet_cpr.datasets.brats2020 import VALUES
     from nnunet_cpr.datasets.challenge_labels import restore_labels
+    from nnunet_cpr.datasets.conversion import leftovers
 
     predictions, output = map(user_path, args.inverse)
+    for caution in leftovers(output.absolute()):
+        print(f"! {caution}")
     print(f"{restore_labels(predictions, output, VALUES, processes)} segmentations written to {output}")
     return 0

@@ -163,11 +163,17 @@ def family_of(name: str) -> str | None:
     return next((family for family in FAMILIES if name.startswith(family)), None)
 
 
+LONGEST_NAME = 200
+"""A results folder has the name of the trainer, plans and configuration; file systems allow 255 bytes."""
+
+
 def parse(name: str) -> TrainerSettings:
     """What the name means. Raises ValueError, saying why, if it is not one of our trainers."""
     family = family_of(name)
     if family is None:
         raise ValueError(f"{name} does not begin with one of {', '.join(FAMILIES)}")
+    if len(name) > LONGEST_NAME:
+        raise ValueError(f"{name[:60]}... has {len(name)} characters, but may have {LONGEST_NAME}")
     suffix = name[len(family) :]
     if suffix and not suffix.startswith("_"):
         raise ValueError(f"{name}: an underscore must follow {family}")

@@ -121,6 +121,22 @@ def test_predictions_get_the_challenges_labels_back(source, raw, tmp_path):
     assert np.array_equal(read(output / name), nnunet.convert_labels_back_to_BraTS(read(predictions / name)))
 
 
+def test_what_a_killed_call_has_left_is_named(tmp_path, capsys):
+    predictions, output = tmp_path / "predictions", tmp_path / "out[1]"
+    write(predictions / "a.nii.gz", label((13, 9, 9), (1, 2, 3)))
+    left = tmp_path / ".out[1]-abcdefgh"
+    left.mkdir()
+    assert main(["convert", "brats2020", "--inverse", str(predictions), str(output)]) == 0
+    assert f"! {left} is left from a conversion that was killed" in capsys.readouterr().out
+
+
+def test_a_link_to_nothing_is_in_the_way(tmp_path, capsys):
+    predictions, output = tmp_path / "predictions", tmp_path / "output"
+    write(predictions / "a.nii.gz", label((13, 9, 9), (1, 2, 3)))
+    output.symlink_to(tmp_path / "elsewhere")
+    assert f"{output} exists; delete it" in fails(capsys, "brats2020", "--inverse", predictions, output)
+
+
 def test_what_cannot_be_turned_back(source, raw, tmp_path, capsys):
     predictions, output = tmp_path / "predictions", tmp_path / "output"
     write(predictions / "a.nii.gz", label((13, 9, 9), (1, 2, 4)))

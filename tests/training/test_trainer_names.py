@@ -161,3 +161,8 @@ def test_the_optimizers_take_every_setting():
             optimizer_class = SGDCPR if settings.optimizer == "SGD" else AdamCPR
             optimizer = optimizer_class(torch.nn.Linear(3, 2), lr=settings.lr, **settings.optimizer_arguments())
             assert optimizer.param_groups[0]["kappa_init_method"] == settings.cpr.kappa_init_method
+
+
+def test_a_name_that_no_folder_could_have_is_refused_in_a_short_line():
+    with pytest.raises(ValueError, match=r"has 316 characters, but may have 200$"):
+        parse("nnUNetTrainerCPR_lr0." + "0" * 294 + "1")
