@@ -85,7 +85,7 @@ def read_run(folder: Path) -> Run:
         config = json.loads(path.read_text(encoding="utf-8"))
         script, settings = config["script"], config["settings"]
         data = next((start["data"] for start in config.get("starts", []) if start.get("data")), {})
-        _check_types(settings, data)
+        _check_types(script, settings, data)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} cannot be read as the configuration of a run: {error!r}") from error
     if script not in DEFAULT_METRICS:
@@ -98,10 +98,14 @@ def read_run(folder: Path) -> Run:
     return Run(folder, script, settings, data, evaluations)
 
 
-def _check_types(settings: dict[str, Any], data: Any) -> None:
+def _check_types(script: Any, settings: dict[str, Any], data: Any) -> None:
     """Raise KeyError or TypeError where the settings or the record of the data are not as the scripts write them."""
     for name in ("seed", "max_steps", "optimizer"):
         settings[name]
+    texts = {name: settings.get(name) for name in ("optimizer", "kappa_init_method", "reg_function", "step_form")}
+    for name, value in {"script": script, **texts}.items():
+        if not isinstance(value, str | None):
+            raise TypeError(f"{name} is {value!r:.80}, not a text")
     if not isinstance(data, dict):
         raise TypeError(f"data of starts is {data!r:.80}, not a mapping")
     if not isinstance(settings.get("data"), str | None):

@@ -216,6 +216,12 @@ def broken(folder, text):
     (folder / "metrics.csv").write_text(text)
 
 
+def configured(folder, settings=(), **changes):
+    config = json.loads((folder / "config.json").read_text())
+    config["settings"] |= dict(settings)
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
 HEADER = "step,train_loss,lr,val_perplexity\n"
 BAD = {
     "absent": (lambda f: None, ["absent"], "absent is no run of a training script (it holds no config.json)"),
@@ -225,6 +231,11 @@ BAD = {
     "odd json": (lambda f: (f / "config.json").write_text("[]"), ["a"], "config.json cannot be read as the config"),
     "other": (lambda f: (f / "config.json").write_text(
         '{"script": "x", "settings": {"seed": 1, "max_steps": 2, "optimizer": "adam"}}'), ["a"], "is a run of x; only"),
+    "a list for a script": (lambda f: configured(f, script=["x"]), ["a"], "script is ['x'], not a text"),
+    "a text for data": (lambda f: configured(f, starts=[{"data": "x"}]), ["a"], "data of starts is 'x', not a mapping"),
+    "a list of data": (lambda f: configured(f, settings={"data": [1]}), ["a"], "data is [1], not a path"),
+    "a text for a rate": (lambda f: configured(f, settings={"lr": "x"}), ["a"], "lr is 'x', not a number"),
+    "a number for a rule": (lambda f: configured(f, settings={"reg_function": 2}), ["a"], "reg_function is 2, not a"),
     "empty": (lambda f: broken(f, ""), ["a"], "metrics.csv is truncated or damaged in line"),
     "none yet": (lambda f: broken(f, HEADER), ["a"], "a has no evaluation yet"),
     "no values yet": (lambda f: broken(f, HEADER + "5,1,1,\n"), ["a"], "a has no evaluation yet"),
