@@ -110,7 +110,7 @@ def _check_types(script: Any, settings: dict[str, Any], data: Any) -> None:
         raise TypeError(f"data of starts is {data!r:.80}, not a mapping")
     if not isinstance(settings.get("data"), str | None):
         raise TypeError(f"data is {settings['data']!r:.80}, not a path")
-    for name in ("seed", "max_steps", "lr", "weight_decay", "kappa_init_param", "kappa_update"):
+    for name in ("seed", "max_steps", "eval_every", "lr", "weight_decay", "kappa_init_param", "kappa_update"):
         value = settings.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float | None):
             raise TypeError(f"{name} is {value!r:.80}, not a number")
