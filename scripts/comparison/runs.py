@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from common.parsing import CONFIG_FILE
 from common.records import METRICS_FILE, TRACE_FILE, read_table
@@ -19,6 +20,10 @@ DEFAULT_METRICS = {
 }
 NOT_EVALUATED = ("train_loss", "lr", "memory_mb")
 """Columns of metrics.csv that are of a step, not of an evaluation; so is the one that ends in `_per_second`."""
+
+
+LARGEST = 1e100
+"""Far above what a float32 can hold; matplotlib cannot draw axes to the end of float64."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,13 @@ class Run:
         _check_lines(path)
         types = {"step": int, "tensor": str, "reg": float, "kappa": float, "lagmul": float}
         try:
-            return pd.read_csv(path, usecols=list(types), dtype=types)
+            table = pd.read_csv(path, usecols=list(types), dtype=types)
         except ValueError as error:
             raise ValueError(f"{path} cannot be read as a trace: {error}") from error
+        numbers = table[["reg", "kappa", "lagmul"]].to_numpy()
+        if (large := np.isfinite(numbers) & (np.abs(numbers) > LARGEST)).any():
+            raise ValueError(f"{path} holds {numbers[large][0]:g}, which no training writes; the file is damaged")
+        return table
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -86,6 +95,8 @@ def read_run(folder: Path) -> Run:
         script, settings = config["script"], config["settings"]
         data = next((start["data"] for start in config.get("starts", []) if start.get("data")), {})
         _check_types(script, settings, data)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} cannot be read as the configuration of a run: it is not UTF-8") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} cannot be read as the configuration of a run: {error!r}") from error
     if script not in DEFAULT_METRICS:

@@ -564,5 +564,5 @@ def odd_study_path(world: Study) -> str:
         world.argv[index] = new
     if len(world.chosen) == 1:
         fine = ("relative", "no ending")
-        world.verdict = ACCEPTED if said in fine else EITHER if said in ("odd name", "~") else REFUSED
+        world.verdict = ACCEPTED if said in fine else EITHER if said in ("odd name", "~", "trailing slash") else REFUSED
     return f"the study's path: {said}"

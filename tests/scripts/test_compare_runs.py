@@ -232,6 +232,7 @@ BAD = {
     "other": (lambda f: (f / "config.json").write_text(
         '{"script": "x", "settings": {"seed": 1, "max_steps": 2, "optimizer": "adam"}}'), ["a"], "is a run of x; only"),
     "a list for a script": (lambda f: configured(f, script=["x"]), ["a"], "script is ['x'], not a text"),
+    "UTF-16": (lambda f: (f / "config.json").write_text("{}", encoding="utf-16"), ["a"], "run: it is not UTF-8"),
     "a text for data": (lambda f: configured(f, starts=[{"data": "x"}]), ["a"], "data of starts is 'x', not a mapping"),
     "a list of data": (lambda f: configured(f, settings={"data": [1]}), ["a"], "data is [1], not a path"),
     "a text for a rate": (lambda f: configured(f, settings={"lr": "x"}), ["a"], "lr is 'x', not a number"),
@@ -256,6 +257,8 @@ BAD = {
                       "no run of the baseline adamw wd 0.1 is finished"),
     "no grid": (lambda f: None, ["a", "b", "--heatmap", "out/h.png"], "the runs are no grid"),
     "no trace": (lambda f: None, ["a", "--constraints", "out/c.png"], "none of the runs has a trace"),
+    "huge trace": (lambda f: (f.parent / "t" / "cpr_trace.csv").write_text(
+        "step,tensor,reg,kappa,lagmul\n10,w1,1e300,inf,0\n"), ["t", "--constraints", "out/c.png"], "holds 1e+300, which"),
     "tensor": (lambda f: None, ["t", "--constraints", "out/c.png", "--tensors", "w2"], "no tensor w2; it has w1"),
     "tensors": (lambda f: None, ["t", "--tensors", "w1"], "--tensors chooses what --constraints"),
     "figure": (lambda f: None, ["a", "--curves", "out/c.xyz"], "a figure's name ends in one of ."),
