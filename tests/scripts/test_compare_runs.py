@@ -258,7 +258,7 @@ BAD = {
     "no grid": (lambda f: None, ["a", "b", "--heatmap", "out/h.png"], "the runs are no grid"),
     "no trace": (lambda f: None, ["a", "--constraints", "out/c.png"], "none of the runs has a trace"),
     "huge trace": (lambda f: (f.parent / "t" / "cpr_trace.csv").write_text(
-        "step,tensor,reg,kappa,lagmul\n10,w1,1e300,inf,0\n"), ["t", "--constraints", "out/c.png"], "holds 1e+300, which"),
+        "step,tensor,reg,kappa,lagmul\n10,w1,1e300,inf,0\n"), ["t", "--constraints", "out/c.png"], "holds 1e+300"),
     "tensor": (lambda f: None, ["t", "--constraints", "out/c.png", "--tensors", "w2"], "no tensor w2; it has w1"),
     "tensors": (lambda f: None, ["t", "--tensors", "w1"], "--tensors chooses what --constraints"),
     "figure": (lambda f: None, ["a", "--curves", "out/c.xyz"], "a figure's name ends in one of ."),
