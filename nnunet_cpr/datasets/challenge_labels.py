@@ -23,6 +23,8 @@ def restore_labels(predictions: Path, output: Path, values: dict[int, int], proc
     files = [path for path in files if not path.name.startswith("._")]  # as macOS leaves them beside others
     if not files:
         raise ValueError(f"{predictions}: no .nii.gz or .nii files; give nnU-Net's folder of predictions")
+    if odd := [path for path in files if not path.is_file()]:
+        raise ValueError(f"{odd[0]} is not a file, or a link to none")
     back = {new: value for value, new in values.items()}
     with complete_folder(output.absolute()) as folder:
         folder.mkdir()

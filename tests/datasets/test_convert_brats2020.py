@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import numpy as np
@@ -128,6 +129,15 @@ def test_what_a_killed_call_has_left_is_named(tmp_path, capsys):
     left.mkdir()
     assert main(["convert", "brats2020", "--inverse", str(predictions), str(output)]) == 0
     assert f"! {left} is left from a conversion that was killed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link"])
+def test_what_is_no_file_is_named_instead_of_waited_for(kind, tmp_path, capsys):
+    predictions = tmp_path / "predictions"
+    write(predictions / "a.nii.gz", label((13, 9, 9), (1, 2, 3)))
+    odd = predictions / "b.nii.gz"
+    {"pipe": os.mkfifo, "folder": os.mkdir, "link": lambda path: path.symlink_to("gone")}[kind](odd)
+    assert f"{odd} is not a file" in fails(capsys, "brats2020", "--inverse", predictions, tmp_path / "output")
 
 
 def test_a_link_to_nothing_is_in_the_way(tmp_path, capsys):
