@@ -84,7 +84,9 @@ def takes_json_spacing(path: Path, name: str | None = None) -> bool:
 
     with errors_named(path), _quiet(), tifffile.TiffFile(path) as file:
         shape = file.series[0].shape
-    return len(shape) == 3 and shape[-1] not in (3, 4)  # those are colors to the reader that nnU-Net tries first
+    # For .tif, but not for .tiff, nnU-Net first tries a reader of plane images, to which 3 or 4 are colors.
+    colors = (3, 4) if len(_candidates(path, name)) > 1 else ()
+    return len(shape) == 3 and shape[-1] not in colors
 
 
 def read_voxels(path: Path, name: str | None = None, image: bool = False) -> ReadImage:

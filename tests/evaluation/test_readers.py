@@ -104,6 +104,15 @@ def test_a_volume_of_three_columns_needs_the_readers_name(tmp_path):
         read_segmentation(path)
 
 
+@pytest.mark.parametrize("columns", [3, 4])
+def test_a_tiff_volume_of_few_columns_keeps_its_spacing(tmp_path, columns):
+    """For .tiff nnU-Net has no reader of plane images, so these are not colors."""
+    path = tiff(tmp_path / "x.tiff", noise(0, shape=(8, 9, columns)), [5, 2, 1])
+    assert (
+        read_pair(path, path, None, [path.with_suffix(".json")]).spacing == Tiff3DIO().read_seg(str(path))[1]["spacing"]
+    )
+
+
 def test_resolution_that_nnunet_does_not_look_at(tmp_path):
     reference = tiff(tmp_path / "labels" / "x.tif", MASK, [5, 1, 1], resolution=(72, 72), resolutionunit="INCH")
     prediction = tiff(tmp_path / "p" / "x.tif", SHIFTED, [5, 1, 1], compression="zlib")
