@@ -52,11 +52,14 @@ def expand_nnunet_folders(environment: MutableMapping[str, str] = os.environ) ->
     nnU-Net itself takes `~` for a folder of that name, so its functions and commands must see what we see.
 
     Raises:
-        ValueError: a variable begins with the home folder of an unknown user.
+        ValueError: a variable begins with the home folder of an unknown user, or has a line break.
     """
     for name in NNUNET_FOLDERS:
         separator = os.pathsep if name == "nnUNet_extTrainer" else "\0"
-        parts = environment.get(name, "").split(separator)
+        value = environment.get(name, "")
+        if "\n" in value or "\r" in value:  # errors that name a file in it would have several lines
+            raise ValueError(f"{name} is {value!r}, which holds a line break; correct the variable")
+        parts = value.split(separator)
         if any(part.startswith("~") for part in parts):
             try:
                 environment[name] = separator.join(str(user_path(part)) if part else part for part in parts)

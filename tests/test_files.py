@@ -177,3 +177,9 @@ def test_damaged_json_is_one_line(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"a\.json: not valid JSON: [^\n]+$"):
         read_json(path)
+
+
+def test_a_line_break_in_nnunets_folders_is_one_line():
+    with pytest.raises(ValueError, match=r"^nnUNet_results is '/data\\n', which holds a line break[^\n]+$"):
+        expand_nnunet_folders({"nnUNet_results": "/data\n"})
+    expand_nnunet_folders({"nnUNet_results": "/Größe/数据 1\udcff"})
