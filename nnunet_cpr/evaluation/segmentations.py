@@ -26,9 +26,7 @@ from nnunet_cpr.images import (
     nifti_unit,
     states_unit,
 )
-
-LARGEST_LABEL = 65535
-"""Labels are uint16 in nnU-Net."""
+from nnunet_cpr.labels import LARGEST_LABEL
 
 
 @dataclass(frozen=True)
