@@ -23,7 +23,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nnunet_cpr.files import user_path
-from nnunet_cpr.optim import SGDCPR, AdamCPR, gpu_kernel
+from nnunet_cpr.optim import SGDCPR, AdamCPR
+from nnunet_cpr.optim.fused import triton_backend
 
 SHAPE = (128, 200)  # three whole chunks and a part of one
 BOUND = {"kappa_init_method": "uniform", "kappa_init_param": 0.0, "kappa_update": 1e-3}
@@ -74,7 +75,7 @@ def interpreted(traffic: Traffic) -> Iterator[None]:
     """Run the GPU kernels here, and count what they launch, load and store."""
     from triton.runtime.interpreter import interpreter_builder
 
-    launch = gpu_kernel.Chunks._launch
+    launch = triton_backend.Chunks._launch
     load, store = interpreter_builder.create_masked_load, interpreter_builder.create_masked_store
 
     def counted_launch(self: Any, name: str, *arguments: Any, **constants: Any) -> None:
@@ -92,8 +93,8 @@ def interpreted(traffic: Traffic) -> Iterator[None]:
         return store(pointers, values, mask, *rest)
 
     with (
-        mock.patch.object(gpu_kernel, "DEVICE_TYPE", "cpu"),
-        mock.patch.object(gpu_kernel.Chunks, "_launch", counted_launch),
+        mock.patch.object(triton_backend, "DEVICE_TYPE", "cpu"),
+        mock.patch.object(triton_backend.Chunks, "_launch", counted_launch),
         mock.patch.object(interpreter_builder, "create_masked_load", counted_load),
         mock.patch.object(interpreter_builder, "create_masked_store", counted_store),
     ):
@@ -107,7 +108,7 @@ def count(name: str, tensors: int) -> Traffic:
     for param in params:
         param.grad = torch.randn(SHAPE)
     optimizer, traffic = OPTIMIZERS[name](params), Traffic()
-    plain = mock.patch("nnunet_cpr.optim.cpr._ONE_PASS", ())
+    plain = mock.patch("nnunet_cpr.optim.optimizer._ONE_PASS", ())
     with plain if "plain" in name else interpreted(traffic):
         for _ in range(4):
             optimizer.step()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nnunet_cpr.optim.sums import each, local, over_shards, power_sums, times
+from nnunet_cpr.optim.reductions import each, local, over_shards, power_sums, times
 
 
 class Regularizer(ABC):

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from nnunet_cpr.optim import SGDCPR, AdamCPR, cpu_kernel, gpu_kernel, in_cache
-from nnunet_cpr.optim.one_pass import Work
+from nnunet_cpr.optim import SGDCPR, AdamCPR
+from nnunet_cpr.optim.fused import c_backend, torch_backend, triton_backend
+from nnunet_cpr.optim.fused.backend import TensorBatch
 
 UNIFORM_KAPPA = {"l2": 20.0, "l1": 20.0, "std": 0.8, "huber": 8.0}
 RULES = {
@@ -85,14 +86,14 @@ def make_fused(params, name="Adam", **options):
 
 def plain_path(monkeypatch):
     """Switch off everything that does constraint step and update in one pass."""
-    for module in (gpu_kernel, cpu_kernel, in_cache):
+    for module in (triton_backend, c_backend, torch_backend):
         monkeypatch.setattr(module, "covers", lambda *_: False)
 
 
 def work_of(opt, params):
     """The work of the next step on these tensors of the first group."""
     update = "adam" if isinstance(opt, torch.optim.Adam) else "sgd"
-    return Work(update, opt.param_groups[0], params, [p.grad for p in params], [opt.state[p] for p in params])
+    return TensorBatch(update, opt.param_groups[0], params, [p.grad for p in params], [opt.state[p] for p in params])
 
 
 def round_trip(state_dict):

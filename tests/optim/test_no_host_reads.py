@@ -44,7 +44,7 @@ class Reads(TorchDispatchMode):
 def reads(monkeypatch):
     """`Reads`, plus the ways past the dispatcher. What is for the CPU alone, whose host is the device, stays out."""
     plain_path(monkeypatch)
-    # Not nnunet_cpr.optim.cpr, which is the function.
+    # Not nnunet_cpr.optim.optimizer, which is the function.
     monkeypatch.setattr(sys.modules[CPR.__module__], "waits", lambda *_: False)
     mode = Reads()
     for name in ("tolist", "numpy", "__array__", "cpu"):

@@ -14,7 +14,7 @@ from optim_helpers import assert_same_bits
 from random_trainings import Training, build, change, gradients, initial, rebuild, trainings, veto
 from stepwise_reference import Tensor
 
-from nnunet_cpr.optim import cpu_kernel, gpu_kernel, in_cache
+from nnunet_cpr.optim.fused import c_backend, torch_backend, triton_backend
 
 EXAMPLES, SEED = int(os.environ.get("EXAMPLES", 200)), int(os.environ.get("SEED", 0))
 DIVERGED = 1e10
@@ -110,12 +110,12 @@ def saved_equals_uninterrupted(training: Training) -> None:
 def way(request, monkeypatch):
     """Any training, or those that kernels do: the C kernel, nothing compiled, the GPU kernels in an interpreter."""
     if request.param == "torch alone":
-        monkeypatch.setattr(cpu_kernel, "library", lambda: None)
+        monkeypatch.setattr(c_backend, "library", lambda: None)
     if request.param == "GPU kernels":
-        kernels = pytest.importorskip("nnunet_cpr.optim.gpu_kernel_triton", reason="no Triton")
+        kernels = pytest.importorskip("nnunet_cpr.optim.fused.triton_kernels", reason="no Triton")
         if torch.cuda.is_available():
             pytest.skip("these trainings are on the CPU, for which Triton's interpreter must be chosen at its import")
-        monkeypatch.setattr(gpu_kernel, "DEVICE_TYPE", "cpu")
+        monkeypatch.setattr(triton_backend, "DEVICE_TYPE", "cpu")
         monkeypatch.setattr(kernels, "CHUNK", 1024)
     return request.param
 
@@ -124,7 +124,7 @@ def way(request, monkeypatch):
 def calls(monkeypatch):
     """How often weights were updated by what does constraint step and update in one pass."""
     counts = collections.Counter()
-    ways = {"C kernel": cpu_kernel, "torch alone": in_cache, "GPU kernels": gpu_kernel.Chunks}
+    ways = {"C kernel": c_backend, "torch alone": torch_backend, "GPU kernels": triton_backend.Chunks}
     for name, module in ways.items():
 
         def counted(*args, _name=name, _original=module.shrink_and_update):
@@ -145,7 +145,7 @@ def test_few_equal_the_reference(way, calls):
 
     compare()
     assert seen["acted"] > 150, seen
-    missing = way == "C kernel" and cpu_kernel.library() is None
+    missing = way == "C kernel" and c_backend.library() is None
     expected = {"any": 0, "C kernel": 50, "torch alone": 50, "GPU kernels": 50}
     assert calls[way] >= expected[way] or missing, (seen, calls)
 

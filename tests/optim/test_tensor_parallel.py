@@ -13,7 +13,8 @@ from gloo_ranks import on_ranks
 from optim_helpers import REGULARISERS, STEP_FORMS, cpr_settings, make_fused
 from torch import nn
 
-from nnunet_cpr.optim import AdamCPR, cpu_kernel, in_cache
+from nnunet_cpr.optim import AdamCPR
+from nnunet_cpr.optim.fused import c_backend, torch_backend
 from nnunet_cpr.optim.regularizers import REGULARIZERS
 
 MODES = ("tensor parallel", "FSDP2 over tensor parallel")
@@ -108,8 +109,8 @@ def check_gradients_placed_otherwise():
     p = nn.Parameter(placed_on(0, 1))
     counts = []
     with (
-        mock.patch.object(cpu_kernel, "covers", lambda *_: False),
-        mock.patch.object(in_cache, "shrink_and_update", wraps=in_cache.shrink_and_update) as update,
+        mock.patch.object(c_backend, "covers", lambda *_: False),
+        mock.patch.object(torch_backend, "shrink_and_update", wraps=torch_backend.shrink_and_update) as update,
     ):
         opt = make_fused([p])
         for dims in ((0, 1), (0, 1), (1, 0)):

@@ -2,7 +2,7 @@
 
 import pytest
 
-pytest.importorskip("nnunet_cpr.optim.gpu_kernel_triton", reason="no Triton, which comes with torch on Linux")
+pytest.importorskip("nnunet_cpr.optim.fused.triton_kernels", reason="no Triton, which comes with torch on Linux")
 
 
 @pytest.fixture(scope="module")

@@ -25,31 +25,31 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from nnunet_cpr.optim.one_pass import Work
-from nnunet_cpr.optim.places import Places, addresses
+from nnunet_cpr.optim.fused.backend import TensorBatch
+from nnunet_cpr.optim.fused.memory_layout import MemoryLayout, addresses
 
 if TYPE_CHECKING:
-    from nnunet_cpr.optim.alike import Alike
+    from nnunet_cpr.optim.stacked_state import StackedState
 
-_SOURCE = Path(__file__).with_name("cpu_kernel.c")
-_CHECK = Path(__file__).with_name("cpu_kernel_check.py")
+_SOURCE = Path(__file__).with_name("c_kernels.c")
+_CHECK = Path(__file__).with_name("c_selfcheck.py")
 _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-std=gnu11")
 _TIMEOUT = 30.0  # seconds for a command, which needs one
 _log = logging.getLogger(__name__)
 
 
-def covers(work: Work, kept: "Alike") -> bool:
+def covers(work: TensorBatch, kept: "StackedState") -> bool:
     """Return whether the kernel can do R, the constraint step and the update of these tensors."""
     on_cpu = work.params[0].device.type == "cpu"
     return on_cpu and work.found_inf is None and library() is not None and kept.sums.take(work)
 
 
-def value(work: Work, kept: "Alike") -> Tensor:
+def value(work: TensorBatch, kept: "StackedState") -> Tensor:
     """Return R of each tensor; it is read only where no step before has added it up."""
     return kept.sums.value(work, square_sums)
 
 
-def step(work: Work, kept: "Alike", keep: Tensor, kappa: Tensor) -> Sequence[int]:
+def step(work: TensorBatch, kept: "StackedState", keep: Tensor, kappa: Tensor) -> Sequence[int]:
     """Shrink and update the tensors whose bound is set."""
     return kept.sums.step(work, keep, kappa, shrink_and_update)
 
@@ -61,7 +61,7 @@ def square_sums(params: Sequence[Tensor]) -> Tensor:
     return sums
 
 
-def shrink_and_update(work: Work, places: Places, numbers: Sequence[int], keep: Sequence[float]) -> Tensor:
+def shrink_and_update(work: TensorBatch, places: MemoryLayout, numbers: Sequence[int], keep: Sequence[float]) -> Tensor:
     """Multiply these tensors by their `keep` and do the optimizer's update, its state included, in one pass.
 
     Returns:
@@ -89,7 +89,7 @@ def library() -> ctypes.CDLL | None:
     """Return the compiled kernel, or None where it cannot be had; the reason goes to the log."""
     try:
         runtime = _openmp()
-        name = f"cpu_kernel-{_fingerprint(runtime)}.so"
+        name = f"c_kernels-{_fingerprint(runtime)}.so"
         cache = _cache()
         if cache is not None and _intact(cache / name):
             return ctypes.CDLL(str(cache / name))
@@ -225,7 +225,7 @@ def _call(function: str, count: int, *arguments: Any) -> None:
         raise MemoryError("no memory for the partial sums of R")
 
 
-def _arrays(work: Work, numbers: Sequence[int]) -> list[ctypes.Array[Any]]:
+def _arrays(work: TensorBatch, numbers: Sequence[int]) -> list[ctypes.Array[Any]]:
     """Return the kernel's view of weights and states: their sizes, and where each of them begins."""
     params, *states = [
         [row[number] for number in numbers] for row in (work.params, *work.buffers(), work.steps()) if row

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from nnunet_cpr.optim.bounds import Values
-from nnunet_cpr.optim.gpu_kernel import Chunks
-from nnunet_cpr.optim.known_sums import KnownSums
-from nnunet_cpr.optim.one_pass import recorded
-from nnunet_cpr.optim.places import same
+from nnunet_cpr.optim.fused.backend import recorded
+from nnunet_cpr.optim.fused.memory_layout import same
+from nnunet_cpr.optim.fused.norm_cache import NormCache
+from nnunet_cpr.optim.fused.triton_backend import Chunks
 
 Kind = tuple[Any, ...]
 _WHOLE = (Tensor, torch.nn.Parameter)
@@ -27,7 +27,7 @@ def by_kind(params: Iterable[Tensor]) -> dict[Kind, list[Tensor]]:
     return kinds
 
 
-class Alike:
+class StackedState:
     """What is kept between steps of a group's tensors of one kind. Copies and resumed optimizers begin without it.
 
     The state of a tensor is made of scalars. Here they are elements of one vector a value, whose views the states hold,
@@ -40,7 +40,7 @@ class Alike:
 
     def forget(self) -> None:
         """Drop what the ways of one pass keep: where none covers a step, it may be weights and states of old."""
-        self.sums, self.chunks = KnownSums(), Chunks()
+        self.sums, self.chunks = NormCache(), Chunks()
 
     def gather(self, states: Sequence[dict[str, Tensor]], names: Iterable[str], device: torch.device) -> Values:
         """Return each value of all states: shape (len(states),)."""

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from nnunet_cpr.optim.one_pass import STATES, Work
-from nnunet_cpr.optim.places import Places
-from nnunet_cpr.optim.sums import ROW
+from nnunet_cpr.optim.fused.backend import STATES, TensorBatch
+from nnunet_cpr.optim.fused.memory_layout import MemoryLayout
+from nnunet_cpr.optim.reductions import ROW
 
 if TYPE_CHECKING:
-    from nnunet_cpr.optim.alike import Alike
+    from nnunet_cpr.optim.stacked_state import StackedState
 
 PIECE = 2**20
 """Elements, a multiple of ROW. Fewer would cost calls; these, with gradient and state, take up to 16 MB of cache."""
@@ -51,12 +51,12 @@ class _Cut(NamedTuple):
     """The rows of each tensor."""
 
 
-def covers(work: Work, kept: "Alike") -> bool:
+def covers(work: TensorBatch, kept: "StackedState") -> bool:
     """Return whether this can do the constraint step and the update of these tensors."""
     return work.found_inf is None and kept.sums.take(work)
 
 
-def value(work: Work, kept: "Alike") -> Tensor:
+def value(work: TensorBatch, kept: "StackedState") -> Tensor:
     """Return R of each tensor; it is read only where no step before has added it up."""
     return kept.sums.value(work, square_sums)
 
@@ -70,13 +70,13 @@ def square_sums(params: Sequence[Tensor]) -> Tensor:
     return _sums(norms, lengths)
 
 
-def step(work: Work, kept: "Alike", keep: Tensor, kappa: Tensor) -> Sequence[int]:
+def step(work: TensorBatch, kept: "StackedState", keep: Tensor, kappa: Tensor) -> Sequence[int]:
     """Shrink and update the tensors whose bound is set."""
     return kept.sums.step(work, keep, kappa, shrink_and_update)
 
 
 @torch.no_grad()
-def shrink_and_update(work: Work, places: Places, numbers: Sequence[int], keep: Sequence[float]) -> Tensor:
+def shrink_and_update(work: TensorBatch, places: MemoryLayout, numbers: Sequence[int], keep: Sequence[float]) -> Tensor:
     """Multiply these tensors by their `keep` and do the optimizer's update, its state included.
 
     Returns:
@@ -95,7 +95,7 @@ def shrink_and_update(work: Work, places: Places, numbers: Sequence[int], keep: 
     return _sums(norms, lengths)
 
 
-def _adam(work: Work, batch: _Batch, gradients: list[Tensor], factors: list[float]) -> None:
+def _adam(work: TensorBatch, batch: _Batch, gradients: list[Tensor], factors: list[float]) -> None:
     group, lr = work.group, float(work.group["lr"])
     beta1, beta2 = map(float, group["betas"])
     columns = (batch.numbers, batch.weights, gradients, *batch.buffers, factors)
@@ -120,7 +120,7 @@ def _adam(work: Work, batch: _Batch, gradients: list[Tensor], factors: list[floa
         )
 
 
-def _sgd(work: Work, batch: _Batch, gradients: list[Tensor], factors: list[float]) -> None:
+def _sgd(work: TensorBatch, batch: _Batch, gradients: list[Tensor], factors: list[float]) -> None:
     if any([factor != 1 for factor in factors]):
         torch._foreach_mul_(batch.weights, factors)
     options = {name: work.group[name] for name in ("momentum", "dampening", "nesterov", "maximize")}
@@ -135,7 +135,7 @@ def _sgd(work: Work, batch: _Batch, gradients: list[Tensor], factors: list[float
     )
 
 
-def _cut(work: Work, numbers: Sequence[int]) -> _Cut:
+def _cut(work: TensorBatch, numbers: Sequence[int]) -> _Cut:
     """Cut these tensors into pieces, and put small ones together."""
     names = STATES[work.update]
     norms, lengths = _room([work.params[number] for number in numbers])

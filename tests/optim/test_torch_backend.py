@@ -19,8 +19,9 @@ from optim_helpers import (
 )
 from reference import algorithm1
 
-from nnunet_cpr.optim import AdamCPR, cpu_kernel, in_cache
-from nnunet_cpr.optim.sums import ROW
+from nnunet_cpr.optim import AdamCPR
+from nnunet_cpr.optim.fused import c_backend, torch_backend
+from nnunet_cpr.optim.reductions import ROW
 
 SHAPES = ((7, 5), (130, 257), (4, 3, 3, 3), (7,), (0, 3), (1, 1))
 
@@ -28,16 +29,16 @@ SHAPES = ((7, 5), (130, 257), (4, 3, 3, 3), (7,), (0, 3), (1, 1))
 @pytest.fixture(autouse=True)
 def calls(monkeypatch):
     """No C kernel, and small pieces; the tensors of each call of what is tested here."""
-    monkeypatch.setattr(cpu_kernel, "library", lambda: None)
-    monkeypatch.setattr(in_cache, "PIECE", 4 * ROW)
+    monkeypatch.setattr(c_backend, "library", lambda: None)
+    monkeypatch.setattr(torch_backend, "PIECE", 4 * ROW)
     seen = []
-    original = in_cache.shrink_and_update
+    original = torch_backend.shrink_and_update
 
     def noted(work, places, numbers, keep):
         seen.append([work.params[number] for number in numbers])
         return original(work, places, numbers, keep)
 
-    monkeypatch.setattr(in_cache, "shrink_and_update", noted)
+    monkeypatch.setattr(torch_backend, "shrink_and_update", noted)
     return seen
 
 

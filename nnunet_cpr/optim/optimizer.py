@@ -21,15 +21,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nnunet_cpr.optim import cpu_kernel, gpu_kernel, in_cache
-from nnunet_cpr.optim.alike import Alike, Kind, by_kind
 from nnunet_cpr.optim.bounds import RULES, STATE_KEYS, start_values, waits
-from nnunet_cpr.optim.one_pass import OnePass, Work, could_cover, local_parts
+from nnunet_cpr.optim.fused import c_backend, torch_backend, triton_backend
+from nnunet_cpr.optim.fused.backend import Backend, TensorBatch, could_cover, local_parts
+from nnunet_cpr.optim.fused.memory_layout import same
 from nnunet_cpr.optim.param_groups import param_groups
-from nnunet_cpr.optim.places import same
+from nnunet_cpr.optim.reductions import accumulation_dtype, over_shards, times
 from nnunet_cpr.optim.regularizers import L2, REGULARIZERS, Regularizer
 from nnunet_cpr.optim.settings import check, complete, is_regularized, param_name
-from nnunet_cpr.optim.sums import accumulation_dtype, over_shards, times
+from nnunet_cpr.optim.stacked_state import Kind, StackedState, by_kind
 
 
 class Constraint(NamedTuple):
@@ -371,7 +371,7 @@ class CPR(Optimizer):
         at: list[Tensor] | None,
         states: list[dict[str, Tensor]],
         group: dict[str, Any],
-        kept: Alike,
+        kept: StackedState,
     ) -> Iterable[int]:
         """Do lines 4 to 6 of Algorithm 1 for tensors alike, all multipliers and bounds at once, no host involved.
 
@@ -382,7 +382,7 @@ class CPR(Optimizer):
         regularizer = REGULARIZERS[group["reg_function"]]
         found_inf = getattr(self, "found_inf", None)
         update, gradients = _UPDATES.get(type(self), ""), [param.grad for param in params]
-        work = Work(update, group, params, gradients, states, found_inf, getattr(self, "grad_scale", None))
+        work = TensorBatch(update, group, params, gradients, states, found_inf, getattr(self, "grad_scale", None))
         one_pass = None
         with torch.no_grad():
             old = kept.gather(states, start_values(group), params[0].device)
@@ -460,7 +460,7 @@ _NAMED: dict[type[Optimizer], type[CPR]] = {torch.optim.Adam: AdamCPR, torch.opt
 # Not subclasses of these two: their update may be another.
 _UPDATES: dict[type[Optimizer], str] = {AdamCPR: "adam", SGDCPR: "sgd"}
 # What does the constraint step and such an update in one pass over memory, the best first.
-_ONE_PASS: tuple[OnePass, ...] = (gpu_kernel, cpu_kernel, in_cache)
+_ONE_PASS: tuple[Backend, ...] = (triton_backend, c_backend, torch_backend)
 # Of all such wrappers. Their attribute `hooked` is also on a user's step that `functools.wraps` made look like Adam's.
 _HOOKED = Optimizer.profile_hook_step(Optimizer.step).__code__
 _CHECKED = ("weight_decay", *CPR._settings())
@@ -508,15 +508,15 @@ class _Kept:
     def __init__(self) -> None:
         self.checked: dict[int, list[Any]] = {}
         """The objects that were checked, by group."""
-        self.alike: dict[tuple[int, Kind], Alike] = {}
+        self.alike: dict[tuple[int, Kind], StackedState] = {}
         """By group and kind of tensor."""
 
-    def of(self, number: int, kind: Kind, groups: Sequence[dict[str, Any]]) -> Alike:
+    def of(self, number: int, kind: Kind, groups: Sequence[dict[str, Any]]) -> StackedState:
         """Return what is kept of tensors alike; with a kind that is new, drop those that a group no longer has."""
         if (number, kind) not in self.alike:
             here = {(index, its) for index, group in enumerate(groups) for its in by_kind(group["params"])}
             self.alike = {key: alike for key, alike in self.alike.items() if key in here}
-            self.alike[number, kind] = Alike()
+            self.alike[number, kind] = StackedState()
         return self.alike[number, kind]
 
 

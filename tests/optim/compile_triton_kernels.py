@@ -7,14 +7,14 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from nnunet_cpr.optim import gpu_kernel_triton
+from nnunet_cpr.optim.fused import triton_kernels
 
 TYPES = {
     "table": "*i64", "tensors": "i32", "number_of_chunk": "*i32", "lengths": "*i64",
     "marks": "*i32", "sums": "*fp32", "changed": "*i32", "first_chunk": "*i32", "regs": "*fp32", "options": "*fp64",
     "rates": "*fp32", "spreads": "*fp32", "found_inf": "*fp32", "grad_scale": "*fp32", "keep": "*fp32",
 }  # fmt: skip
-CONSTANTS = {"chunk": gpu_kernel_triton.CHUNK, "block": gpu_kernel_triton.BLOCK, "guarded": True, "align": 16}
+CONSTANTS = {"chunk": triton_kernels.CHUNK, "block": triton_kernels.BLOCK, "guarded": True, "align": 16}
 VARIANTS = {
     "read_chunks": [{}],
     "add_chunks": [{}],
@@ -25,7 +25,7 @@ VARIANTS = {
 
 
 def compiled(name: str, constants: dict, capability: int) -> dict:
-    function = getattr(gpu_kernel_triton, name)
+    function = getattr(triton_kernels, name)
     constants = {key: value for key, value in (CONSTANTS | constants).items() if key in function.arg_names}
     signature = {name: "constexpr" if name in constants else TYPES[name] for name in function.arg_names}
     aligned = {

@@ -1,6 +1,6 @@
 """What the ways to do the constraint step and the optimizer's update in one pass over memory have in common.
 
-Such a way is a module with `covers`, `value` and `step`, see :class:`OnePass`. Where none covers the tensors at hand,
+Such a way is a module with `covers`, `value` and `step`, see :class:`Backend`. Where none covers the tensors at hand,
 the plain path does R, the constraint step and the base optimizer's step one after the other.
 """
 
@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from nnunet_cpr.optim.sums import local
+from nnunet_cpr.optim.reductions import local
 
 if TYPE_CHECKING:
-    from nnunet_cpr.optim.alike import Alike
+    from nnunet_cpr.optim.stacked_state import StackedState
 
 STATES: dict[str, tuple[str, ...]] = {"adam": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
 """What each update keeps for a tensor and is of its size; Adam counts its steps in `step`, too."""
 
 
-class Work(NamedTuple):
+class TensorBatch(NamedTuple):
     """Tensors alike that are to be constrained and updated, all of which have a gradient."""
 
     update: str
@@ -63,23 +63,23 @@ class Work(NamedTuple):
         torch.autograd.graph.increment_version([row[number] for row in rows for number in numbers])
 
 
-class OnePass(Protocol):
+class Backend(Protocol):
     """A way to do the constraint step of l2 and the update in one pass."""
 
-    def covers(self, work: Work, kept: "Alike") -> bool:
+    def covers(self, work: TensorBatch, kept: "StackedState") -> bool:
         """Return whether it can be used."""
 
-    def value(self, work: Work, kept: "Alike") -> Tensor:
+    def value(self, work: TensorBatch, kept: "StackedState") -> Tensor:
         """Return R of each tensor: shape (len(params),), float32."""
 
-    def step(self, work: Work, kept: "Alike", keep: Tensor, kappa: Tensor) -> Sequence[int]:
+    def step(self, work: TensorBatch, kept: "StackedState", keep: Tensor, kappa: Tensor) -> Sequence[int]:
         """Multiply tensors by their `keep` and update them, state included; both of shape (len(params),), float32.
 
         Returns the numbers of those for which it did; the others, whose `keep` is 1, are left to the base optimizer.
         """
 
 
-def could_cover(work: Work) -> bool:
+def could_cover(work: TensorBatch) -> bool:
     """Return whether one of these ways might cover it: l2, fused, float32, Adam or SGD."""
     group = work.group
     return (
@@ -94,7 +94,7 @@ def could_cover(work: Work) -> bool:
     )
 
 
-def local_parts(work: Work) -> Work:
+def local_parts(work: TensorBatch) -> TensorBatch:
     """Return the work on this rank's parts of DTensors (FSDP2, tensor parallel); of other tensors it is as it was.
 
     So it is where a gradient or a state is not sharded as its weights are. To be called under `no_grad`.

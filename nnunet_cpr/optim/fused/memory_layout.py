@@ -8,17 +8,17 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from nnunet_cpr.optim.one_pass import Work
+from nnunet_cpr.optim.fused.backend import TensorBatch
 
 T = TypeVar("T")
 _TYPES = (Tensor, torch.nn.Parameter)
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
-class Places:
+class MemoryLayout:
     """The weights and states of a step, and where they lie: one object until any of them is another, or has moved."""
 
-    def __init__(self, work: Work, states: list[list[Tensor]]) -> None:
+    def __init__(self, work: TensorBatch, states: list[list[Tensor]]) -> None:
         self.owners = list(work.owners)
         self.sizes = [param.numel() for param in work.params]
         """Elements."""
@@ -29,7 +29,7 @@ class Places:
         self._states = list(chain(*states))
         self._prepared: tuple[Any, Any] = None, None
 
-    def hold(self, work: Work, states: Sequence[Sequence[Any]]) -> bool:
+    def hold(self, work: TensorBatch, states: Sequence[Sequence[Any]]) -> bool:
         """Return whether these are the weights and states of a step."""
         return (
             same(self.owners, work.owners)
@@ -39,7 +39,7 @@ class Places:
             and self.layouts == _layouts(work.params)
         )
 
-    def numbers_in(self, others: "Places") -> list[int | None]:
+    def numbers_in(self, others: "MemoryLayout") -> list[int | None]:
         """Return which of the others each weight is, None where it is none of them, or lay elsewhere."""
         mine, theirs = (
             zip(map(id, places.owners), places.weights, places.sizes, strict=True) for places in (self, others)
@@ -47,7 +47,9 @@ class Places:
         numbers = {weight: number for number, weight in enumerate(theirs)}
         return [numbers.get(weight) for weight in mine]
 
-    def prepared(self, prepare: Callable[[Work, Sequence[int]], T], work: Work, numbers: Sequence[int]) -> T:
+    def prepared(
+        self, prepare: Callable[[TensorBatch, Sequence[int]], T], work: TensorBatch, numbers: Sequence[int]
+    ) -> T:
         """Return what `prepare` makes of these weights and states, done again only for other `numbers`."""
         wanted = prepare, numbers
         if self._prepared[0] != wanted:
@@ -56,7 +58,7 @@ class Places:
         return result
 
 
-def find(work: Work, device_type: str, last: Places | None) -> Places | None:
+def find(work: TensorBatch, device_type: str, last: MemoryLayout | None) -> MemoryLayout | None:
     """Return the places of a step's tensors, or None where kernels on this type of device cannot take them.
 
     All must be float32, on one device, without gaps, and each as its weights are. A state or gradient of another size
@@ -68,7 +70,7 @@ def find(work: Work, device_type: str, last: Places | None) -> Places | None:
     if last is None or not last.hold(work, states):
         if not _fit(work, device_type):
             return None
-        last = Places(work, states)
+        last = MemoryLayout(work, states)
     fit = _float32(work.gradients, work.params[0].device) and _layouts(work.gradients) == last.layouts
     return last if fit else None
 
@@ -78,7 +80,7 @@ def addresses(tensors: Sequence[Tensor]) -> list[int]:
     return [tensor.data_ptr() for tensor in tensors]
 
 
-def _fit(work: Work, device_type: str) -> bool:
+def _fit(work: TensorBatch, device_type: str) -> bool:
     """Return whether weights and states are as :func:`find` says."""
     params, device = work.params, work.params[0].device
     return (

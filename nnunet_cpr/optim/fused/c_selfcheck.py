@@ -1,4 +1,4 @@
-"""Try a freshly compiled CPU kernel on a small case, in a process of its own: `python cpu_kernel_check.py LIBRARY`.
+"""Try a freshly compiled CPU kernel on a small case, in a process of its own: `python c_selfcheck.py LIBRARY`.
 
 A compiler may make a library that is wrong, crashes or never returns, which must not happen in a training. The expected
 values are computed with Python's floats, so that torch need not be imported. The exit code is 0 if all agree.

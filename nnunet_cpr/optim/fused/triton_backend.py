@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nnunet_cpr.optim.one_pass import STATES, Work, recorded
-from nnunet_cpr.optim.places import Places, addresses, find
+from nnunet_cpr.optim.fused.backend import STATES, TensorBatch, recorded
+from nnunet_cpr.optim.fused.memory_layout import MemoryLayout, addresses, find
 
 if TYPE_CHECKING:
-    from nnunet_cpr.optim.alike import Alike
+    from nnunet_cpr.optim.stacked_state import StackedState
 
 DEVICE_TYPE = "cuda"  # ROCm calls itself so, too
 _WIDE, _NARROW = 16, 4  # bytes of which addresses are multiples
@@ -30,7 +30,7 @@ _refused: set[torch.device] = set()
 """Where a variant of the kernels has failed its trial; the others are not tried then."""
 
 
-def covers(work: Work, kept: "Alike") -> bool:
+def covers(work: TensorBatch, kept: "StackedState") -> bool:
     """Return whether the kernels can do R, the constraint step and the update of these tensors."""
     if work.params[0].device.type != DEVICE_TYPE or not _importable():
         return False
@@ -42,12 +42,12 @@ def covers(work: Work, kept: "Alike") -> bool:
     return kept.chunks.take(work) and _works(kept.chunks.variant, work.params[0].device)
 
 
-def value(work: Work, kept: "Alike") -> Tensor:
+def value(work: TensorBatch, kept: "StackedState") -> Tensor:
     """Return R of each tensor; only what the last step has not added up is read."""
     return kept.chunks.regs(work)
 
 
-def step(work: Work, kept: "Alike", keep: Tensor, kappa: Tensor) -> Sequence[int]:
+def step(work: TensorBatch, kept: "StackedState", keep: Tensor, kappa: Tensor) -> Sequence[int]:
     """Shrink and update all of the tensors: which of them are bounded only the device knows."""
     kept.chunks.shrink_and_update(work, keep)
     return range(len(work.params))
@@ -75,7 +75,7 @@ class Chunks:
     variant: Variant
 
     def __init__(self) -> None:
-        self._places: Places | None = None
+        self._places: MemoryLayout | None = None
         self._stream: Any = None
         self._gradients: list[int] = []
         self._options: list[float] = []
@@ -85,7 +85,7 @@ class Chunks:
         self._sums = torch.empty(0, dtype=torch.float32, device="cpu")
         self._marks = torch.empty(0, dtype=torch.int32, device="cpu")
 
-    def take(self, work: Work) -> bool:
+    def take(self, work: TensorBatch) -> bool:
         """Take the tensors of a step; return whether they are such as the kernels handle."""
         places = find(work, DEVICE_TYPE, self._places)
         if places is None:
@@ -106,7 +106,7 @@ class Chunks:
         self.variant = Variant(work.update, bool(work.group.get("nesterov")), guarded, scaled, self._align)
         return True
 
-    def regs(self, work: Work) -> Tensor:
+    def regs(self, work: TensorBatch) -> Tensor:
         """Return the sum of squares of each tensor: shape (number of tensors,), float32, added in float64."""
         count = len(work.params)
         regs = torch.empty(count, dtype=torch.float32, device=self._device)
@@ -117,7 +117,7 @@ class Chunks:
             self._launch("add_chunks", count, self._first, self._sums, regs, block=kernels().BLOCK)
         return regs
 
-    def shrink_and_update(self, work: Work, keep: Tensor) -> None:
+    def shrink_and_update(self, work: TensorBatch, keep: Tensor) -> None:
         """Multiply the tensors that were taken by `keep` and do the optimizer's update, its state included."""
         group, device, count = work.group, self._device, len(work.params)
         adam = work.update == "adam"
@@ -145,7 +145,7 @@ class Chunks:
         work.count_changes(range(count))
         self._versions = work.versions()
 
-    def _cut(self, places: Places) -> None:
+    def _cut(self, places: MemoryLayout) -> None:
         """Cut these tensors into chunks. The sums of those that were here before are kept."""
         device, sizes = self._device, places.sizes
         counts = [math.ceil(size / kernels().CHUNK) for size in sizes]
@@ -183,9 +183,9 @@ class Chunks:
 @functools.cache
 def kernels() -> ModuleType:
     """Import the kernels, and so Triton, which takes a second."""
-    from nnunet_cpr.optim import gpu_kernel_triton
+    from nnunet_cpr.optim.fused import triton_kernels
 
-    return gpu_kernel_triton
+    return triton_kernels
 
 
 @functools.cache
@@ -254,7 +254,7 @@ def _agrees_with_torch(variant: Variant, device: torch.device) -> bool:
     options: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "dampening": 0.0, "nesterov": variant.nesterov}
     group = {**options, "betas": (0.9, 0.99), "eps": 1e-8, "maximize": False}
     states = [dict(zip([*names, "step"], row, strict=True)) for row in zip(*buffers, steps, strict=True)]
-    work = Work(variant.update, group, params, gradients, states, scalar(0) if variant.guarded else None, scale)
+    work = TensorBatch(variant.update, group, params, gradients, states, scalar(0) if variant.guarded else None, scale)
     keep = torch.linspace(0.5, 1, 2, dtype=torch.float32, device=device)
     chunks = Chunks()
     if not chunks.take(work):

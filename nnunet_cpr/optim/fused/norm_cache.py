@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from nnunet_cpr.optim.one_pass import Work
-from nnunet_cpr.optim.places import Places, find
+from nnunet_cpr.optim.fused.backend import TensorBatch
+from nnunet_cpr.optim.fused.memory_layout import MemoryLayout, find
 
 Read = Callable[[Sequence[Tensor]], Tensor]
 
 
-class KnownSums:
+class NormCache:
     """R = sum(theta^2) of float32 tensors: known from the update that wrote them, or read.
 
     Weights may be changed between two steps. torch counts every change in place (`load_state_dict`, `p.mul_`), and a
@@ -23,13 +23,13 @@ class KnownSums:
     """
 
     def __init__(self) -> None:
-        self._places: Places | None = None
+        self._places: MemoryLayout | None = None
         self._known: list[_Known] = []
         """Of these places' tensors."""
         self._by_id: dict[int, _Known] = {}
         """Also of those that have no gradient in this step."""
 
-    def take(self, work: Work) -> bool:
+    def take(self, work: TensorBatch) -> bool:
         """Take the tensors of a step; return whether they are such as can be handled here."""
         places = find(work, "cpu", self._places)
         if places is None:
@@ -41,13 +41,13 @@ class KnownSums:
             self._known = [self._of(*pair) for pair in zip(work.owners, work.params, strict=True)]
         return True
 
-    def remember(self, work: Work, numbers: Sequence[int], sums: Tensor) -> None:
+    def remember(self, work: TensorBatch, numbers: Sequence[int], sums: Tensor) -> None:
         """Keep the float64 sums of these tensors, bit for bit what reading them would give."""
         versions = work.versions()
         for number, value in zip(numbers, sums.tolist(), strict=True):
             self._known[number].set(value, versions[number])
 
-    def value(self, work: Work, read: Read) -> Tensor:
+    def value(self, work: TensorBatch, read: Read) -> Tensor:
         """Return R of the tensors taken, shape (number of them,), float32. What is not known is `read`, in float64."""
         sums = [known.get(version) for known, version in zip(self._known, work.versions(), strict=True)]
         unknown = [number for number, value in enumerate(sums) if value is None]
@@ -58,10 +58,10 @@ class KnownSums:
 
     def step(
         self,
-        work: Work,
+        work: TensorBatch,
         keep: Tensor,
         kappa: Tensor,
-        shrink_and_update: Callable[[Work, Places, Sequence[int], Sequence[float]], Tensor],
+        shrink_and_update: Callable[[TensorBatch, MemoryLayout, Sequence[int], Sequence[float]], Tensor],
     ) -> Sequence[int]:
         """Shrink and update the tensors whose bound is set, and return their numbers.
 

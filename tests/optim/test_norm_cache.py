@@ -10,13 +10,13 @@ import pytest
 import torch
 from optim_helpers import CLASSES, Pull, assert_same_bits, bits, make, plain_path, work_of
 
-from nnunet_cpr.optim import cpu_kernel, in_cache
-from nnunet_cpr.optim.known_sums import KnownSums
-from nnunet_cpr.optim.sums import ROW
+from nnunet_cpr.optim.fused import c_backend, torch_backend
+from nnunet_cpr.optim.fused.norm_cache import NormCache
+from nnunet_cpr.optim.reductions import ROW
 
 SHAPES = ((7, 5), (130, 257), (4, 3, 3, 3))
 CHUNK = 8192  # of the C source
-LIBRARY = cpu_kernel.library
+LIBRARY = c_backend.library
 UNSAMPLED = 5  # an element that is not among the few compared
 
 
@@ -25,13 +25,13 @@ def build(name, params):
     return make(name, params, "dependent", kappa_init_param=0.5, kappa_update=0.05, fused=True)
 
 
-@pytest.fixture(params=[cpu_kernel, in_cache], ids=["kernel", "torch alone"], autouse=True)
+@pytest.fixture(params=[c_backend, torch_backend], ids=["kernel", "torch alone"], autouse=True)
 def way(request, monkeypatch):
     """What does the constraint step and the update in one pass."""
-    if request.param is in_cache:
-        monkeypatch.setattr(cpu_kernel, "library", lambda: None)
-        monkeypatch.setattr(in_cache, "PIECE", 4 * ROW)
-    elif cpu_kernel.library() is None:
+    if request.param is torch_backend:
+        monkeypatch.setattr(c_backend, "library", lambda: None)
+        monkeypatch.setattr(torch_backend, "PIECE", 4 * ROW)
+    elif c_backend.library() is None:
         pytest.skip("no C compiler, or not Linux")
     return request.param
 
@@ -73,7 +73,7 @@ def test_the_update_returns_what_reading_would(name, threads, way, monkeypatch):
     finally:
         torch.set_num_threads(before)
     assert len(pairs) > 5
-    rounding = 1e-12 if way is cpu_kernel else 2e-7  # torch alone squares in float32
+    rounding = 1e-12 if way is c_backend else 2e-7  # torch alone squares in float32
     for returned, found, exact in pairs:
         assert torch.equal(returned, found)
         torch.testing.assert_close(returned, exact, rtol=rounding, atol=0)
@@ -198,8 +198,8 @@ def test_a_training_goes_on_the_other_way(way, monkeypatch):
             opt = build("Adam", params)
             pull.run(opt, params, 0, 6)
             if switch:
-                other = (lambda: None) if way is cpu_kernel else LIBRARY
-                patch.setattr(cpu_kernel, "library", other)
+                other = (lambda: None) if way is c_backend else LIBRARY
+                patch.setattr(c_backend, "library", other)
             pull.run(opt, params, 6, 12)
             runs.append((params, [opt.state[p] for p in params]))
     torch.testing.assert_close(*runs, rtol=1e-5, atol=1e-6)
@@ -251,7 +251,7 @@ def test_weights_changed_between_steps_are_read_again(name, edit, monkeypatch, r
         params = pull.params()
         opt = build(name, params)
         if not remembering:
-            monkeypatch.setattr(KnownSums, "remember", lambda *_: None)
+            monkeypatch.setattr(NormCache, "remember", lambda *_: None)
         pull.run(opt, params, 0, 10)
         read.clear()
         edit(params[1])

@@ -13,7 +13,7 @@ from gloo_ranks import on_ranks
 from optim_helpers import make_fused
 from torch import nn
 
-from nnunet_cpr.optim import cpu_kernel, gpu_kernel, in_cache
+from nnunet_cpr.optim.fused import c_backend, torch_backend, triton_backend
 
 WAYS = ("C kernel", "torch alone", "GPU kernels")
 STEPS, EDITED = 40, 20
@@ -37,11 +37,11 @@ def only(way):
     with contextlib.ExitStack() as stack:
         patch = lambda *args: stack.enter_context(mock.patch.object(*args))  # noqa: E731
         if way == "GPU kernels":
-            from nnunet_cpr.optim import gpu_kernel_triton
+            from nnunet_cpr.optim.fused import triton_kernels
 
-            patch(gpu_kernel, "DEVICE_TYPE", "cpu")
-            patch(gpu_kernel_triton, "CHUNK", 1024)
-            launch = gpu_kernel.Chunks._launch_chunks
+            patch(triton_backend, "DEVICE_TYPE", "cpu")
+            patch(triton_kernels, "CHUNK", 1024)
+            launch = triton_backend.Chunks._launch_chunks
 
             def launched(self, name, *args, **constants):
                 if name == "read_chunks":
@@ -50,12 +50,12 @@ def only(way):
                     updates.append(len(self._places.sizes))
                 return launch(self, name, *args, **constants)
 
-            patch(gpu_kernel.Chunks, "_launch_chunks", launched)
-        module = {"C kernel": cpu_kernel, "torch alone": in_cache}.get(way)
+            patch(triton_backend.Chunks, "_launch_chunks", launched)
+        module = {"C kernel": c_backend, "torch alone": torch_backend}.get(way)
         if way != "C kernel":
-            patch(cpu_kernel, "covers", lambda *_: False)
+            patch(c_backend, "covers", lambda *_: False)
         if way != "torch alone":
-            patch(in_cache, "covers", lambda *_: False)
+            patch(torch_backend, "covers", lambda *_: False)
         if module:
             patch(module, "shrink_and_update", noted(module.shrink_and_update, updates, lambda *args: len(args[2])))
             patch(module, "square_sums", noted(module.square_sums, reads, len))
@@ -175,10 +175,10 @@ def results(request, tmp_path_factory):
 
 
 def needs(way):
-    if way == "C kernel" and cpu_kernel.library() is None:
+    if way == "C kernel" and c_backend.library() is None:
         pytest.skip("no C compiler, or not Linux")
     if way == "GPU kernels":
-        pytest.importorskip("nnunet_cpr.optim.gpu_kernel_triton", reason="no Triton")
+        pytest.importorskip("nnunet_cpr.optim.fused.triton_kernels", reason="no Triton")
         if torch.cuda.is_available():
             pytest.skip("these ranks are on the CPU, for which Triton's interpreter must be chosen at its import")
 

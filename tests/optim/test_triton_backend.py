@@ -28,9 +28,12 @@ from optim_helpers import (
 from reference import algorithm1
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from nnunet_cpr.optim import AdamCPR, gpu_kernel
+from nnunet_cpr.optim import AdamCPR
+from nnunet_cpr.optim.fused import triton_backend
 
-kernels = pytest.importorskip("nnunet_cpr.optim.gpu_kernel_triton", reason="no Triton, which comes with torch on Linux")
+kernels = pytest.importorskip(
+    "nnunet_cpr.optim.fused.triton_kernels", reason="no Triton, which comes with torch on Linux"
+)
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 INTERPRETED = DEVICE.type == "cpu"
 CHUNK = 2048 if INTERPRETED else kernels.CHUNK  # the interpreter is slow
@@ -41,17 +44,17 @@ OPTIONS = [*FUSED_OPTIONS, *[("Adam", {"lr": torch.tensor(lr, device=DEVICE)}) f
 @pytest.fixture(autouse=True)
 def calls(monkeypatch):
     """The tensors of each update by the kernels."""
-    monkeypatch.setattr(gpu_kernel, "DEVICE_TYPE", DEVICE.type)
+    monkeypatch.setattr(triton_backend, "DEVICE_TYPE", DEVICE.type)
     monkeypatch.setattr(kernels, "CHUNK", CHUNK)
     seen = []
-    original = gpu_kernel.Chunks.shrink_and_update
+    original = triton_backend.Chunks.shrink_and_update
 
     def noted(self, work, keep):
         if "kappa" in work.states[0]:  # not the trial of the kernels
             seen.append(list(work.params))
         return original(self, work, keep)
 
-    monkeypatch.setattr(gpu_kernel.Chunks, "shrink_and_update", noted)
+    monkeypatch.setattr(triton_backend.Chunks, "shrink_and_update", noted)
     return seen
 
 
@@ -59,13 +62,13 @@ def calls(monkeypatch):
 def launches(monkeypatch):
     """The kernels launched: name, number of programs, positional arguments."""
     seen = []
-    original = gpu_kernel.Chunks._launch
+    original = triton_backend.Chunks._launch
 
     def noted(self, name, programs, *arguments, **constants):
         seen.append((name, programs, arguments))
         return original(self, name, programs, *arguments, **constants)
 
-    monkeypatch.setattr(gpu_kernel.Chunks, "_launch", noted)
+    monkeypatch.setattr(triton_backend.Chunks, "_launch", noted)
     return seen
 
 
@@ -78,9 +81,9 @@ def first_use():
 
 
 def try_again():
-    for function in (gpu_kernel._works, gpu_kernel._importable):
+    for function in (triton_backend._works, triton_backend._importable):
         function.cache_clear()
-    gpu_kernel._refused.clear()
+    triton_backend._refused.clear()
 
 
 def on_device(pull):
@@ -326,7 +329,7 @@ def test_compiles_for_gpus_that_are_not_here(tmp_path):
     """Three generations; loads and stores of four elements, one a tensor and 512 elements; nothing spilled."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path)
-    script = Path(__file__).with_name("compile_gpu_kernels.py")
+    script = Path(__file__).with_name("compile_triton_kernels.py")
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
@@ -479,10 +482,12 @@ def train(opt_calls, caplog):
 
 
 def test_kernels_that_do_not_compile_are_done_without(first_use, calls, monkeypatch, caplog, recwarn):
-    monkeypatch.setattr(gpu_kernel.Chunks, "_launch", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("no ptxas")))
+    monkeypatch.setattr(
+        triton_backend.Chunks, "_launch", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("no ptxas"))
+    )
     uploads = []
-    original = gpu_kernel._upload
-    monkeypatch.setattr(gpu_kernel, "_upload", lambda *args: (uploads.append(args), original(*args))[1])
+    original = triton_backend._upload
+    monkeypatch.setattr(triton_backend, "_upload", lambda *args: (uploads.append(args), original(*args))[1])
     train(calls, caplog)
     assert "no ptxas" in caplog.text and not recwarn.list
     assert 0 < len(uploads) < 10  # not in each of the 40 steps
@@ -492,20 +497,20 @@ def test_no_triton_is_silent(first_use, calls, monkeypatch, caplog, recwarn):
     def missing():
         raise ModuleNotFoundError("No module named 'triton'")
 
-    monkeypatch.setattr(gpu_kernel, "kernels", missing)
+    monkeypatch.setattr(triton_backend, "kernels", missing)
     train(calls, caplog)
     assert "No module named 'triton'" in caplog.text and not recwarn.list
 
 
 def test_kernels_that_are_wrong_are_not_used(first_use, calls, monkeypatch, caplog):
-    original = gpu_kernel.Chunks._launch
+    original = triton_backend.Chunks._launch
 
     def wrong(self, name, programs, *arguments, **constants):
         original(self, name, programs, *arguments, **constants)
         if name == "adam":
             self._places.owners[0].data += 1e-3
 
-    monkeypatch.setattr(gpu_kernel.Chunks, "_launch", wrong)
+    monkeypatch.setattr(triton_backend.Chunks, "_launch", wrong)
     train(calls, caplog)
     assert "disagrees with torch" in caplog.text
 
