@@ -23,7 +23,7 @@ from torch._inductor.utils import fresh_cache
 
 from nnunet_cpr.files import user_path
 from nnunet_cpr.optim import SGDCPR, AdamCPR
-from nnunet_cpr.optim.fused.c_backend import library
+from nnunet_cpr.optim.fused.c_build import library
 
 BOUND = {"kappa_init_method": "warm_start", "kappa_init_param": 10}
 OPTIMIZERS: dict[str, tuple[Any, dict[str, Any]]] = {

@@ -21,6 +21,10 @@ class Regularizer(ABC):
 
     averaged = True
 
+    def rates(self, mu: float, params: Sequence[Tensor]) -> list[float]:
+        """Return the step size of each tensor's lambda: mu / n, or mu where R does not grow with the element count."""
+        return [mu / max(1, param.numel()) if self.averaged else mu for param in params]
+
     @abstractmethod
     def value(self, params: Sequence[Tensor]) -> Tensor:
         """Return R of each tensor: shape (len(params),), float32, or float64 for float64 weights."""

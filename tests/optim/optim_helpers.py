@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nnunet_cpr.optim import SGDCPR, AdamCPR
-from nnunet_cpr.optim.fused import c_backend, torch_backend, triton_backend
-from nnunet_cpr.optim.fused.backend import TensorBatch
+from nnunet_cpr.optim import SGDCPR, AdamCPR, fused
 
 UNIFORM_KAPPA = {"l2": 20.0, "l1": 20.0, "std": 0.8, "huber": 8.0}
 RULES = {
@@ -86,14 +84,21 @@ def make_fused(params, name="Adam", **options):
 
 def plain_path(monkeypatch):
     """Switch off everything that does constraint step and update in one pass."""
-    for module in (triton_backend, c_backend, torch_backend):
-        monkeypatch.setattr(module, "covers", lambda *_: False)
+    monkeypatch.setattr(fused, "_chosen", [None])
 
 
-def work_of(opt, params):
-    """The work of the next step on these tensors of the first group."""
+def cache_of(opt, name):
+    """What a backend keeps of the optimizer's only kind of tensors."""
+    (stacked,) = opt._cache.stacked.values()
+    return stacked.caches[name]
+
+
+def batch_of(opt, params):
+    """The batch of the next step, of these tensors of the first group."""
     update = "adam" if isinstance(opt, torch.optim.Adam) else "sgd"
-    return TensorBatch(update, opt.param_groups[0], params, [p.grad for p in params], [opt.state[p] for p in params])
+    return fused.TensorBatch(
+        update, opt.param_groups[0], params, [p.grad for p in params], [opt.state[p] for p in params]
+    )
 
 
 def round_trip(state_dict):
