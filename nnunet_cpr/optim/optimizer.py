@@ -23,7 +23,7 @@ from nnunet_cpr.optim import fused
 from nnunet_cpr.optim.algorithm import advance
 from nnunet_cpr.optim.bounds import STATE_KEYS, start_values, waits
 from nnunet_cpr.optim.constraints import Constraint, read_constraints
-from nnunet_cpr.optim.fused.default import fuse_by_default, set_fused
+from nnunet_cpr.optim.fused.default import fit_gradients, fit_states, fuse_by_default, set_fused
 from nnunet_cpr.optim.param_groups import param_groups
 from nnunet_cpr.optim.param_names import match_names
 from nnunet_cpr.optim.reductions import accumulation_dtype, over_shards
@@ -249,6 +249,7 @@ class CPR(Optimizer):
             super().load_state_dict(state_dict)
         finally:
             handle.remove()
+        self._cache.strides.clear()
         # torch casts every state to its weights' dtype, which would round kappa and lambda of bf16 weights.
         keys = itertools.chain.from_iterable(group["params"] for group in loaded["param_groups"])
         params = itertools.chain.from_iterable(group["params"] for group in self.param_groups)
@@ -315,6 +316,13 @@ class CPR(Optimizer):
                     )
                 if self.defaults.get("fused", False) is None:
                     set_fused(self, None)  # torch's fused steps take no sparse gradients
+            elif group.get("fused") and not torch.compiler.is_compiling():
+                strides = [p.stride() for p in group["params"]]
+                if self._cache.strides.get(index) != strides:
+                    self._cache.strides[index] = strides
+                    fuse_by_default(self, self._stepping, [])
+                    fit_states(group["params"], self.state)
+                fit_gradients(with_gradient)
         return chosen
 
     def _constrain(

@@ -109,6 +109,16 @@ def round_trip(state_dict):
     return torch.load(buffer, weights_only=True)
 
 
+def as_ours(base, options):
+    """The options with which torch's optimizer does the step that ours does by default."""
+    chosen = {"fused", "foreach", "differentiable"} & options.keys()
+    return (
+        options
+        if chosen or base not in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
+        else {**options, "fused": True}
+    )
+
+
 def set_zero_grads(params):
     for p in params:
         p.grad = torch.zeros_like(p)

@@ -150,11 +150,11 @@ def test_two_of_three_tensors_are_bounded_in_turn(name, monkeypatch):
     done = []
     original = c_backend.run_update
 
-    def noted(work, places, numbers, keep):
-        done.append(list(numbers))
-        return original(work, places, numbers, keep)
+    def noted(batch, layout, indices, factors):
+        done.append(list(indices))
+        return original(batch, layout, indices, factors)
 
-    monkeypatch.setattr("shrink_and_update", noted)
+    monkeypatch.setattr(c_backend, "run_update", noted)
     pull = Pull(shapes=SHAPES, dtype=torch.float32)
     runs = []
     for plain in (True, False):

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from optim_helpers import documented, matrix, one_step, set_zero_grads
+from optim_helpers import as_ours, documented, matrix, one_step, set_zero_grads
 from torch import nn
 
 from nnunet_cpr.optim import CPR, SGDCPR, AdamCPR, cpr, param_groups
@@ -111,7 +111,7 @@ def test_any_torch_optimizer_equals_itself_while_unbounded(base, kwargs):
     ours, plain = matrix(6, 5), matrix(6, 5)
     opt = cpr(base)([ours], lr=0.01, kappa_init_method="warm_start", kappa_init_param=100, **kwargs)
     decay = {"weight_decay": 0} if base is torch.optim.AdamW else {}
-    other = base([plain], lr=0.01, **decay, **kwargs)
+    other = base([plain], lr=0.01, **decay, **as_ours(base, kwargs))
     for step in range(20):
         for p in (ours, plain):
             p.grad = torch.cos(p.detach() * 3 + step)

@@ -1,6 +1,11 @@
-"""Decides whether a CPR optimizer uses torch's fused implementation where the user has not said so."""
+"""Decides whether a CPR optimizer uses torch's fused implementation, and gives that what it needs.
 
-from collections.abc import Iterable, Sequence
+On a CPU torch's fused optimizers go through memory in order, whatever the strides. So a gradient or a state laid out
+differently from its weight, or a weight with gaps, gives wrong weights silently. Autograd makes gradients that fit.
+Other code and loaded states may not.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,7 +13,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 
-_FLAGS = ("fused", "foreach", "differentiable")
 _WHOLE = (Tensor, torch.nn.Parameter)
 _SHARDED = (torch.optim.Adam,)  # torch's fused SGD and Adagrad have no rule for DTensors
 _CPU_ONLY = (torch.optim.Adagrad,)
@@ -27,9 +31,9 @@ def fuse_by_default(optimizer: Optimizer, base: type[Optimizer], added: Sequence
         added: the groups that are new. If one of them chooses for itself, the choice is the user's from now on.
     """
     defaults = optimizer.defaults
-    if defaults.get("fused", False) is not None or defaults.get("foreach") or defaults.get("differentiable"):
+    if "fused" not in defaults or _is_decided(defaults):
         return
-    if any(group.get(flag) for group in added for flag in _FLAGS) or any(g["fused"] is not None for g in added):
+    if any(_is_decided(group) for group in added):
         defaults["fused"] = False
         return
     fused = _is_of_torch(base) and all(_can_fuse(group["params"], base) for group in optimizer.param_groups)
@@ -46,6 +50,35 @@ def set_fused(optimizer: Optimizer, fused: bool | None) -> None:
                 optimizer.state[param]["step"] = step.to(param.device, torch.float32)
 
 
+@torch.no_grad()
+def fit_gradients(params: Iterable[Tensor]) -> None:
+    """Lay out gradients like their weights where they are not."""
+    for param in params:
+        gradient: Any = param.grad
+        if not _fits(gradient, param):
+            param.grad = torch.empty_like(param).copy_(gradient)
+
+
+@torch.no_grad()
+def fit_states(params: Iterable[Tensor], states: Mapping[Tensor, dict[str, Any]]) -> None:
+    """Lay out the states that have their weight's shape like it."""
+    for param in params:
+        for name, value in states.get(param, {}).items():
+            if isinstance(value, Tensor) and value.shape == param.shape and not _fits(value, param):
+                states[param][name] = torch.empty_like(param, dtype=value.dtype).copy_(value)
+
+
+def _fits(tensor: Any, param: Tensor) -> bool:
+    if tensor.is_contiguous() and param.is_contiguous():
+        return True
+    return hasattr(param, "placements") or tensor.stride() == param.stride()
+
+
+def _is_decided(flags: Mapping[str, Any]) -> bool:
+    """Return whether the user has chosen an implementation. As in torch, `foreach=False` asks for the loop."""
+    return any(flags.get(name) is not None for name in ("fused", "foreach")) or bool(flags.get("differentiable"))
+
+
 def _is_of_torch(base: type[Optimizer]) -> bool:
     return f"{base.__module__}.".startswith("torch.optim.")
 
@@ -60,5 +93,7 @@ def _can_fuse(params: Iterable[Tensor], base: type[Optimizer]) -> bool:
             return False
         if param.device.type not in devices or not param.is_floating_point():
             return False
+        if not sharded and torch.empty_like(param, device="meta").stride() != param.stride():
+            return False  # the weight has gaps
         meshes.add(getattr(param, "device_mesh", None))
     return len(meshes) <= 1  # DTensors cannot be mixed with others in one call
