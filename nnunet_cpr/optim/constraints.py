@@ -38,13 +38,13 @@ class Constraint(NamedTuple):
 
 
 def read_constraints(optimizer: Optimizer) -> list[Constraint]:
-    """Return the constraint of every regularized tensor of a CPR optimizer. Waits for the device."""
+    """Return the constraint of every regularized tensor of a CPR optimizer but the frozen ones. Waits for the device."""
     rows = []
     number = itertools.count()
     for group in optimizer.param_groups:
         for index, param in enumerate(group["params"]):
             name = param_name(group, index, next(number))
-            if is_regularized(group, param):
+            if is_regularized(group, param) and param.requires_grad:
                 rows.append(_read(name, param, group, optimizer.state.get(param, {})))
     return rows
 

@@ -28,7 +28,7 @@ from nnunet_cpr.optim.param_groups import param_groups
 from nnunet_cpr.optim.param_names import match_names
 from nnunet_cpr.optim.reductions import accumulation_dtype, over_shards
 from nnunet_cpr.optim.regularizers import L2, REGULARIZERS
-from nnunet_cpr.optim.settings import check, complete, is_regularized
+from nnunet_cpr.optim.settings import check, check_muon, complete, is_regularized
 from nnunet_cpr.optim.stacked_state import StackedState, StepCache, group_by_kind, same_objects
 
 FirstStates = list[tuple[Tensor, dict[str, Tensor]]]
@@ -61,7 +61,7 @@ class CPR(Optimizer):
 
     Raises:
         ValueError: a setting has no meaning; a regularized group has weight decay; a model has nothing to regularize;
-            a lazy layer has had no forward pass yet.
+            a lazy layer has had no forward pass yet; a model for Muon has more than the matrices of hidden layers.
         ValueError, RuntimeError: (in `step`, before anything moves) a setting assigned to a group has no meaning; a
             regularized tensor has a sparse gradient.
 
@@ -131,17 +131,28 @@ class CPR(Optimizer):
             if "weight_decay" not in given:
                 kwargs["weight_decay"] = 0
         from_model = isinstance(params, nn.Module)
-        super().__init__(param_groups(params) if from_model else params, *args, **kwargs)
+        if from_model:
+            params = param_groups(params)
+            check_muon(type(self), params)
+        super().__init__(params, *args, **kwargs)
         self.defaults.update(settings)
         for group in self.param_groups:
             _fill_and_check(group, settings)
         fuse_by_default(self, self._stepping, self.param_groups)
         fused.check_switch([param for group in self.param_groups for param in group["params"]])
-        if not any(is_regularized(group, p) for group in self.param_groups for p in group["params"]):
+        chosen = [p for group in self.param_groups for p in group["params"] if is_regularized(group, p)]
+        if not chosen:
             message = f"{type(self).__name__} has nothing to regularize: no parameter is selected for it"
             if from_model:
                 raise ValueError(message + "; print(param_table(model)) says why")
             warnings.warn(message + "; set regularize=True in a group, or pass the model", stacklevel=2)
+        elif not any(p.requires_grad for p in chosen):
+            # Not an error: a fine-tuning may unfreeze them later, and then they are bounded.
+            warnings.warn(
+                f"{type(self).__name__} has nothing to regularize yet: every parameter selected for it is frozen "
+                "(requires_grad=False)",
+                stacklevel=2,
+            )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; CPR settings that it lacks are the optimizer's. A bad one raises ValueError and adds nothing.
@@ -205,7 +216,7 @@ class CPR(Optimizer):
         return result if closure is None else loss
 
     def constraints(self) -> list[Constraint]:
-        """Return the constraint of every regularized tensor.
+        """Return the constraint of every regularized tensor that is not frozen (`requires_grad_(False)`).
 
         Reads values from the device, so it waits for it. With sharded weights call it on all ranks.
         """
@@ -245,8 +256,10 @@ class CPR(Optimizer):
 
         # Registered last, so it sees what hooks of the user made of the state.
         handle = self.register_load_state_dict_pre_hook(keep)
+        # bitsandbytes has its own way to load, which runs no hooks.
+        runs_hooks = super().load_state_dict.__func__ is Optimizer.load_state_dict  # type: ignore[attr-defined]
         try:
-            super().load_state_dict(state_dict)
+            super().load_state_dict(state_dict if runs_hooks else keep(self, state_dict))
         finally:
             handle.remove()
         self._cache.strides.clear()

@@ -22,6 +22,17 @@ class _Decision(NamedTuple):
     reason: str
 
 
+class _Part(NamedTuple):
+    owner: nn.Module
+    """The module whose type decides."""
+    role: str
+    """What the owner calls it."""
+    whole: str
+    """The name in the model of what it is a part of."""
+    magnitude: bool
+    """It holds the lengths of weight_norm's rows."""
+
+
 def param_groups(model: nn.Module, *, reg_embedding: bool = False) -> list[dict[str, Any]]:
     """Return the groups of a model for a CPR optimizer: the regularised parameters and the others, each exactly once.
 
@@ -29,8 +40,11 @@ def param_groups(model: nn.Module, *, reg_embedding: bool = False) -> list[dict[
     tokens, embeddings unless `reg_embedding`, and what the model exempts itself: parameters with the attribute
     `_no_weight_decay`, and names in a `no_weight_decay()` of the model or one of its modules (timm). A shared parameter
     counts once, and is regularised only if all its owners say so. `torch.compile` and DDP wrappers make no difference.
-    What stands for a parametrised weight (weight_norm, spectral_norm, orthogonal) is treated as that weight is, but for
-    the magnitudes of weight_norm, one number a row, which are not regularised.
+    What stands for a parametrised weight (weight_norm, spectral_norm, orthogonal, pruning, your own) is treated as that
+    weight is, but for vectors and for the magnitudes of weight_norm, one number a row, which are not regularised.
+
+    Frozen parameters (`requires_grad=False`) are in the groups like others. Steps leave them alone, as they have no
+    gradient; once unfrozen they are bounded, with a warm start of their own.
 
     Returns:
         Up to two groups {"params": [(name, parameter), ...], "regularize": bool}; an empty one is left out.
@@ -53,10 +67,13 @@ def param_groups(model: nn.Module, *, reg_embedding: bool = False) -> list[dict[
 
 
 def param_table(model: nn.Module, *, reg_embedding: bool = False) -> str:
-    """Return a table to print: every parameter of the model, its shape, whether CPR regularises it, and why."""
+    """Return a table to print: every parameter of the model, its shape, whether CPR regularises it, and why.
+
+    Frozen parameters are marked: CPR bounds those that it regularises once they are unfrozen.
+    """
     decisions = list(_decide(model, reg_embedding))
     rows = [
-        (d.name, "x".join(map(str, d.param.shape)) or "scalar", "yes" if d.regularize else "no", d.reason)
+        (d.name, "x".join(map(str, d.param.shape)) or "scalar", "yes" if d.regularize else "no", _marked(d))
         for d in decisions
     ]
     rows.insert(0, ("parameter", "shape", "regularised", "because"))
@@ -67,7 +84,18 @@ def param_table(model: nn.Module, *, reg_embedding: bool = False) -> str:
     tensors = [d.param for d in decisions if d.regularize]
     elements, total = sum(t.numel() for t in tensors), sum(d.param.numel() for d in decisions)
     lines.append(f"{len(tensors)} of {len(decisions)} tensors, {elements:,} of {total:,} elements are regularised")
+    frozen = [t for t in tensors if not t.requires_grad]
+    if frozen:
+        lines[-1] += (
+            f"; {len(frozen)} of these tensors, {sum(t.numel() for t in frozen):,} elements, are frozen: "
+            "no bound until they are unfrozen"
+        )
     return "\n".join(lines)
+
+
+def _marked(decision: _Decision) -> str:
+    """Return the reason of a decision, and that the parameter is frozen if it is."""
+    return decision.reason if decision.param.requires_grad else f"{decision.reason}, frozen"
 
 
 def _decide(model: nn.Module, reg_embedding: bool) -> Iterator[_Decision]:
@@ -88,19 +116,10 @@ def _decide(model: nn.Module, reg_embedding: bool) -> Iterator[_Decision]:
                     f"{prefix}{attribute} of {type(module).__name__} has no shape before the first forward pass: "
                     "run the model on one batch, then make the optimizer"
                 )
-            owner, whole = module, prefix + attribute
-            if isinstance(module, ParametrizationList) and attribute.startswith("original"):
-                # `m.parametrizations.weight.original` stands for the weight of m, as `original0`, ... do together.
-                inside, _, role = path.rpartition(".")
-                owner_path = inside.rpartition(".")[0]
-                owner, whole = model.get_submodule(owner_path), _clean(f"{owner_path}.{role}".removeprefix("."))
-                magnitude = isinstance(module[0], _WeightNorm) and attribute == "original0"
-            else:
-                role = attribute
-                magnitude = attribute.endswith("_g") and hasattr(module, attribute[:-1] + "v")
-            regularize, reason = _verdict(owner, role, magnitude, param, reg_embedding)
+            part = _part_of(model, path, module, attribute)
+            regularize, reason = _verdict(part.owner, part.role, part.magnitude, param, reg_embedding)
             verdicts.setdefault(param, []).append((prefix + attribute, regularize, reason))
-            stands_for.setdefault(param, set()).update((prefix + attribute, whole))
+            stands_for.setdefault(param, set()).update((prefix + attribute, _clean(part.whole)))
     for param, owners in verdicts.items():
         name, regularize, reason = next((owner for owner in owners if not owner[1]), owners[0])
         if stands_for[param] & exempt:
@@ -110,6 +129,28 @@ def _decide(model: nn.Module, reg_embedding: bool) -> Iterator[_Decision]:
         elif len(owners) > 1 and name != owners[0][0]:
             reason += f" (shared with {name})"
         yield _Decision(owners[0][0], param, regularize, reason)
+
+
+def _part_of(model: nn.Module, path: str, module: nn.Module, attribute: str) -> _Part:
+    """Return what a parameter is a part of: usually it is whole, and its module owns it."""
+    known = isinstance(module, (*_NORMS, *_EMBEDDINGS, *_WEIGHTS))
+    before, inside, after = path.rpartition("parametrizations.")
+    if inside and not known and before[-1:] in ("", "."):
+        # `m.parametrizations.weight.original` stands for the weight of m, as `original0`, ... do together, and as what
+        # a parametrization holds of its own does: `m.parametrizations.weight.0.lora_A`.
+        owner_path, role = before.removesuffix("."), after.partition(".")[0]
+        owner = model.get_submodule(owner_path)
+        if isinstance(getattr(owner, "parametrizations", None), nn.ModuleDict):
+            first = module[0] if isinstance(module, ParametrizationList) else None
+            magnitude = isinstance(first, _WeightNorm) and attribute == "original0"
+            return _Part(owner, role, f"{owner_path}.{role}".removeprefix("."), magnitude)
+    # torch's older forms leave a tensor called `weight` beside weight_g and weight_v (weight_norm) or weight_orig
+    # (spectral_norm, pruning).
+    whole, _, suffix = attribute.rpartition("_")
+    if suffix not in ("g", "v", "orig") or not isinstance(getattr(module, whole, None), Tensor):
+        whole = attribute
+    magnitude = suffix == "g" and hasattr(module, f"{whole}_v")
+    return _Part(module, attribute, f"{path}.{whole}".removeprefix("."), magnitude)
 
 
 def _verdict(

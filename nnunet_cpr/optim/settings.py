@@ -2,11 +2,13 @@
 
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
 
 from nnunet_cpr.optim.bounds import RULES
 from nnunet_cpr.optim.regularizers import REGULARIZERS
@@ -75,6 +77,24 @@ def check_weight_decay(group: Mapping[str, Any]) -> None:
             f"weight_decay is {group['weight_decay']!r} in a regularised group: CPR replaces weight decay; "
             "set weight_decay=0, or regularize=False for this group"
         )
+
+
+def check_muon(optimizer_class: type[Optimizer], groups: Iterable[Mapping[str, Any]]) -> None:
+    """Raise ValueError where torch's Muon is given a model's groups and not all are weight matrices.
+
+    Torch itself refuses parameters that are not matrices, but not embeddings, for which Muon is not made either.
+    """
+    muon = getattr(torch.optim, "Muon", None)  # torch 2.9 and later
+    if muon is None or not issubclass(optimizer_class, muon):
+        return
+    for group in groups:
+        for name, param in group["params"]:
+            if param.ndim != 2 or not group["regularize"]:
+                raise ValueError(
+                    f"Muon is made for the weight matrices of hidden layers, but the model has {name} of shape "
+                    f"{tuple(param.shape)}, too: give Muon the matrices and a second optimizer the rest, as "
+                    'docs/reference/optim.md shows under "Muon"'
+                )
 
 
 def is_regularized(group: Mapping[str, Any], param: Tensor) -> bool:

@@ -1,4 +1,7 @@
-"""The CPR trace of a training: R, kappa and lambda of every regularised tensor at the end of every epoch."""
+"""The CPR trace of a training: R, kappa and lambda of every regularised tensor at the end of every epoch.
+
+A tensor has no rows for the epochs in which it is frozen.
+"""
 
 import csv
 import math
@@ -99,7 +102,7 @@ def read_trace(path: str | Path) -> list[Row]:
 def draw(rows: list[Row]) -> Figure:
     """Lambda, R / kappa and R over the epochs: a thin line per tensor, coloured by depth, and their median."""
     epochs = sorted({row.epoch for row in rows})
-    tensors = list(dict.fromkeys(row.tensor for row in rows))
+    tensors = _in_order(rows)
     column, line = {e: i for i, e in enumerate(epochs)}, {t: i for i, t in enumerate(tensors)}
     reg, kappa, lagmul = np.full((3, len(tensors), len(epochs)), math.nan)
     for row in rows:
@@ -131,6 +134,20 @@ def draw(rows: list[Row]) -> Figure:
 @default_style()
 def _save_figure(figure: Figure, path: Path) -> None:
     figure.savefig(path, dpi=110)
+
+
+def _in_order(rows: list[Row]) -> list[str]:
+    """Return the tensors in the network's order, also those that were frozen in the first epochs."""
+    order: list[str] = []
+    known: set[str] = set()
+    before: Row | None = None
+    for row in rows:
+        if row.tensor not in known:
+            at = order.index(before.tensor) + 1 if before and before.epoch == row.epoch else 0
+            order.insert(at, row.tensor)
+            known.add(row.tensor)
+        before = row
+    return order
 
 
 def _marker(epochs: list[int]) -> str:

@@ -160,12 +160,15 @@ class NamedTrainer(InterruptibleTrainer):
         super().on_epoch_end()
 
     def _record(self, trace: Trace, constraints: list[Constraint]) -> None:
-        largest = max(constraints, key=lambda c: c.lagmul)
-        self.print_to_log_file(
-            f"CPR: {sum(c.bounded for c in constraints)} of {len(constraints)} regularised tensors bounded, "
-            f"{sum(c.active for c in constraints)} active, largest lambda {largest.lagmul:.3g}"
-            + (f" ({largest.name})" if largest.active else "")
-        )
+        if constraints:
+            largest = max(constraints, key=lambda c: c.lagmul)
+            self.print_to_log_file(
+                f"CPR: {sum(c.bounded for c in constraints)} of {len(constraints)} regularised tensors bounded, "
+                f"{sum(c.active for c in constraints)} active, largest lambda {largest.lagmul:.3g}"
+                + (f" ({largest.name})" if largest.active else "")
+            )
+        else:
+            self.print_to_log_file("CPR: all regularized tensors are frozen, nothing is bounded")
         flipping = [c for c in constraints if c.flips]
         if flipping and not self._warned:
             self._warned = True

@@ -108,3 +108,22 @@ def test_a_diverging_training_is_drawn(tmp_path, reg, lagmul):
     assert (tmp_path / "cpr_progress.png").stat().st_size > 0
     assert len(read(tmp_path)) == 9
     assert draw(trace.rows).axes[0].lines[0].get_ydata()[:3].tolist() == [0.0, 1.2, 189.0]
+
+
+def test_tensors_that_are_frozen_at_times_keep_the_networks_order(tmp_path):
+    """As gradual unfreezing lists them: `c`, then `b` before it, then all, and `d` frozen again."""
+    trace = Trace(tmp_path, 0)
+    for epoch, names in enumerate(["", "c", "bc", "abcd", "abc"]):
+        trace.add(epoch, epoch + 1, [Constraint(name, 4, ord(name), math.inf, 0.0, False) for name in names])
+    trace.save()
+    lines = draw(read_trace(tmp_path / "cpr_trace.csv")).axes[2].lines[:-1]  # the last one is the median
+    seen = [[int(y) for y in line.get_ydata() if math.isfinite(y)] for line in lines]
+    assert seen == [[ord(name)] * epochs for name, epochs in zip("abcd", (2, 3, 4, 1), strict=True)]
+
+
+def test_a_training_in_which_all_is_frozen_has_an_empty_trace(tmp_path):
+    trace = Trace(tmp_path, 0)
+    trace.add(0, 1, [])
+    trace.save()
+    assert read_trace(tmp_path / "cpr_trace.csv") == []
+    assert (tmp_path / "cpr_progress.png").is_file()

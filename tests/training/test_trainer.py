@@ -146,6 +146,22 @@ def test_warm_start_bounds_are_the_weights_of_that_step(nnunet):
         )
 
 
+@pytest.mark.filterwarnings("ignore:.*nothing to regularize yet")
+@pytest.mark.parametrize("frozen", ["encoder", ""])
+def test_frozen_kernels_are_not_in_trace_and_log(nnunet, frozen):
+    trainer = make_trainer(nnunet, "nnUNetTrainerCPR_ws1_1epochs_2iters")
+    trainer.initialize()
+    for name, p in trainer.network.named_parameters():
+        p.requires_grad_(not (p.ndim == 5 and name.startswith(frozen)))
+    trainer.run_training()
+    learning = [name for name, p in trainer.network.named_parameters() if p.ndim == 5 and p.requires_grad]
+    rows = read_trace(f"{trainer.output_folder}/cpr_trace.csv")
+    assert {row.tensor for row in rows} == set(learning) and len(rows) == len(learning)
+    expected = f"of {len(learning)} regularised tensors bounded" if learning else "all regularized tensors are frozen"
+    assert expected in log(trainer)
+    assert bool(learning) is bool(frozen)
+
+
 def test_trace_and_log(nnunet):
     trainer = trained(nnunet, "nnUNetTrainerCPR_ws3_3epochs_2iters")
     rows = read_trace(f"{trainer.output_folder}/cpr_trace.csv")
