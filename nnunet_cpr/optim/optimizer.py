@@ -25,7 +25,7 @@ from nnunet_cpr.optim.bounds import RULES, STATE_KEYS, start_values, waits
 from nnunet_cpr.optim.fused import c_backend, torch_backend, triton_backend
 from nnunet_cpr.optim.fused.backend import Backend, TensorBatch, could_cover, local_parts
 from nnunet_cpr.optim.fused.memory_layout import same
-from nnunet_cpr.optim.param_groups import param_groups
+from nnunet_cpr.optim.grouping import param_groups
 from nnunet_cpr.optim.reductions import accumulation_dtype, over_shards, times
 from nnunet_cpr.optim.regularizers import L2, REGULARIZERS, Regularizer
 from nnunet_cpr.optim.settings import check, complete, is_regularized, param_name
