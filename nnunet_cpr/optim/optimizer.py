@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nnunet_cpr.optim.bounds import RULES, STATE_KEYS, start_values, waits
+from nnunet_cpr.optim.bounds import RULES, STATE_KEYS, start_values
 from nnunet_cpr.optim.fused import c_backend, torch_backend, triton_backend
 from nnunet_cpr.optim.fused.backend import Backend, TensorBatch, could_cover, local_parts
 from nnunet_cpr.optim.fused.memory_layout import same
@@ -30,6 +30,7 @@ from nnunet_cpr.optim.reductions import accumulation_dtype, over_shards, times
 from nnunet_cpr.optim.regularizers import L2, REGULARIZERS, Regularizer
 from nnunet_cpr.optim.settings import check, complete, is_regularized, param_name
 from nnunet_cpr.optim.stacked_state import Kind, StackedState, by_kind
+from nnunet_cpr.optim.warm_start import in_warm_start
 
 
 class Constraint(NamedTuple):
@@ -387,7 +388,7 @@ class CPR(Optimizer):
         with torch.no_grad():
             old = kept.gather(states, start_values(group), params[0].device)
             # Not of sharded weights: if one rank's bounds were set by hand, the others would wait for its R forever.
-            if found_inf is None and not hasattr(params[0], "device_mesh") and waits(old, group):
+            if found_inf is None and not hasattr(params[0], "device_mesh") and in_warm_start(old, group):
                 kept.forget()
                 kept.scatter(states, old, {"cpr_step": old["cpr_step"] + 1})
                 return ()
