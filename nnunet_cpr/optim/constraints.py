@@ -38,7 +38,7 @@ class Constraint(NamedTuple):
 
 
 def read_constraints(optimizer: Optimizer) -> list[Constraint]:
-    """Return the constraint of every regularized tensor of a CPR optimizer but the frozen ones. Waits for the device."""
+    """Return the constraint of every regularized tensor that is not frozen. Waits for the device."""
     rows = []
     number = itertools.count()
     for group in optimizer.param_groups:

@@ -21,15 +21,16 @@ from torch.optim import Optimizer
 
 from nnunet_cpr.optim import fused
 from nnunet_cpr.optim.algorithm import advance
-from nnunet_cpr.optim.bounds import STATE_KEYS, start_values, waits
+from nnunet_cpr.optim.bounds import STATE_KEYS, start_values
 from nnunet_cpr.optim.constraints import Constraint, read_constraints
 from nnunet_cpr.optim.fused.default import fit_gradients, fit_states, fuse_by_default, set_fused
-from nnunet_cpr.optim.param_groups import param_groups
+from nnunet_cpr.optim.grouping import param_groups
 from nnunet_cpr.optim.param_names import match_names
 from nnunet_cpr.optim.reductions import accumulation_dtype, over_shards
 from nnunet_cpr.optim.regularizers import L2, REGULARIZERS
 from nnunet_cpr.optim.settings import check, check_muon, complete, is_regularized
 from nnunet_cpr.optim.stacked_state import StackedState, StepCache, group_by_kind, same_objects
+from nnunet_cpr.optim.warm_start import in_warm_start
 
 FirstStates = list[tuple[Tensor, dict[str, Tensor]]]
 
@@ -391,7 +392,7 @@ class CPR(Optimizer):
         with torch.no_grad():
             old = stacked.gather(states, start_values(group), params[0].device)
             # Not for sharded weights: if one rank's bounds were set by hand, the others would wait for its R forever.
-            if found_inf is None and not hasattr(params[0], "device_mesh") and waits(old, group):
+            if found_inf is None and not hasattr(params[0], "device_mesh") and in_warm_start(old, group):
                 stacked.forget()
                 stacked.scatter(states, old, {"cpr_step": old["cpr_step"] + 1})
                 return ()

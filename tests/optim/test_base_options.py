@@ -3,7 +3,7 @@ with the plain path."""
 
 import pytest
 import torch
-from optim_helpers import Pull, as_ours, assert_same_bits, matrix, one_step
+from optim_helpers import REGULARISERS, STEP_FORMS, Pull, as_ours, assert_same_bits, matrix, one_step
 
 from nnunet_cpr.optim import SGDCPR, AdamCPR
 
@@ -114,8 +114,8 @@ class TestDifferentiable:
         assert lam > 0
         torch.testing.assert_close(rate.grad, leaf.detach() * (1 - 2 * lam))  # lambda itself is held constant
 
-    @pytest.mark.parametrize("reg", ["l2", "l1", "std", "huber"])
-    @pytest.mark.parametrize("form", ["explicit", "proximal"])
+    @pytest.mark.parametrize("reg", REGULARISERS)
+    @pytest.mark.parametrize("form", STEP_FORMS)
     def test_adam_runs_with_every_regulariser(self, reg, form):
         leaf = matrix(4, 4)
         p = leaf.clone()
