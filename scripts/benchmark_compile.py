@@ -8,22 +8,21 @@ set on the way. "first steps": the time of the first three, in which everything 
 """
 
 import argparse
-import json
 import multiprocessing
 import os
-import platform
 import tempfile
 import time
 from typing import Any
 
 import torch
+from benchmarks.machine import describe_machine
 from torch import nn
 from torch._dynamo.utils import counters
 from torch._inductor.utils import fresh_cache
 
-from nnunet_cpr.files import user_path
+from nnunet_cpr.files import user_path, write_json
 from nnunet_cpr.optim import SGDCPR, AdamCPR
-from nnunet_cpr.optim.fused.c_backend import library
+from nnunet_cpr.optim.fused.c_build import library
 
 BOUND = {"kappa_init_method": "warm_start", "kappa_init_param": 10}
 OPTIMIZERS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -100,8 +99,8 @@ def main() -> None:
                 flush=True,
             )
     if args.json:
-        where = {"machine": platform.machine(), "torch": torch.__version__, "threads": torch.get_num_threads()}
-        args.json.write_text(json.dumps(where | {"c_kernel_s": seconds, "steps": args.steps, "rows": rows}, indent=2))
+        where = {**describe_machine(torch.device("cpu")), "threads": torch.get_num_threads()}
+        write_json(args.json, {**where, "c_kernel_s": seconds, "steps": args.steps, "rows": rows})
 
 
 if __name__ == "__main__":

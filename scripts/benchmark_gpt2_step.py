@@ -10,19 +10,18 @@ counts the processor's time of all threads instead of the wall clock's.
 """
 
 import argparse
-import json
-import platform
 import statistics
 import time
 
 import torch
 from benchmark_optimizers import BOUNDS, LR
+from benchmarks.machine import describe_machine
 from common.optimizers import build_optimizer
 from common.parsing import make
 from train_gpt2 import SIZES, GPT2Settings, build_model, sequence_loss
 
-from nnunet_cpr.files import user_path
-from nnunet_cpr.optim import AdamCPR, param_groups
+from nnunet_cpr.files import user_path, write_json
+from nnunet_cpr.optim import AdamCPR
 
 VOCAB_SIZE = 50257
 COUNTED_STEPS = 4
@@ -31,9 +30,7 @@ COUNTED_STEPS = 4
 def contestants(model: torch.nn.Module) -> dict[str, torch.optim.Optimizer]:
     """Return the optimizers by name; AdamW decays what AdamCPR bounds. The learning rate hardly moves the weights."""
     adamw = build_optimizer(model, make(GPT2Settings, {"optimizer": "adamw", "lr": LR}))
-    cpr = {
-        f"AdamCPR {name}": AdamCPR(param_groups(model), lr=LR, fused=True, **bound) for name, bound in BOUNDS.items()
-    }
+    cpr = {f"AdamCPR, {name}": AdamCPR(model, lr=LR, **bound) for name, bound in BOUNDS.items()}
     return {"AdamW": adamw, **cpr}
 
 
@@ -96,21 +93,20 @@ def main() -> None:
         }
         for name in optimizers
     ]  # fmt: skip
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     shown = {"size", "batch", "context", "rounds", "threads", "precision", "clock"}
-    result = {"device": where, "torch": torch.__version__, **{k: v for k, v in vars(args).items() if k in shown}}
+    result = {**describe_machine(device), **{k: v for k, v in vars(args).items() if k in shown}}
     print(", ".join(f"{key} {value}" for key, value in result.items()))
     spread = f"{1e3 * min(passes):.0f} to {1e3 * max(passes):.0f}"
     print(f"forward and backward: median {1e3 * median(passes):.0f} ms, {spread}")
-    print(f"{'':18}{'optimizer ms':>13}{'min':>8}{'max':>8}{'whole ms':>10}{'over AdamW':>12}{'of wholes':>11}")
+    print(f"{'':27}{'optimizer ms':>13}{'min':>8}{'max':>8}{'whole ms':>10}{'over AdamW':>12}{'of wholes':>11}")
     for row in rows:
         print(
-            f"{row['optimizer']:18}{row['optimizer_ms']:13.1f}{row['optimizer_min_ms']:8.1f}{row['optimizer_max_ms']:8.1f}"
-            f"{row['whole_step_ms']:10.0f}{row['percent_over_adamw']:+11.2f}%{row['percent_whole_steps']:+10.2f}%"
+            f"{row['optimizer']:27}{row['optimizer_ms']:13.1f}{row['optimizer_min_ms']:8.1f}"
+            f"{row['optimizer_max_ms']:8.1f}{row['whole_step_ms']:10.0f}{row['percent_over_adamw']:+11.2f}%{row['percent_whole_steps']:+10.2f}%"
         )
     if args.json:
         result |= {"forward_backward_ms": 1e3 * median(passes), "rows": rows}
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(args.json, result)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nnunet_cpr.files import user_path
-from nnunet_cpr.optim import SGDCPR, AdamCPR
+from nnunet_cpr.optim import SGDCPR, AdamCPR, fused
 from nnunet_cpr.optim.fused import triton_backend
 
 SHAPE = (128, 200)  # three whole chunks and a part of one
@@ -75,7 +75,7 @@ def interpreted(traffic: Traffic) -> Iterator[None]:
     """Run the GPU kernels here, and count what they launch, load and store."""
     from triton.runtime.interpreter import interpreter_builder
 
-    launch = triton_backend.Chunks._launch
+    launch = triton_backend.ChunkTable._launch
     load, store = interpreter_builder.create_masked_load, interpreter_builder.create_masked_store
 
     def counted_launch(self: Any, name: str, *arguments: Any, **constants: Any) -> None:
@@ -93,8 +93,9 @@ def interpreted(traffic: Traffic) -> Iterator[None]:
         return store(pointers, values, mask, *rest)
 
     with (
+        fused.use("triton"),
         mock.patch.object(triton_backend, "DEVICE_TYPE", "cpu"),
-        mock.patch.object(triton_backend.Chunks, "_launch", counted_launch),
+        mock.patch.object(triton_backend.ChunkTable, "_launch", counted_launch),
         mock.patch.object(interpreter_builder, "create_masked_load", counted_load),
         mock.patch.object(interpreter_builder, "create_masked_store", counted_store),
     ):
@@ -108,8 +109,7 @@ def count(name: str, tensors: int) -> Traffic:
     for param in params:
         param.grad = torch.randn(SHAPE)
     optimizer, traffic = OPTIMIZERS[name](params), Traffic()
-    plain = mock.patch("nnunet_cpr.optim.optimizer._ONE_PASS", ())
-    with plain if "plain" in name else interpreted(traffic):
+    with fused.use(None) if "plain" in name else interpreted(traffic):
         for _ in range(4):
             optimizer.step()
         traffic.kernels.clear()

@@ -135,11 +135,11 @@ def _step(answers: dict[str, Any]) -> Fact:
     if found["kernel"]:
         return Fact(
             "optimizer step",
-            "on a CPU with fused=True: the C kernel; by default, as in the trainers: torch's operators",
+            "on a CPU: the C kernels (l2, float32); on a GPU: torch's fused operators",
         )
     why = "; ".join(found["reasons"]) or "no reason given"
     return Fact(
-        "optimizer step", f"torch's operators: {why}", "for the C kernel, install a C compiler or set CC", needed=False
+        "optimizer step", f"torch's operators: {why}", "for the C kernels, install a C compiler or set CC", needed=False
     )
 
 

@@ -32,9 +32,9 @@ def torch_build() -> dict[str, Any]:
 
 
 def step() -> dict[str, Any]:
-    """Return what does the optimizer's step with `fused=True` on this machine's CPU, and why not the C kernel."""
-    from nnunet_cpr.optim.fused.c_backend import __name__ as name
-    from nnunet_cpr.optim.fused.c_backend import library
+    """Return what does the optimizer's step on this machine's CPU, and why not the C kernel."""
+    from nnunet_cpr.optim.fused.c_build import __name__ as name
+    from nnunet_cpr.optim.fused.c_build import library
 
     reasons: list[str] = []
     handler = logging.Handler()

@@ -1,10 +1,17 @@
-"""Accurate sums over many tensors, whole or sharded, without a full-size temporary."""
+"""Accurate sums over many tensors, whole or sharded, without a full-size temporary.
+
+torch is imported inside the functions: regularizers.py imports this module, and programs that only parse arguments read
+the names of regularizers from there.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 # On CPU torch accumulates a float32 norm in a few lanes, which loses up to 5e-3 on tens of millions of elements. Rows
 # of this length keep the relative error below 1e-6, run at memory speed, and do not depend on the number of threads.
@@ -14,6 +21,8 @@ BLOCK = 64 * ROW
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype of R, kappa and lambda for weights of `dtype`: float64 for float64, otherwise float32."""
+    import torch
+
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -24,6 +33,8 @@ def local(param: Tensor) -> Tensor:
 
 def power_sums(params: Sequence[Tensor], power: int) -> Tensor:
     """Return sum(|x| ** power) of each local tensor, shape (len(params),), for power 1 or 2."""
+    import torch
+
     dtype = accumulation_dtype(params[0].dtype)
     if params[0].device.type == "cpu":
         sums = [_rowwise_power_sum(param, power, dtype) for param in params]
@@ -38,6 +49,8 @@ def over_shards(values: Tensor, params: Sequence[Tensor]) -> Tensor:
 
     `params` share one device mesh and placement. Plain tensors: `values` as they are.
     """
+    import torch
+
     first: Any = params[0]
     if hasattr(first, "device_mesh"):
         for dim, placement in enumerate(first.placements):
@@ -49,6 +62,8 @@ def over_shards(values: Tensor, params: Sequence[Tensor]) -> Tensor:
 
 def times(values: Tensor, factors: Sequence[float]) -> Tensor:
     """Multiply `values`, shape (len(factors),), by numbers of the host without copying these to the device."""
+    import torch
+
     if values.device.type == "cpu":
         return values * torch.tensor(factors, dtype=values.dtype, device="cpu")
     return torch.stack(torch._foreach_mul(list(values.unbind()), list(factors)))
@@ -56,10 +71,30 @@ def times(values: Tensor, factors: Sequence[float]) -> Tensor:
 
 def each(function: Callable[[Tensor], Tensor], tensors: Sequence[Tensor]) -> Tensor:
     """Return `function` of each tensor, a scalar in its accumulation dtype, stacked to shape (len(tensors),)."""
+    import torch
+
     return torch.stack([function(tensor.to(accumulation_dtype(tensor.dtype))) for tensor in tensors])
 
 
+def scale_(tensors: Sequence[Tensor], factors: Tensor) -> None:
+    """Multiply each tensor in place by its factor, of shape (len(tensors),), in the precision of the factors."""
+    import torch
+
+    shaped = [_full_precision(factor, x) for factor, x in zip(factors.unbind(), tensors, strict=True)]
+    torch._foreach_mul_(list(tensors), shaped)
+
+
+def _full_precision(factor: Tensor, tensor: Tensor) -> Tensor:
+    """Shape a scalar so that `tensor * factor` is computed in the factor's dtype also for bf16 and fp16 tensors.
+
+    On CPU a 0-dimensional factor is; elsewhere it would be rounded to the tensor's dtype before the multiplication.
+    """
+    return factor if tensor.device.type == "cpu" else factor.view((1,) * tensor.ndim)
+
+
 def _rowwise_power_sum(param: Tensor, power: int, dtype: torch.dtype) -> Tensor:
+    import torch
+
     flat = _flat(param)
     whole = flat.numel() // ROW * ROW
     # For another dtype vector_norm copies its input, so that goes a block at a time.

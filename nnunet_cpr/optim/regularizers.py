@@ -1,46 +1,105 @@
-"""The regularisation functions R(theta) and their constraint steps (paper, section 4 and Algorithm 1).
+"""The regularization functions R(theta) and their constraint steps (paper, section 4 and Algorithm 1).
 
-A step is `explicit`, theta - lambda * grad R(theta), as in Algorithm 1, or `proximal`, the implicit form
-argmin_x 1/2 ||x - theta||^2 + lambda R(x), which never flips a sign however large lambda is.
+A regularizer is a class below and an entry of `REGULARIZERS`. Trainers' names, flags, help texts, checks and tests take
+it from there; CONTRIBUTING.md says how to add one. This module does not import torch, because programs that only parse
+arguments read it.
 """
+
+from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from torch import Tensor
+from nnunet_cpr.optim.reductions import each, local, over_shards, power_sums, scale_, times
 
-from nnunet_cpr.optim.reductions import each, local, over_shards, power_sums, times
+if TYPE_CHECKING:
+    from torch import Tensor
+
+STEP_FORMS = {
+    "explicit": "theta - lambda grad R(theta), as in Algorithm 1",
+    "proximal": "the implicit step, which cannot flip signs",
+}
+"""The forms of the constraint step. The proximal one gives argmin_x 1/2 |x - theta|^2 + lambda R(x)."""
 
 
 class Regularizer(ABC):
-    """A regularisation function R over a list of tensors that share device, dtype and sharding.
+    """A regularization function R over a list of tensors that share device, dtype and sharding."""
 
-    `averaged`: mu is divided by the element count, because R grows with it (l2, l1, huber; not std).
-    """
-
-    averaged = True
+    name: ClassVar[str]
+    """The value of `reg_function`, and the part of a trainer's name: letters and digits, no underscore."""
+    meaning: ClassVar[str]
+    """What R is, after "R = "."""
+    averaged: ClassVar[bool] = True
+    """Whether mu is divided by the element count, because R grows with it."""
 
     @abstractmethod
     def value(self, params: Sequence[Tensor]) -> Tensor:
-        """Return R of each tensor: shape (len(params),), float32, or float64 for float64 weights."""
+        """Return R of each tensor: shape (len(params),), float32, or float64 for float64 weights.
+
+        Args:
+            params: the tensors; of sharded ones (DTensor), R is that of the whole tensor.
+        """
 
     @abstractmethod
     def step(
         self, params: Sequence[Tensor], lagmul: Tensor, proximal: bool, at: Sequence[Tensor] | None = None
     ) -> None:
-        """Apply the constraint step in place, with one multiplier a tensor: `lagmul` of shape (len(params),).
+        """Apply the constraint step in place.
 
-        What is subtracted is computed at the weights `at`, by default `params` themselves.
+        Args:
+            params: the tensors to move.
+            lagmul: the multiplier lambda of each tensor, shape (len(params),).
+            proximal: whether to take the proximal step; otherwise the explicit one.
+            at: the weights at which to compute what is subtracted from `params`; None: `params` themselves.
         """
 
     @abstractmethod
     def shrinkage(self, lagmul: Tensor, reg: Tensor, numel: Sequence[int]) -> Tensor:
-        """Return the share of a weight that the explicit step removes; above 1 the step flips signs."""
+        """Return the share of a weight that the explicit step removes; above 1 the step flips signs.
+
+        Args:
+            lagmul: the multiplier lambda of each tensor, shape (len(numel),).
+            reg: R of each tensor.
+            numel: the element count of each tensor.
+        """
+
+    def rates(self, mu: float, params: Sequence[Tensor]) -> list[float]:
+        """Return the step size of lambda for each tensor: mu / n with n elements if R is averaged, else mu.
+
+        Args:
+            mu: the setting `kappa_update`.
+            params: the tensors; of sharded ones, n is that of the whole tensor.
+        """
+        return [mu / max(1, param.numel()) if self.averaged else mu for param in params]
+
+
+class Elementwise(Regularizer):
+    """A regularizer whose step moves each element by itself."""
+
+    @abstractmethod
+    def removed(self, theta: Tensor, lagmul: Tensor, proximal: bool) -> Tensor:
+        """Return what the constraint step subtracts from the weights of one tensor.
+
+        Args:
+            theta: the weights, or this rank's part of them, in the dtype of `lagmul`.
+            lagmul: the multiplier lambda of the tensor, a scalar.
+            proximal: whether to take the proximal step; otherwise the explicit one.
+        """
+
+    def step(
+        self, params: Sequence[Tensor], lagmul: Tensor, proximal: bool, at: Sequence[Tensor] | None = None
+    ) -> None:
+        """Subtract `removed` from each tensor."""
+        for param, theta, lam in zip(params, at or params, lagmul.unbind(), strict=True):
+            local(param).sub_(self.removed(local(theta).detach().to(lam.dtype), lam, proximal))
 
 
 class L2(Regularizer):
     """R = sum(theta^2), the squared norm. Explicit: theta (1 - 2 lambda). Proximal: theta / (1 + 2 lambda)."""
+
+    name = "l2"
+    meaning = "the squared l2 norm"
 
     def value(self, params: Sequence[Tensor]) -> Tensor:
         """Return the sum of squares of each tensor."""
@@ -57,7 +116,7 @@ class L2(Regularizer):
                 part.sub_(local(theta).to(share.dtype) * share)
             return
         factors = self.factors(lagmul, proximal)
-        torch._foreach_mul_(parts, [_full_precision(f, p) for p, f in zip(parts, factors.unbind(), strict=True)])
+        scale_(parts, factors)
 
     @staticmethod
     def factors(lagmul: Tensor, proximal: bool) -> Tensor:
@@ -69,28 +128,30 @@ class L2(Regularizer):
         return 2 * lagmul
 
 
-class L1(Regularizer):
+class L1(Elementwise):
     """R = sum(|theta|). Explicit: theta - lambda sign(theta). Proximal: soft threshold at lambda."""
+
+    name = "l1"
+    meaning = "the l1 norm"
 
     def value(self, params: Sequence[Tensor]) -> Tensor:
         """Return the sum of absolute values of each tensor."""
         return over_shards(power_sums([local(p) for p in params], 1), params)
 
-    def step(
-        self, params: Sequence[Tensor], lagmul: Tensor, proximal: bool, at: Sequence[Tensor] | None = None
-    ) -> None:
-        """Move every weight by lambda towards zero; proximal stops there, explicit may pass it."""
-        for param, theta, lam in zip(params, at or params, lagmul.unbind(), strict=True):
-            x, wide = local(param), local(theta).detach().to(lam.dtype)
-            x.sub_(wide.clamp(-lam, lam) if proximal else wide.sign() * lam)
+    def removed(self, theta: Tensor, lagmul: Tensor, proximal: bool) -> Tensor:
+        """Return lambda towards zero; proximal stops there, explicit may pass it."""
+        return theta.clamp(-lagmul, lagmul) if proximal else theta.sign() * lagmul
 
     def shrinkage(self, lagmul: Tensor, reg: Tensor, numel: Sequence[int]) -> Tensor:
         """Return lambda over the mean |theta|: above 1 the typical weight changes its sign."""
         return times(_ratio(lagmul, reg), numel)
 
 
-class Huber(Regularizer):
+class Huber(Elementwise):
     """R = sum(theta^2 / 2 where |theta| < 1, else |theta| - 1/2), with grad R = theta clamped to [-1, 1]."""
+
+    name = "huber"
+    meaning = "the Huber norm"
 
     def value(self, params: Sequence[Tensor]) -> Tensor:
         """Return the sum of the Huber function of each tensor's elements."""
@@ -102,13 +163,9 @@ class Huber(Regularizer):
 
         return over_shards(each(huber, [local(p) for p in params]), params)
 
-    def step(
-        self, params: Sequence[Tensor], lagmul: Tensor, proximal: bool, at: Sequence[Tensor] | None = None
-    ) -> None:
-        """Subtract lambda * grad R, at theta (explicit) or at the minimiser (proximal: theta / (1 + lambda) inside)."""
-        for param, theta, lam in zip(params, at or params, lagmul.unbind(), strict=True):
-            x, wide = local(param), local(theta).detach().to(lam.dtype)
-            x.sub_((wide / (1 + lam) if proximal else wide).clamp(-1, 1) * lam)
+    def removed(self, theta: Tensor, lagmul: Tensor, proximal: bool) -> Tensor:
+        """Return lambda * grad R, at theta (explicit) or at the minimizer (proximal: theta / (1 + lambda) inside)."""
+        return (theta / (1 + lagmul) if proximal else theta).clamp(-1, 1) * lagmul
 
     def shrinkage(self, lagmul: Tensor, reg: Tensor, numel: Sequence[int]) -> Tensor:
         """Return lambda, the share taken of weights below 1."""
@@ -121,6 +178,8 @@ class Std(Regularizer):
     Both steps scale theta - mean: explicit by 1 - c, proximal by max(0, 1 - c), with c = lambda / ((n - 1) R).
     """
 
+    name = "std"
+    meaning = "the standard deviation"
     averaged = False
 
     def value(self, params: Sequence[Tensor]) -> Tensor:
@@ -147,24 +206,20 @@ class Std(Regularizer):
         parts = [local(p) for p in params]
         counts = [max(p.numel(), 1) for p in params]
         shares = [1 / n for n in counts]
-        mean = times(over_shards(each(torch.sum, parts), params), shares)
-        centred = [part.to(m.dtype) - m for part, m in zip(parts, mean.unbind(), strict=True)]
+        mean = times(over_shards(each(_total, parts), params), shares)
+        centered = [part.to(m.dtype) - m for part, m in zip(parts, mean.unbind(), strict=True)]
         # The rounding of `mean` would enter the variance; what is left of the sum corrects it (two-pass formula).
-        rest = times(over_shards(each(torch.sum, centred), params), shares)
-        squares = over_shards(each(lambda x: x.square().sum(), centred), params) - times(rest**2, counts)
+        rest = times(over_shards(each(_total, centered), params), shares)
+        squares = over_shards(each(lambda x: x.square().sum(), centered), params) - times(rest**2, counts)
         return mean + rest, times(squares.clamp(min=0), [1 / max(n - 1, 1) for n in counts]).sqrt()
 
 
-REGULARIZERS: dict[str, Regularizer] = {"l2": L2(), "l1": L1(), "std": Std(), "huber": Huber()}
+REGULARIZERS: dict[str, Regularizer] = {regularizer.name: regularizer for regularizer in (L2(), L1(), Std(), Huber())}
+
+
+def _total(x: Tensor) -> Tensor:
+    return x.sum()
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    return torch.where(denominator > 0, numerator / denominator, 0)
-
-
-def _full_precision(factor: Tensor, param: Tensor) -> Tensor:
-    """Shape a scalar so that `param * factor` is computed in the factor's dtype also for bf16 and fp16 weights.
-
-    On CPU a 0-dimensional factor is; elsewhere it would be rounded to the weights' dtype before the multiplication.
-    """
-    return factor if param.device.type == "cpu" else factor.view((1,) * param.ndim)
+    return (numerator / denominator).where(denominator > 0, 0)

@@ -11,10 +11,8 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from nnunet_cpr.optim.bounds import RULES
-from nnunet_cpr.optim.regularizers import REGULARIZERS
+from nnunet_cpr.optim.regularizers import REGULARIZERS, STEP_FORMS
 
-WARM_START_STEPS = 1000
-STEP_FORMS = ("explicit", "proximal")
 _NUMBERS = ("kappa_init_param", "kappa_update", "reg_ema_decay", "reg_step_size")
 
 
@@ -22,31 +20,41 @@ def complete(group: dict[str, Any]) -> None:
     """Fill in the default of `kappa_init_param`, which depends on the rule, and make NumPy's numbers Python's.
 
     A state_dict with NumPy's scalars in it would not load with `weights_only=True`.
+
+    Args:
+        group: a parameter group with all CPR settings; it is changed in place.
     """
     for key in _NUMBERS:
         # Only where needed: torch.compile writes all of a group that is written to, `capturable` as it traces it, too.
         if isinstance(group[key], numbers.Real) and type(group[key]) not in (bool, int, float):
             group[key] = int(group[key]) if isinstance(group[key], numbers.Integral) else float(group[key])
-    if group["kappa_init_param"] is None and group["kappa_init_method"] == "warm_start":
-        group["kappa_init_param"] = WARM_START_STEPS
+    for rule in RULES.values():
+        if group["kappa_init_param"] is None and rule.name == group["kappa_init_method"] and rule.default is not None:
+            group["kappa_init_param"] = rule.default
 
 
 def check(group: Mapping[str, Any]) -> None:
-    """Raise ValueError for a setting that has no meaning, and for a regularised tensor that CPR cannot constrain."""
+    """Check a parameter group before anything moves.
+
+    Args:
+        group: a parameter group with all CPR settings.
+
+    Raises:
+        ValueError: a setting has no meaning, or CPR cannot constrain a regularized tensor.
+    """
     _one_of(group, "kappa_init_method", tuple(RULES))
     _one_of(group, "reg_function", tuple(REGULARIZERS))
-    _one_of(group, "step_form", STEP_FORMS)
+    _one_of(group, "step_form", tuple(STEP_FORMS))
     _number(group, "kappa_update", at_least=0)
     _number(group, "reg_ema_decay", at_least=0, below=1)
     _number(group, "reg_step_size", at_least=1, whole=True)
-    rule, parameter = group["kappa_init_method"], group["kappa_init_param"]
-    if rule == "warm_start":
-        _number(group, "kappa_init_param", at_least=0, whole=True)
-    elif rule in ("uniform", "dependent"):
-        if parameter is None:
-            meaning = "the bound itself" if rule == "uniform" else "the factor of the initial R"
-            raise ValueError(f'kappa_init_param is None, but kappa_init_method="{rule}" needs it: {meaning}')
-        _number(group, "kappa_init_param", at_least=0)
+    rule = RULES[group["kappa_init_method"]]
+    if rule.parameter:
+        if group["kappa_init_param"] is None:
+            raise ValueError(
+                f'kappa_init_param is None, but kappa_init_method="{rule.name}" needs it: {rule.parameter}'
+            )
+        _number(group, "kappa_init_param", at_least=0, whole=rule.counts_steps)
     if not isinstance(group["adaptive_bounds"], bool):
         raise ValueError(f"adaptive_bounds is {group['adaptive_bounds']!r}, but must be True or False")
     if not (group["regularize"] is None or isinstance(group["regularize"], bool)):
@@ -71,10 +79,17 @@ def check(group: Mapping[str, Any]) -> None:
 
 
 def check_weight_decay(group: Mapping[str, Any]) -> None:
-    """Raise ValueError where weight decay would act on tensors that CPR regularises."""
+    """Check the weight decay of a parameter group.
+
+    Args:
+        group: a parameter group with all CPR settings.
+
+    Raises:
+        ValueError: weight decay would act on tensors that CPR regularizes.
+    """
     if group.get("weight_decay") and any(is_regularized(group, p) for p in group["params"]):
         raise ValueError(
-            f"weight_decay is {group['weight_decay']!r} in a regularised group: CPR replaces weight decay; "
+            f"weight_decay is {group['weight_decay']!r} in a regularized group: CPR replaces weight decay; "
             "set weight_decay=0, or regularize=False for this group"
         )
 

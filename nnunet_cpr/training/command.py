@@ -3,14 +3,10 @@
 import argparse
 import textwrap
 
+from nnunet_cpr.optim.bounds import RULES
+from nnunet_cpr.optim.regularizers import REGULARIZERS
 from nnunet_cpr.training.settings import FAMILIES, PARTS, TrainerSettings, parse
 
-REGULARISERS = {
-    "l2": "the squared l2 norm",
-    "l1": "the l1 norm",
-    "std": "the standard deviation",
-    "huber": "the Huber norm",
-}
 FAMILY_MEANINGS = {
     "nnUNetTrainerCPR": "nnU-Net's SGD and schedule, CPR instead of weight decay",
     "nnUNetTrainerAdamCPR": "Adam, CPR instead of weight decay",
@@ -62,7 +58,7 @@ def describe(name: str) -> str:
         else f"{settings.optimizer}, betas (0.9, 0.99)",
         "learning rate": _schedule(settings),
         "steps": f"{settings.total_steps:,} ({settings.epochs:,} epochs of {settings.iterations:,})",
-        **_regularisation(settings),
+        **_regularization(settings),
         "weight decay": f"{settings.weight_decay:g}, of all parameters" if settings.weight_decay else "none",
         "precision": "bfloat16 autocast on every device"
         if settings.bf16
@@ -93,19 +89,15 @@ def _schedule(settings: TrainerSettings) -> str:
     return f"{settings.lr:g}, nnU-Net's polynomial decay (exponent 0.9) per epoch, no warmup"
 
 
-def _regularisation(settings: TrainerSettings) -> dict[str, str]:
+def _regularization(settings: TrainerSettings) -> dict[str, str]:
     cpr = settings.cpr
     if cpr is None:
         return {}
-    value = cpr.kappa_init_param or 0
-    bound = {
-        "warm_start": f"Kappa-WS: kappa = R after {value:,} unconstrained steps",
-        "inflection_point": "Kappa-IP: kappa = R at its inflection point, per tensor",
-        "uniform": f"Kappa-K: kappa = {value:g} for every tensor",
-        "dependent": f"Kappa-kI0: kappa = {value:g} x R of the initial weights",
-    }[cpr.kappa_init_method]
+    rule, value = RULES[cpr.kappa_init_method], cpr.kappa_init_param or 0
+    number = f"{value:,}" if rule.counts_steps else f"{value:g}"
+    bound = f"{rule.title}: kappa = {rule.meaning.format(number)}"
     return {
-        "regularisation": f"CPR, R = {REGULARISERS[cpr.reg_function]} of each weight tensor, "
+        "regularization": f"CPR, R = {REGULARIZERS[cpr.reg_function].meaning} of each weight tensor, "
         f"mu = {cpr.kappa_update:g}, {cpr.step_form} step",
         "bound": bound + (", tightened whenever lambda returns to 0" if cpr.adaptive_bounds else ""),
     }

@@ -10,6 +10,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from nnunet_cpr.optim.bounds import RULES, BoundRule
+from nnunet_cpr.optim.regularizers import REGULARIZERS, STEP_FORMS
+
 
 @dataclass(frozen=True)
 class CPRSettings:
@@ -51,7 +54,7 @@ class TrainerSettings:
         if self.cpr is None:
             return arguments | {"weight_decay": self.weight_decay}
         arguments |= {key: value for key, value in asdict(self.cpr).items() if value is not None}
-        if self.cpr.kappa_init_method == "inflection_point" and self.warmup_steps:
+        if "reg_step_size" in RULES[self.cpr.kappa_init_method].settings and self.warmup_steps:
             arguments["reg_step_size"] = max(1, self.warmup_steps // 10)  # the paper: every 10 % of the warmup
         return arguments
 
@@ -62,10 +65,13 @@ class TrainerSettings:
                 f"{self.name}: the warmup takes {self.warmup_steps} steps, but the training has only {total_steps}; "
                 "shorten the warmup or train longer."
             )
-        if self.cpr and self.cpr.kappa_init_method == "warm_start" and (self.cpr.kappa_init_param or 0) >= total_steps:
+        rule = self.cpr and RULES[self.cpr.kappa_init_method]
+        if self.cpr and rule and rule.counts_steps and (self.cpr.kappa_init_param or 0) >= total_steps:
+            words = rule.name.replace("_", " ")
             raise ValueError(
-                f"{self.name}: the warm start takes {self.cpr.kappa_init_param} steps, but the training has only "
-                f"{total_steps}, so nothing would ever be regularised; name a shorter one (ws<steps>) or train longer."
+                f"{self.name}: the {words} takes {self.cpr.kappa_init_param} steps, but the training "
+                f"has only {total_steps}, so nothing would ever be regularized; name a shorter one ({rule.spelling}) "
+                "or train longer."
             )
 
 
@@ -129,20 +135,36 @@ class Part:
         return match and self.value(match[1] if match.lastindex else text)
 
 
-_BOUND, _REGULARISER = "bound rule", "regulariser"
+_BOUND, _REGULARIZER = "bound rule", "regularizer"
+_DEFAULT = CPRSettings()
+
+
+def _bound_part(rule: BoundRule) -> Part:
+    """The part of a name that chooses a bound rule."""
+    prefix, _, placeholder = rule.spelling.partition("<")
+    number: Callable[[str], Any] = _at_least(1) if rule.counts_steps else _positive
+    pattern = _COUNT if rule.counts_steps else _NUMBER
+    meaning = f"{rule.title}: kappa = {rule.meaning.format('<' + placeholder)}"
+    if rule.name == _DEFAULT.kappa_init_method:
+        meaning += f" (default: {_DEFAULT.kappa_init_param})"
+    return Part(
+        rule.spelling,
+        prefix + (pattern if placeholder else ""),
+        _BOUND,
+        lambda text: (rule.name, number(text) if placeholder else None),
+        meaning,
+        "CPR",
+    )
+
+
 PARTS = (
-    Part("ws<steps>", "ws" + _COUNT, _BOUND, lambda t: ("warm_start", _at_least(1)(t)),
-         "Kappa-WS: kappa = R after so many unconstrained steps (default: 1000)", "CPR"),
-    Part("ip", "ip", _BOUND, lambda t: ("inflection_point", None),
-         "Kappa-IP: kappa = R at the inflection point of R (meant for Adam)", "CPR"),
-    Part("k<kappa>", "k" + _NUMBER, _BOUND, lambda t: ("uniform", _positive(t)),
-         "Kappa-K: the same kappa for every tensor", "CPR"),
-    Part("ki<k>", "ki" + _NUMBER, _BOUND, lambda t: ("dependent", _positive(t)),
-         "Kappa-kI0: kappa = k times R of the initial weights", "CPR"),
-    Part("l1 | l2 | std | huber", "l1|l2|std|huber", _REGULARISER, str,
-         "the statistic R that is bounded (default: l2, the squared norm)", "CPR"),
+    *map(_bound_part, RULES.values()),
+    Part(" | ".join(REGULARIZERS), "|".join(REGULARIZERS), _REGULARIZER, str,
+         f"the statistic R that is bounded (default: {_DEFAULT.reg_function}, "
+         f"{REGULARIZERS[_DEFAULT.reg_function].meaning})", "CPR"),
     Part("mu<value>", "mu" + _NUMBER, "mu", _positive, "step size of lambda (default: 1)", "CPR"),
-    Part("proximal", "proximal", "step form", str, "the implicit constraint step, which cannot flip signs", "CPR"),
+    *(Part(name, name, "step form", str, f"constraint step: {meaning}", "CPR")
+      for name, meaning in STEP_FORMS.items() if name != _DEFAULT.step_form),
     Part("adaptive", "adaptive", "adaptive bounds", bool, "AdaCPR: tighten kappa whenever lambda returns to 0", "CPR"),
     Part("wd<value>", "wd" + _NUMBER, "weight decay", _not_negative,
          "weight decay (default: SGD 3e-5, AdamW 1e-2)", "weight decay"),
@@ -206,7 +228,7 @@ def _build(name: str, default: TrainerSettings, values: dict[str, Any]) -> Train
         cpr = CPRSettings(
             kappa_init_method=method,
             kappa_init_param=parameter,
-            reg_function=values.get(_REGULARISER, cpr.reg_function),
+            reg_function=values.get(_REGULARIZER, cpr.reg_function),
             kappa_update=values.get("mu", cpr.kappa_update),
             step_form=values.get("step form", cpr.step_form),
             adaptive_bounds=values.get("adaptive bounds", cpr.adaptive_bounds),

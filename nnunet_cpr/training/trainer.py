@@ -113,6 +113,8 @@ class NamedTrainer(InterruptibleTrainer):
             optimizer = optimizer_class(self.network, lr=self.initial_lr, **arguments)
         else:
             plain_class = {"SGD": SGD, "AdamW": AdamW}[settings.optimizer]
+            # AdamW is fused, as AdamCPR is by default. SGD stays nnU-Net's own, bit for bit.
+            arguments["fused"] = True if plain_class is AdamW else None
             optimizer = plain_class(self.network.parameters(), lr=self.initial_lr, **arguments)
         if settings.warmup_steps:
             return optimizer, WarmupPoly(

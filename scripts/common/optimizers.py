@@ -25,7 +25,8 @@ def build_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimiz
     weight_decay = options.pop("weight_decay", 0.0)
     if settings.optimizer in ("adam", "adamw", "sgd"):
         groups = [{"params": g["params"], "weight_decay": weight_decay if g["regularize"] else 0.0} for g in groups]
-    return CLASSES[settings.optimizer](groups, lr=settings.lr, fused=True, **options)
+        options["fused"] = True  # as CPR's are by default
+    return CLASSES[settings.optimizer](groups, lr=settings.lr, **options)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -5,10 +5,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from nnunet_cpr.optim.bounds import RULES
+from nnunet_cpr.optim.regularizers import REGULARIZERS, STEP_FORMS
+
 ADAM = ("betas", "eps")
 SGD = ("momentum", "nesterov")
 CPR = ("kappa_init_method", "kappa_init_param", "reg_function", "kappa_update", "reg_step_size", "reg_ema_decay",
        "step_form", "adaptive_bounds")  # fmt: skip
+CPR_OF_SOME_RULES = ("reg_step_size", "reg_ema_decay")
+"""The CPR settings that some bound rules use and others do not."""
 OPTIMIZERS = {
     "adam": ADAM,
     "adamw": (*ADAM, "weight_decay"),
@@ -18,6 +23,11 @@ OPTIMIZERS = {
 }
 """The settings that belong to some optimizers only, by optimizer."""
 FREE_ON_RESUME = ("config", "resume", "out", "device")
+
+
+def described(meanings: dict[str, str]) -> str:
+    """Choices and their meanings, for a help text. argparse would take a % for a format."""
+    return "; ".join(f"{name}: {meaning}" for name, meaning in meanings.items()).replace("%", "%%")
 
 
 def setting(default: Any, help: str, *, kind: type | None = None, choices: Any = (), least: float | None = None) -> Any:
@@ -49,21 +59,33 @@ class Settings:
     nesterov: bool = setting(False, "of the sgds")
     kappa_init_method: str = setting(
         "inflection_point",
-        "CPR: how the bound is set",
-        choices=("inflection_point", "warm_start", "dependent", "uniform"),
+        "CPR: how the bound kappa is set; "
+        + described({rule.name: f"{rule.title}, {rule.meaning.format('KAPPA_INIT_PARAM')}" for rule in RULES.values()}),
+        choices=RULES,
     )
     kappa_init_param: float | None = setting(
-        None, "CPR: steps of the warm start (default: 2 x warmup), factor, or bound", kind=float, least=0
+        None,
+        "CPR: "
+        + described({rule.name: rule.parameter for rule in RULES.values() if rule.parameter})
+        + "; a number of steps is 2 x warmup by default",
+        kind=float,
+        least=0,
     )
-    reg_function: str = setting("l2", "CPR: the regulariser", choices=("l2", "l1", "std", "huber"))
+    reg_function: str = setting(
+        "l2",
+        "CPR: the regularizer R; " + described({name: r.meaning for name, r in REGULARIZERS.items()}),
+        choices=REGULARIZERS,
+    )
     kappa_update: float = setting(1.0, "CPR: mu", least=0)
     reg_step_size: int | None = setting(
         None, "CPR: steps between samples for the inflection point (default: a tenth of the warmup)", kind=int, least=1
     )
     reg_ema_decay: float = setting(0.99, "CPR: smoothing for the inflection point", least=0)
-    step_form: str = setting("explicit", "CPR: form of the constraint step", choices=("explicit", "proximal"))
+    step_form: str = setting(
+        "explicit", "CPR: form of the constraint step; " + described(STEP_FORMS), choices=STEP_FORMS
+    )
     adaptive_bounds: bool = setting(False, "CPR: AdaCPR")
-    reg_embedding: bool = setting(False, "regularise or decay embeddings, too")
+    reg_embedding: bool = setting(False, "regularize or decay embeddings, too")
 
     max_steps: int = setting(1000, "optimizer steps", least=1)
     warmup_steps: int | None = setting(
@@ -88,22 +110,26 @@ class Settings:
             raise ValueError(f"warmup_steps is {self.warmup_steps}, but the training has only {self.max_steps} steps")
         for name in applicable_only(OPTIMIZERS[self.optimizer]):
             setattr(self, name, None)
-        rule = self.kappa_init_method
-        if rule != "inflection_point":
-            self.reg_step_size = self.reg_ema_decay = None
-        if rule == "warm_start":
+        # The optimizers without CPR have no rule left; the settings of one are None for them.
+        rule = RULES.get(self.kappa_init_method)
+        for key in CPR_OF_SOME_RULES:
+            if rule is None or key not in rule.settings:
+                setattr(self, key, None)
+        if rule is None or not rule.parameter:
+            self.kappa_init_param = None
+        elif rule.counts_steps:
+            name = rule.name.replace("_", " ")
             if self.kappa_init_param is None:
                 self.kappa_init_param = 2 * self.warmup_steps
             if not float(self.kappa_init_param).is_integer():
-                raise ValueError(f"kappa_init_param is {self.kappa_init_param}, but a warm start has whole steps")
+                raise ValueError(f"kappa_init_param is {self.kappa_init_param}, but a {name} has whole steps")
             self.kappa_init_param = int(self.kappa_init_param)
             if self.kappa_init_param >= self.max_steps:
                 raise ValueError(
-                    f"the warm start of {self.kappa_init_param} steps (kappa_init_param) is not over within "
+                    f"the {name} of {self.kappa_init_param} steps (kappa_init_param) is not over within "
                     f"max_steps = {self.max_steps}, so no bound would ever be set"
                 )
-        elif rule == "inflection_point":
-            self.kappa_init_param = None
+        if rule is not None and "reg_step_size" in rule.settings:
             self.reg_step_size = self.reg_step_size or max(1, self.warmup_steps // 10)
             if 2 * self.reg_step_size >= self.max_steps:
                 raise ValueError(

@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from comparison.runs import Run
-from comparison.settings import RULES, number
+from comparison.settings import number, rule_title
 from comparison.statistics import Comparison, lower_is_better, written
 from nnunet_cpr.evaluation.figures import ALL_COLOURS, draw_steps, literal, name_handles
+from nnunet_cpr.optim.bounds import RULES
 from nnunet_cpr.plotting import default_style
 
 START = 0.2
@@ -221,9 +222,9 @@ def _panel(settings: dict[str, Any]) -> tuple[str, float]:
     """The panel's title and name of its strength, and the run's strength; NaN where there is none to choose."""
     rule = settings.get("kappa_init_method")
     if rule:
-        label = {"warm_start": "warm start (steps)", "dependent": "k", "uniform": "kappa"}.get(rule, "")
+        label = RULES[rule].parameter.removeprefix("the ") if rule in RULES else ""
         strength = settings.get("kappa_init_param")
-        title = f"{settings['optimizer']} {RULES.get(rule, rule)}"
+        title = f"{settings['optimizer']} {rule_title(rule)}"
     else:
         strength, label, title = settings.get("weight_decay"), "weight decay", settings["optimizer"]
     if strength is None:

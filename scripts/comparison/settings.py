@@ -10,6 +10,7 @@ from typing import Any
 from common.settings import applicable_only
 
 from comparison.runs import Run
+from nnunet_cpr.optim.bounds import RULES
 
 NO_DIFFERENCE = (
     "seed", "log_every", "eval_every", "trace_every", "checkpoint_every", "workers", "accumulate",
@@ -17,7 +18,6 @@ NO_DIFFERENCE = (
 """What the result of a training does not depend on, but for chance."""
 MEASUREMENT = ("data", "val_share", "eval_sequences", "context", "modulus", "train_share")
 """What metrics are measured on."""
-RULES = {"inflection_point": "Kappa-IP", "warm_start": "Kappa-WS", "dependent": "Kappa-kI0", "uniform": "Kappa-K"}
 _NAMED_FIRST = ("optimizer", "weight_decay", "kappa_init_method", "kappa_init_param")
 _OF_SOME_OPTIMIZERS = frozenset(applicable_only(()))
 _TEMPLATES = {"max_steps": "{} steps", "kappa_update": "mu {}", "reg_function": "R {}"}
@@ -54,6 +54,11 @@ def number(value: float) -> str:
     if float(value).is_integer():
         return str(int(value))
     return short if float(short := f"{value:g}") == value else repr(value)
+
+
+def rule_title(rule: str) -> str:
+    """Return the paper's name of a bound rule; a run may be of a version that has other rules."""
+    return RULES[rule].title if rule in RULES else rule
 
 
 def _essences(runs: Sequence[Run]) -> list[Essence]:
@@ -109,7 +114,7 @@ def _name(essence: Essence, differing: Sequence[str]) -> str:
     if "weight_decay" in essence:
         parts.append(f"wd {number(essence['weight_decay'])}")
     if rule := essence.get("kappa_init_method"):
-        parts.append(RULES.get(rule, rule))
+        parts.append(rule_title(rule))
     if "kappa_init_param" in essence:
         parts.append(number(essence["kappa_init_param"]))
     others = [_part(key, essence.get(key)) for key in differing if key in essence or key not in _OF_SOME_OPTIMIZERS]

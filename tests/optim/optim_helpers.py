@@ -1,30 +1,29 @@
 """Small problems and bookkeeping that several test files share."""
 
 import copy
+import functools
 import io
 from pathlib import Path
 
 import pytest
 import torch
+from reference import algorithm1
 
-from nnunet_cpr.optim import SGDCPR, AdamCPR
-from nnunet_cpr.optim.fused import c_backend, torch_backend, triton_backend
-from nnunet_cpr.optim.fused.backend import TensorBatch
+from nnunet_cpr.optim import SGDCPR, AdamCPR, bounds, fused, regularizers
 
-UNIFORM_KAPPA = {"l2": 20.0, "l1": 20.0, "std": 0.8, "huber": 8.0}
-RULES = {
-    "uniform": {"kappa_init_method": "uniform", "kappa_init_param": None},
-    "dependent": {"kappa_init_method": "dependent", "kappa_init_param": 1.2},
-    "warm_start": {"kappa_init_method": "warm_start", "kappa_init_param": 30},
-    "inflection_point": {
-        "kappa_init_method": "inflection_point",
-        "kappa_init_param": None,
-        "reg_step_size": 10,
-        "reg_ema_decay": 0.8,
-    },
-}
-REGULARISERS = ("l2", "l1", "std", "huber")
-STEP_FORMS = ("explicit", "proximal")
+REGULARISERS = tuple(regularizers.REGULARIZERS)
+STEP_FORMS = tuple(regularizers.STEP_FORMS)
+SAMPLING = {"reg_step_size": 10, "reg_ema_decay": 0.8}
+
+
+def settings_of(rule):
+    """Settings of a rule that set a bound within 180 steps; `uniform` needs one that suits R, see `cpr_settings`."""
+    parameter = 30 if rule.counts_steps else 1.2 if rule.parameter else None
+    sampling = {key: value for key, value in SAMPLING.items() if key in rule.settings}
+    return {"kappa_init_method": rule.name, "kappa_init_param": parameter, **sampling}
+
+
+RULES = {name: settings_of(rule) for name, rule in bounds.RULES.items()}
 CLASSES = {"Adam": AdamCPR, "SGD": SGDCPR}
 BASE_KWARGS = {"Adam": {"lr": 0.02, "betas": (0.9, 0.99)}, "SGD": {"lr": 0.001, "momentum": 0.8}}
 SHAPES = ((7, 5), (4, 3, 3, 3), (7,))
@@ -67,12 +66,16 @@ class Pull:
             opt.step()
 
 
+@functools.cache
+def uniform_kappa(reg_function):
+    """Twice the largest R that Pull's tensors start with: training carries all of them beyond it."""
+    return 2 * max(float(algorithm1.regulariser(reg_function, theta)) for theta in Pull().start if theta.ndim > 1)
+
+
 def cpr_settings(rule, reg_function="l2", **kwargs):
     """Settings of a rule under which Pull's tensors get bounded within 180 steps."""
-    settings = {**RULES[rule], "reg_function": reg_function, **kwargs}
-    if rule == "uniform" and settings["kappa_init_param"] is None:
-        settings["kappa_init_param"] = UNIFORM_KAPPA[reg_function]
-    return settings
+    kappa = {"kappa_init_param": uniform_kappa(reg_function)} if rule == "uniform" else {}
+    return {**RULES[rule], **kappa, "reg_function": reg_function, **kwargs}
 
 
 def make(name, params, rule="warm_start", reg_function="l2", **kwargs):
@@ -86,14 +89,21 @@ def make_fused(params, name="Adam", **options):
 
 def plain_path(monkeypatch):
     """Switch off everything that does constraint step and update in one pass."""
-    for module in (triton_backend, c_backend, torch_backend):
-        monkeypatch.setattr(module, "covers", lambda *_: False)
+    monkeypatch.setattr(fused, "_chosen", [None])
 
 
-def work_of(opt, params):
-    """The work of the next step on these tensors of the first group."""
+def cache_of(opt, name):
+    """What a backend keeps of the optimizer's only kind of tensors."""
+    (stacked,) = opt._cache.stacked.values()
+    return stacked.caches[name]
+
+
+def batch_of(opt, params):
+    """The batch of the next step, of these tensors of the first group."""
     update = "adam" if isinstance(opt, torch.optim.Adam) else "sgd"
-    return TensorBatch(update, opt.param_groups[0], params, [p.grad for p in params], [opt.state[p] for p in params])
+    return fused.TensorBatch(
+        update, opt.param_groups[0], params, [p.grad for p in params], [opt.state[p] for p in params]
+    )
 
 
 def round_trip(state_dict):
@@ -102,6 +112,16 @@ def round_trip(state_dict):
     torch.save(state_dict, buffer)
     buffer.seek(0)
     return torch.load(buffer, weights_only=True)
+
+
+def as_ours(base, options):
+    """The options with which torch's optimizer does the step that ours does by default."""
+    chosen = {"fused", "foreach", "differentiable"} & options.keys()
+    return (
+        options
+        if chosen or base not in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
+        else {**options, "fused": True}
+    )
 
 
 def set_zero_grads(params):

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from optim_helpers import CLASSES, round_trip
 
 from nnunet_cpr.optim import cpr
+from nnunet_cpr.optim.bounds import RULES
+from nnunet_cpr.optim.regularizers import REGULARIZERS, STEP_FORMS
 
 # Not NAdam: torch itself rounds its mu_product to the weights' dtype when a state is loaded.
 TORCH_BASES = ("RAdam", "RMSprop", "Adagrad", "Adamax", "AdamW")
@@ -171,22 +173,17 @@ def layers(fused: bool, for_kernel: bool) -> st.SearchStrategy[Layer]:
 
 @st.composite
 def settings_of_a_group(draw: Any, for_kernel: bool) -> dict[str, Any]:
-    rule = draw(st.sampled_from(["dependent", "dependent", "uniform", "warm_start", "inflection_point"]))
-    parameters = {
-        "uniform": st.sampled_from([0.0, 0.2, 1]),
-        "dependent": st.sampled_from([0.0, 0.5, 0.9, 1]),
-        "warm_start": st.integers(0, 4),
-        "inflection_point": st.none(),
-    }
+    rule = RULES[draw(st.sampled_from(["dependent", *RULES]))]
+    numbers = st.integers(0, 4) if rule.counts_steps else st.sampled_from([0.0, 0.2, 0.5, 0.9, 1])
     return {
         "lr": draw(st.sampled_from([1e-3, 0.02, 0.3])),
-        "kappa_init_method": rule,
-        "kappa_init_param": draw(parameters[rule]),
-        "reg_function": draw(st.sampled_from(["l2"] if for_kernel else ["l2", "l2", "l1", "std", "huber"])),
+        "kappa_init_method": rule.name,
+        "kappa_init_param": draw(numbers) if rule.parameter else None,
+        "reg_function": draw(st.sampled_from(["l2"] if for_kernel else ["l2", *REGULARIZERS])),
         "kappa_update": draw(st.sampled_from([0.3, 1, 20.0, 0.01, 0.0])),
         "reg_step_size": draw(st.integers(1, 3)),
         "reg_ema_decay": draw(st.sampled_from([0, 0.5, 0.99])),
-        "step_form": draw(st.sampled_from(["explicit", "proximal"])),
+        "step_form": draw(st.sampled_from(list(STEP_FORMS))),
         "adaptive_bounds": draw(st.booleans()),
         "regularize": draw(st.sampled_from([True, True, True, None, False])),
     }

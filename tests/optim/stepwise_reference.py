@@ -104,7 +104,7 @@ class Tensor:
         lam_before, kappa_before, near = c.lam, c.kappa, self._near_an_inflection_point(off)
         c.step(theta)  # this one for kappa and lambda; its weights are those of its own lambda
         kappa, lam = float(state["kappa"]), float(state["lagmul"])
-        mu = s.kappa_update if s.reg_function == "std" else s.kappa_update / max(n, 1)
+        mu = s.kappa_update / algorithm1.divisor(s.reg_function, theta)
         bound = max(kappa, c.kappa) if math.isfinite(max(kappa, c.kappa)) else 0.0
         lam_off = acc * (lam_before + mu * (reg + bound)) + 2 * mu * off
         relaxed = s.adaptive_bounds and lam_before > 0 and min(lam, c.lam) == 0 and max(lam, c.lam) <= lam_off

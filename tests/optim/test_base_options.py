@@ -3,7 +3,7 @@ with the plain path."""
 
 import pytest
 import torch
-from optim_helpers import Pull, assert_same_bits, matrix, one_step
+from optim_helpers import REGULARISERS, STEP_FORMS, Pull, as_ours, assert_same_bits, matrix, one_step
 
 from nnunet_cpr.optim import SGDCPR, AdamCPR
 
@@ -38,7 +38,7 @@ def test_unbounded_equals_the_base(ours, base, options):
     params, twins = pull.params(), pull.params()
     options = {"lr": 0.01, **options}
     opt = ours(params, kappa_init_method="warm_start", kappa_init_param=1000, **options)
-    plain = base(twins, **options)
+    plain = base(twins, **as_ours(base, options))
     pull.run(opt, params, 0, 40)
     pull.run(plain, twins, 0, 40)
     assert_same_bits([p.detach() for p in params], [p.detach() for p in twins])
@@ -51,7 +51,7 @@ def test_bounded_is_the_same_constraint_whatever_the_path(ours, base, options):
     (p,), (twin,) = pull.params(), pull.params()
     options = {"lr": 0.01, **options}
     bound = {"kappa_init_method": "dependent", "kappa_init_param": 0.8, "kappa_update": 0.3}
-    opt, plain = ours([p], **bound, **options), base([twin], **options)
+    opt, plain = ours([p], **bound, **options), base([twin], **as_ours(base, options))
     lam, kappa = 0.0, 0.8 * float((twin.detach() ** 2).sum())
     for step in range(60):
         (p.grad,), (twin.grad,) = pull.grads([p], step), pull.grads([twin], step)
@@ -69,7 +69,7 @@ def test_capturable_is_refused_on_cpu_as_by_the_base():
     outcomes = []
     for cls in (torch.optim.Adam, AdamCPR):
         p = matrix(3, 3)
-        opt = cls([p], capturable=True)
+        opt = cls([p], capturable=True, fused=False)
         try:
             one_step(opt, [p])
             outcomes.append(None)
@@ -114,8 +114,8 @@ class TestDifferentiable:
         assert lam > 0
         torch.testing.assert_close(rate.grad, leaf.detach() * (1 - 2 * lam))  # lambda itself is held constant
 
-    @pytest.mark.parametrize("reg", ["l2", "l1", "std", "huber"])
-    @pytest.mark.parametrize("form", ["explicit", "proximal"])
+    @pytest.mark.parametrize("reg", REGULARISERS)
+    @pytest.mark.parametrize("form", STEP_FORMS)
     def test_adam_runs_with_every_regulariser(self, reg, form):
         leaf = matrix(4, 4)
         p = leaf.clone()
@@ -141,7 +141,7 @@ class TestSchedulers:
         pull = Pull(dtype=torch.float32)
         params, twins = pull.params(), pull.params()
         opt = AdamCPR(params, lr=0.02, kappa_init_method="warm_start", kappa_init_param=500)
-        plain = torch.optim.Adam(twins, lr=0.02)
+        plain = torch.optim.Adam(twins, lr=0.02, fused=True)
         schedules = [
             torch.optim.lr_scheduler.LambdaLR(o, lambda t: min(1, (t + 1) / 10) * 0.97**t) for o in (opt, plain)
         ]

@@ -6,11 +6,12 @@ The reference is written out: the plain optimizer steps from theta_t, then lambd
 import pytest
 import torch
 from optim_helpers import REGULARISERS, STEP_FORMS, assert_same_bits, bits, matrix
+from reference import algorithm1
 
 from nnunet_cpr.optim import CPR, cpr
 
 FREE = {"kappa_init_method": "warm_start", "kappa_init_param": 10**6}
-BOUND = {"kappa_init_method": "dependent", "kappa_init_param": 0.8, "kappa_update": 0.3}
+BOUND = {"kappa_init_method": "dependent", "kappa_init_param": 0.8, "kappa_update": 0.03}
 
 
 class Plain(torch.optim.Optimizer):
@@ -137,47 +138,22 @@ def train(cls, steps=12, with_closure=True, after=lambda theta, weight: None, dt
 
 
 class ByHand:
-    """Lines 4 to 6 of Algorithm 1 for one tensor in float64, from formulas of their own."""
+    """Lines 4 to 6 of Algorithm 1 for one tensor in float64."""
 
     def __init__(self, reg_function, step_form):
         self.reg_function, self.step_form = reg_function, step_form
         self.lam, self.kappa, self.acted = 0.0, None, 0
 
-    def value(self, x):
-        return {
-            "l2": lambda: (x**2).sum(),
-            "l1": lambda: x.abs().sum(),
-            "std": lambda: x.std(),
-            "huber": lambda: torch.where(x.abs() < 1, x**2 / 2, x.abs() - 0.5).sum(),
-        }[self.reg_function]().item()
-
     def change(self, x):
         """Return what is subtracted at x."""
-        lam = self.lam
         if self.step_form == "explicit":
-            return (
-                lam
-                * {
-                    "l2": lambda: 2 * x,
-                    "l1": x.sign,
-                    "std": lambda: (x - x.mean()) / ((x.numel() - 1) * x.std()),
-                    "huber": lambda: x.clamp(-1, 1),
-                }[self.reg_function]()
-            )
-        return (
-            x
-            - {
-                "l2": lambda: x / (1 + 2 * lam),
-                "l1": lambda: x.sign() * (x.abs() - lam).clamp(min=0),
-                "std": lambda: x.mean() + (x - x.mean()) * max(0, 1 - lam / ((x.numel() - 1) * x.std())),
-                "huber": lambda: torch.where(x.abs() < 1 + lam, x / (1 + lam), x - lam * x.sign()),
-            }[self.reg_function]()
-        )
+            return self.lam * algorithm1.gradient(self.reg_function, x)
+        return x - algorithm1.proximal(self.reg_function, x, self.lam)
 
     def __call__(self, theta, weight):
-        reg = self.value(theta)
+        reg = float(algorithm1.regulariser(self.reg_function, theta))
         self.kappa = 0.8 * reg if self.kappa is None else self.kappa
-        self.lam = max(0.0, self.lam + 0.3 / (1 if self.reg_function == "std" else theta.numel()) * (reg - self.kappa))
+        self.lam = max(0.0, self.lam + 0.03 / algorithm1.divisor(self.reg_function, theta) * (reg - self.kappa))
         self.acted += self.lam > 0
         weight.sub_(self.change(theta))
 

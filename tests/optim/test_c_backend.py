@@ -8,19 +8,20 @@ from optim_helpers import (
     FUSED_OPTIONS,
     Pull,
     assert_same_bits,
+    batch_of,
     bits,
+    cache_of,
     check_that_autograd_notices,
     make_fused,
     plain_path,
     round_trip,
-    work_of,
 )
 
 from nnunet_cpr.optim import AdamCPR
-from nnunet_cpr.optim.fused import c_backend
+from nnunet_cpr.optim.fused import c_backend, c_build
 from nnunet_cpr.optim.fused.backend import TensorBatch
 
-needs_kernel = pytest.mark.skipif(c_backend.library() is None, reason="no C compiler, or not Linux")
+needs_kernel = pytest.mark.skipif(c_build.library() is None, reason="no C compiler, or not Linux")
 SHAPES = ((7, 5), (130, 257), (4, 3, 3, 3), (7,), (0, 3), (1, 1))
 
 
@@ -28,13 +29,13 @@ SHAPES = ((7, 5), (130, 257), (4, 3, 3, 3), (7,), (0, 3), (1, 1))
 def calls(monkeypatch):
     """The number of tensors in each call of the kernel's update."""
     seen = []
-    original = c_backend.shrink_and_update
+    original = c_backend.run_update
 
-    def counted(work, places, numbers, keep):
-        seen.append(len(numbers))
-        return original(work, places, numbers, keep)
+    def counted(batch, layout, indices, factors):
+        seen.append(len(indices))
+        return original(batch, layout, indices, factors)
 
-    monkeypatch.setattr(c_backend, "shrink_and_update", counted)
+    monkeypatch.setattr(c_backend, "run_update", counted)
     return seen
 
 
@@ -73,7 +74,7 @@ def test_square_sums_are_exact_and_do_not_depend_on_threads():
         found = []
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            found.append(c_backend.square_sums(tensors))
+            found.append(c_backend.read_squared_norms(tensors))
     finally:
         torch.set_num_threads(threads)
     torch.testing.assert_close(found[0].double(), exact, rtol=1e-7, atol=0)
@@ -166,18 +167,16 @@ def test_a_state_of_another_size_is_not_covered():
     opt = make_fused([p], "Adam")
     pull.run(opt, [p], 0, 2)
     group, state = opt.param_groups[0], opt.state[p]
-    (kept,) = opt._kept.alike.values()
-    assert c_backend.covers(TensorBatch("adam", group, [p], [p.grad], [state]), kept)
+    cache = cache_of(opt, "c")
+    assert c_backend.covers(TensorBatch("adam", group, [p], [p.grad], [state]), cache)
     assert not c_backend.covers(
-        TensorBatch("adam", group, [p], [p.grad], [{**state, "exp_avg": torch.zeros(2, 2)}]), kept
+        TensorBatch("adam", group, [p], [p.grad], [{**state, "exp_avg": torch.zeros(2, 2)}]), cache
     )
     shorter = {**state, "exp_avg": state["exp_avg"][:3]}  # of the same address
-    assert not c_backend.covers(TensorBatch("adam", group, [p], [p.grad], [shorter]), kept)
+    assert not c_backend.covers(TensorBatch("adam", group, [p], [p.grad], [shorter]), cache)
     p.data = p.data[:3]
     state = {**state, "exp_avg": torch.zeros(3, 5), "exp_avg_sq": torch.zeros(3, 5)}
-    assert not c_backend.covers(
-        TensorBatch("adam", group, [p], [p.grad], [state]), kept
-    )
+    assert not c_backend.covers(TensorBatch("adam", group, [p], [p.grad], [state]), cache)
 
 
 @needs_kernel
@@ -195,7 +194,7 @@ def test_weights_that_overlap_are_not_covered(calls):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_nothing_is_compiled_for_tensors_that_it_cannot_take(dtype, monkeypatch):
-    monkeypatch.setattr(c_backend, "library", lambda: pytest.fail("the kernel was asked for"))
+    monkeypatch.setattr(c_build, "library", lambda: pytest.fail("the kernel was asked for"))
     pull = Pull(shapes=((7, 5),), dtype=dtype)
     params = pull.params()
     pull.run(make_fused(params), params, 0, 4)
@@ -216,10 +215,10 @@ def test_tensors_that_change_are_not_covered(change):
     (p,) = pull.params()
     opt = make_fused([p])
     pull.run(opt, [p], 0, 2)
-    (kept,) = opt._kept.alike.values()
-    assert c_backend.covers(work_of(opt, [p]), kept)
+    cache = cache_of(opt, "c")
+    assert c_backend.covers(batch_of(opt, [p]), cache)
     change(p)
-    assert not c_backend.covers(work_of(opt, [p]), kept)
+    assert not c_backend.covers(batch_of(opt, [p]), cache)
 
 
 @needs_kernel

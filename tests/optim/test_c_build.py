@@ -13,9 +13,9 @@ import pytest
 import torch
 from optim_helpers import Pull, make
 
-from nnunet_cpr.optim.fused import c_backend
+from nnunet_cpr.optim.fused import c_build
 
-needs_kernel = pytest.mark.skipif(c_backend.library() is None, reason="no C compiler, or not Linux")
+needs_kernel = pytest.mark.skipif(c_build.library() is None, reason="no C compiler, or not Linux")
 COMPILER = shutil.which("cc") or "cc"
 
 
@@ -36,7 +36,8 @@ def temporary(monkeypatch, tmp_path):
 
 
 def library():
-    return c_backend.library.__wrapped__()
+    found = c_build._library_or_reason.__wrapped__()
+    return None if isinstance(found, str) else found
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def script(folder, text):
 
 def train_without_kernel(monkeypatch):
     found = library()
-    monkeypatch.setattr(c_backend, "library", lambda: found)
+    monkeypatch.setattr(c_build, "library", lambda: found)
     pull = Pull(dtype=torch.float32)
     params = pull.params()
     opt = make("Adam", params, "dependent", fused=True)
@@ -294,7 +295,7 @@ class TestCompiler:
         """The child holds the pipe that the output would come through."""
         pid = tmp_path / "pid"
         monkeypatch.setenv("CC", script(tmp_path, f"sleep 600 & echo $! > {shlex.quote(str(pid))}; wait"))
-        monkeypatch.setattr(c_backend, "_TIMEOUT", 1.0)
+        monkeypatch.setattr(c_build, "_TIMEOUT", 1.0)
         assert train_without_kernel(monkeypatch) is None
         assert files(cache) == []
         child = int(pid.read_text())
@@ -324,9 +325,9 @@ class TestCompiler:
             f'set -- "$@" "$word"; done; exec {COMPILER} "$@"'
         )
         monkeypatch.setenv("CC", script(tmp_path, text))
-        caplog.set_level("INFO", "nnunet_cpr.optim.fused.c_backend")
+        caplog.set_level("INFO", "nnunet_cpr.optim.fused.c_build")
         assert train_without_kernel(monkeypatch) is None
-        assert (tmp_path / "changed.c").read_text() != c_backend._SOURCE.read_text()
+        assert (tmp_path / "changed.c").read_text() != c_build._SOURCE.read_text()
         assert files(cache) == []
         assert "c_selfcheck.py" in caplog.text
 
@@ -336,7 +337,7 @@ class TestCompiler:
         (tmp_path / "endless.c").write_text(endless)
         linked = f'case "$*" in *-shared*) set -- {tmp_path}/endless.c "$@";; esac; exec {COMPILER} "$@"'
         monkeypatch.setenv("CC", script(tmp_path, linked))
-        monkeypatch.setattr(c_backend, "_TIMEOUT", 5.0)
+        monkeypatch.setattr(c_build, "_TIMEOUT", 5.0)
         assert library() is None
         assert files(cache) == []
 

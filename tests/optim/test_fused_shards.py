@@ -13,9 +13,10 @@ from gloo_ranks import on_ranks
 from optim_helpers import make_fused
 from torch import nn
 
-from nnunet_cpr.optim.fused import c_backend, torch_backend, triton_backend
+from nnunet_cpr.optim import fused
+from nnunet_cpr.optim.fused import c_backend, c_build, triton_backend
 
-WAYS = ("C kernel", "torch alone", "GPU kernels")
+WAYS = ("C kernel", "GPU kernels")
 STEPS, EDITED = 40, 20
 PLACE = (1, 2)  # of the first weights, on the first rank; not among the few elements that are compared
 
@@ -41,24 +42,20 @@ def only(way):
 
             patch(triton_backend, "DEVICE_TYPE", "cpu")
             patch(triton_kernels, "CHUNK", 1024)
-            launch = triton_backend.Chunks._launch_chunks
+            launch = triton_backend.ChunkTable._launch_chunks
 
             def launched(self, name, *args, **constants):
                 if name == "read_chunks":
                     reads.extend([int(args[0].sum())] * bool(args[0].any()))
-                elif self._places.owners[0].ndim > 1:  # not the trial of the kernels
-                    updates.append(len(self._places.sizes))
+                elif self._layout.owners[0].ndim > 1:  # not the trial of the kernels
+                    updates.append(len(self._layout.sizes))
                 return launch(self, name, *args, **constants)
 
-            patch(triton_backend.Chunks, "_launch_chunks", launched)
-        module = {"C kernel": c_backend, "torch alone": torch_backend}.get(way)
-        if way != "C kernel":
-            patch(c_backend, "covers", lambda *_: False)
-        if way != "torch alone":
-            patch(torch_backend, "covers", lambda *_: False)
-        if module:
-            patch(module, "shrink_and_update", noted(module.shrink_and_update, updates, lambda *args: len(args[2])))
-            patch(module, "square_sums", noted(module.square_sums, reads, len))
+            patch(triton_backend.ChunkTable, "_launch_chunks", launched)
+        if way == "C kernel":
+            patch(c_backend, "run_update", noted(c_backend.run_update, updates, lambda *args: len(args[2])))
+            patch(c_backend, "read_squared_norms", noted(c_backend.read_squared_norms, reads, len))
+        stack.enter_context(fused.use({"C kernel": "c", "GPU kernels": "triton"}.get(way)))
         yield updates, reads
 
 
@@ -175,7 +172,7 @@ def results(request, tmp_path_factory):
 
 
 def needs(way):
-    if way == "C kernel" and c_backend.library() is None:
+    if way == "C kernel" and c_build.library() is None:
         pytest.skip("no C compiler, or not Linux")
     if way == "GPU kernels":
         pytest.importorskip("nnunet_cpr.optim.fused.triton_kernels", reason="no Triton")

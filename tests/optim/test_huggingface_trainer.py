@@ -107,7 +107,7 @@ def test_weight_decay_is_refused_then(tmp_path):
         Model(), arguments(tmp_path, weight_decay=0.01), train_dataset=Data(),
         optimizer_cls_and_kwargs=(AdamCPR, {"lr": 0.01}),
     )  # fmt: skip
-    with pytest.raises(ValueError, match=r"weight_decay is 0\.01 in a regularised group"):
+    with pytest.raises(ValueError, match=r"weight_decay is 0\.01 in a regularized group"):
         trainer.train()
 
 

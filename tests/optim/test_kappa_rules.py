@@ -102,7 +102,7 @@ class TestWarmStart:
         original = type(regularizer).value
         monkeypatch.setattr(regularizer, "value", lambda params: (found.append(1), original(regularizer, params))[1])
         p = matrix(5, 5, dtype=dtype)
-        opt = AdamCPR([p], lr=0.01, kappa_init_method="warm_start", kappa_init_param=3, reg_function=reg)
+        opt = AdamCPR([p], lr=0.01, kappa_init_method="warm_start", kappa_init_param=3, reg_function=reg, fused=False)
         calls = []
         for _ in range(5):
             one_step(opt, [p])

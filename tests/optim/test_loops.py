@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from optim_helpers import as_ours
 from torch import nn
 
 from nnunet_cpr.optim import SGDCPR, AdamCPR
@@ -79,7 +80,10 @@ def test_a_full_graph_is_refused_as_for_torchs_own(cls):
 @pytest.mark.parametrize("flags", [{"foreach": True}, {"fused": True}, {"amsgrad": True}, {"maximize": True}])
 def test_flags_of_adam_stay(flags):
     ours, plain = network(), network()
-    opt, other = AdamCPR(ours, lr=1e-3, **flags), torch.optim.Adam(plain.parameters(), lr=1e-3, **flags)
+    opt, other = (
+        AdamCPR(ours, lr=1e-3, **flags),
+        torch.optim.Adam(plain.parameters(), lr=1e-3, **as_ours(torch.optim.Adam, flags)),
+    )
     train(ours, opt, 5)
     train(plain, other, 5)
     assert largest_difference(ours, plain) == 0

@@ -47,7 +47,7 @@ def test_other_memory_layouts(theta):
     p = torch.nn.Parameter(theta)
     p.grad = torch.zeros_like(p)
     # torch's own fused SGD copies such weights
-    opt = SGDCPR([p], lr=1e-3, foreach=False, kappa_init_method="dependent", kappa_init_param=0.9)
+    opt = SGDCPR([p], lr=1e-3, fused=False, kappa_init_method="dependent", kappa_init_param=0.9)
     opt.step()
     assert largest_allocation(opt.step) < p.numel() * p.element_size() / 20
 

@@ -8,15 +8,15 @@ import weakref
 
 import pytest
 import torch
-from optim_helpers import CLASSES, Pull, assert_same_bits, bits, make, plain_path, work_of
+from optim_helpers import CLASSES, Pull, assert_same_bits, batch_of, bits, cache_of, make, plain_path
 
-from nnunet_cpr.optim.fused import c_backend, torch_backend
-from nnunet_cpr.optim.fused.norm_cache import NormCache
-from nnunet_cpr.optim.reductions import ROW
+from nnunet_cpr.optim import fused
+from nnunet_cpr.optim.fused import c_backend, c_build
+from nnunet_cpr.optim.fused.norm_cache import _CachedNorm
 
 SHAPES = ((7, 5), (130, 257), (4, 3, 3, 3))
 CHUNK = 8192  # of the C source
-LIBRARY = c_backend.library
+pytestmark = pytest.mark.skipif(c_build.library() is None, reason="no C compiler, or not Linux")
 UNSAMPLED = 5  # an element that is not among the few compared
 
 
@@ -25,45 +25,34 @@ def build(name, params):
     return make(name, params, "dependent", kappa_init_param=0.5, kappa_update=0.05, fused=True)
 
 
-@pytest.fixture(params=[c_backend, torch_backend], ids=["kernel", "torch alone"], autouse=True)
-def way(request, monkeypatch):
-    """What does the constraint step and the update in one pass."""
-    if request.param is torch_backend:
-        monkeypatch.setattr(c_backend, "library", lambda: None)
-        monkeypatch.setattr(torch_backend, "PIECE", 4 * ROW)
-    elif c_backend.library() is None:
-        pytest.skip("no C compiler, or not Linux")
-    return request.param
-
-
 @pytest.fixture
-def read(way, monkeypatch):
+def read(monkeypatch):
     """The tensors that were read to find R, one entry a call."""
     seen = []
-    original = way.square_sums
+    original = c_backend.read_squared_norms
 
     def noted(params):
         seen.append(list(params))
         return original(params)
 
-    monkeypatch.setattr(way, "square_sums", noted)
+    monkeypatch.setattr(c_backend, "read_squared_norms", noted)
     return seen
 
 
 @pytest.mark.parametrize("name", CLASSES)
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_the_update_returns_what_reading_would(name, threads, way, monkeypatch):
+def test_the_update_returns_what_reading_would(name, threads, monkeypatch):
     pairs = []
-    original = way.shrink_and_update
+    original = c_backend.run_update
 
-    def compared(work, places, numbers, keep):
-        sums = original(work, places, numbers, keep)
-        params = [work.params[number] for number in numbers]
+    def compared(batch, layout, indices, factors):
+        sums = original(batch, layout, indices, factors)
+        params = [batch.params[index] for index in indices]
         exact = torch.stack([p.detach().double().square().sum() for p in params])
-        pairs.append((sums, way.square_sums(params), exact))
+        pairs.append((sums, c_backend.read_squared_norms(params), exact))
         return sums
 
-    monkeypatch.setattr(way, "shrink_and_update", compared)
+    monkeypatch.setattr(c_backend, "run_update", compared)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -73,10 +62,9 @@ def test_the_update_returns_what_reading_would(name, threads, way, monkeypatch):
     finally:
         torch.set_num_threads(before)
     assert len(pairs) > 5
-    rounding = 1e-12 if way is c_backend else 2e-7  # torch alone squares in float32
     for returned, found, exact in pairs:
         assert torch.equal(returned, found)
-        torch.testing.assert_close(returned, exact, rtol=rounding, atol=0)
+        torch.testing.assert_close(returned, exact, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -157,16 +145,16 @@ def test_a_model_can_be_moved_and_loaded_afterwards(name, shape, swapping):
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_two_of_three_tensors_are_bounded_in_turn(name, way, monkeypatch):
+def test_two_of_three_tensors_are_bounded_in_turn(name, monkeypatch):
     """As many as in the step before, but others; the weights, states and updates of these, not of the first two."""
     done = []
-    original = way.shrink_and_update
+    original = c_backend.run_update
 
-    def noted(work, places, numbers, keep):
-        done.append(list(numbers))
-        return original(work, places, numbers, keep)
+    def noted(batch, layout, indices, factors):
+        done.append(list(indices))
+        return original(batch, layout, indices, factors)
 
-    monkeypatch.setattr(way, "shrink_and_update", noted)
+    monkeypatch.setattr(c_backend, "run_update", noted)
     pull = Pull(shapes=SHAPES, dtype=torch.float32)
     runs = []
     for plain in (True, False):
@@ -188,20 +176,16 @@ def test_two_of_three_tensors_are_bounded_in_turn(name, way, monkeypatch):
     torch.testing.assert_close(*runs, rtol=1e-5, atol=1e-6)
 
 
-def test_a_training_goes_on_the_other_way(way, monkeypatch):
-    """Both ways keep views of the same places; each takes its own."""
+def test_a_training_goes_on_without_the_kernels():
     pull = Pull(shapes=SHAPES, dtype=torch.float32)
     runs = []
     for switch in (False, True):
-        with monkeypatch.context() as patch:
-            params = pull.params()
-            opt = build("Adam", params)
-            pull.run(opt, params, 0, 6)
-            if switch:
-                other = (lambda: None) if way is c_backend else LIBRARY
-                patch.setattr(c_backend, "library", other)
+        params = pull.params()
+        opt = build("Adam", params)
+        pull.run(opt, params, 0, 6)
+        with fused.use(None if switch else "c"):
             pull.run(opt, params, 6, 12)
-            runs.append((params, [opt.state[p] for p in params]))
+        runs.append((params, [opt.state[p] for p in params]))
     torch.testing.assert_close(*runs, rtol=1e-5, atol=1e-6)
 
 
@@ -251,7 +235,7 @@ def test_weights_changed_between_steps_are_read_again(name, edit, monkeypatch, r
         params = pull.params()
         opt = build(name, params)
         if not remembering:
-            monkeypatch.setattr(NormCache, "remember", lambda *_: None)
+            monkeypatch.setattr(_CachedNorm, "set", lambda *_: None)
         pull.run(opt, params, 0, 10)
         read.clear()
         edit(params[1])
@@ -316,7 +300,7 @@ def test_another_parameter_in_the_same_memory_is_another(read):
     assert [[p is other for p in some] for some in read] == [[True]]
 
 
-def test_nothing_is_read_where_weights_lay_before(way):
+def test_nothing_is_read_where_weights_lay_before():
     """That memory may be gone."""
     pull = Pull(shapes=SHAPES, dtype=torch.float32)
     params = pull.params()
@@ -324,13 +308,12 @@ def test_nothing_is_read_where_weights_lay_before(way):
     pull.run(opt, params, 0, 10)
     params[1].data = params[1].data.clone()
     pull.run(opt, params, 10, 12)
-    (kept,) = opt._kept.alike.values()
-    for known, p in zip(kept.sums._known, params, strict=True):
-        offsets = [ctypes.addressof(element) - p.data_ptr() for element in known._elements]
+    for norm, p in zip(cache_of(opt, "c")._norms, params, strict=True):
+        offsets = [ctypes.addressof(element) - p.data_ptr() for element in norm._samples]
         assert offsets[0] == 0 and offsets[-1] == p.nbytes - 4
 
 
-def test_a_state_that_moves_is_found(way):
+def test_a_state_that_moves_is_found():
     """As one that was offloaded and brought back."""
     ends = []
     for moving in (True, False):
@@ -361,7 +344,7 @@ def not_fused(opt, params):
 
 
 @pytest.mark.parametrize("change", [other_dtype, not_fused])
-def test_states_of_old_are_not_kept(change, way):
+def test_states_of_old_are_not_kept(change):
     """They are as large as the weights."""
     pull = Pull(shapes=SHAPES, dtype=torch.float32)
     params = pull.params()
@@ -378,7 +361,7 @@ def test_states_of_old_are_not_kept(change, way):
     assert [state() for state in gone] == [None] * len(gone)
 
 
-def test_parameters_replaced_again_and_again_are_not_kept(way):
+def test_parameters_replaced_again_and_again_are_not_kept():
     pull = Pull(shapes=SHAPES, dtype=torch.float32)
     params = pull.params()
     opt = build("Adam", params)
@@ -394,7 +377,7 @@ def test_parameters_replaced_again_and_again_are_not_kept(way):
     assert [param() for param in gone] == [None] * 5
 
 
-def test_a_parameter_that_is_gone_is_not_kept(way):
+def test_a_parameter_that_is_gone_is_not_kept():
     pull = Pull(shapes=SHAPES, dtype=torch.float32)
     params = pull.params()
     opt = build("Adam", params)
@@ -408,7 +391,7 @@ def test_a_parameter_that_is_gone_is_not_kept(way):
     assert gone() is None
 
 
-def test_an_uncounted_edit_of_one_element_is_in_the_next_r(way, read):
+def test_an_uncounted_edit_of_one_element_is_in_the_next_r(read):
     """The one case that nothing notices, as its docstring says: R is of the true weights one step later."""
     pull = Pull(shapes=((130, 257),), dtype=torch.float32)
     (param,) = pull.params()
@@ -418,11 +401,10 @@ def test_an_uncounted_edit_of_one_element_is_in_the_next_r(way, read):
     param.data.view(-1)[UNSAMPLED] = 40.0
     pull.run(opt, [param], 10, 11)
     assert read == []
-    (kept,) = opt._kept.alike.values()
-    work = work_of(opt, [param])
-    assert kept.sums.take(work)
-    found = kept.sums.value(work, way.square_sums)
-    assert read == [] and float(found) == float(way.square_sums([param]).float())
+    cache, batch = cache_of(opt, "c"), batch_of(opt, [param])
+    assert cache.bind(batch)
+    found = cache.squared_norms(batch, c_backend.read_squared_norms)
+    assert read == [] and float(found) == float(c_backend.read_squared_norms([param]).float())
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])

@@ -8,9 +8,10 @@ import sys
 
 import pytest
 import torch
-from optim_helpers import documented, matrix, one_step, set_zero_grads
+from optim_helpers import REGULARISERS, RULES, STEP_FORMS, as_ours, documented, matrix, one_step, set_zero_grads
 from torch import nn
 
+import nnunet_cpr.optim
 from nnunet_cpr.optim import CPR, SGDCPR, AdamCPR, cpr, param_groups
 
 BASES = [
@@ -111,7 +112,7 @@ def test_any_torch_optimizer_equals_itself_while_unbounded(base, kwargs):
     ours, plain = matrix(6, 5), matrix(6, 5)
     opt = cpr(base)([ours], lr=0.01, kappa_init_method="warm_start", kappa_init_param=100, **kwargs)
     decay = {"weight_decay": 0} if base is torch.optim.AdamW else {}
-    other = base([plain], lr=0.01, **decay, **kwargs)
+    other = base([plain], lr=0.01, **decay, **as_ours(base, kwargs))
     for step in range(20):
         for p in (ours, plain):
             p.grad = torch.cos(p.detach() * 3 + step)
@@ -236,3 +237,33 @@ def test_the_examples_of_the_documentation(heading, capsys):
         assert space["optimizer"].param_groups[0]["kappa_update"] == 0.1
     if heading.startswith("## Watch"):
         assert printed.startswith("1.weight ")
+
+
+def run_python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_names_of_settings_are_there_without_torch():
+    code = (
+        "import sys, nnunet_cpr.optim; from nnunet_cpr.optim import bounds, regularizers;"
+        "print(*bounds.RULES, *regularizers.REGULARIZERS, *regularizers.STEP_FORMS, 'torch' in sys.modules)"
+    )
+    assert run_python(code) == [*RULES, *REGULARISERS, *STEP_FORMS, "False"]
+
+
+@pytest.mark.parametrize(
+    "first", ["pass", "import nnunet_cpr.optim.optimizer", "import nnunet_cpr.optim.grouping", "import torch"]
+)
+def test_the_public_names_are_what_they_are_whatever_is_imported_first(first):
+    code = (
+        f"{first}; import nnunet_cpr.optim as face; listed = set(face.__all__) <= set(dir(face));"
+        "from nnunet_cpr.optim import *; print(listed, AdamCPR.__name__, Constraint.__name__, param_groups.__name__,"
+        "type(param_groups).__name__, param_table.__name__, cpr.__name__)"
+    )
+    expected = ["True", "AdamCPR", "Constraint", "param_groups", "function", "param_table", "cpr"]
+    assert run_python(code) == expected
+
+
+def test_other_names_are_errors():
+    with pytest.raises(AttributeError, match=r"module 'nnunet_cpr.optim' has no attribute 'RMSprop'"):
+        nnunet_cpr.optim.RMSprop  # noqa: B018

@@ -14,7 +14,8 @@ from optim_helpers import assert_same_bits
 from random_trainings import Training, build, change, gradients, initial, rebuild, trainings, veto
 from stepwise_reference import Tensor
 
-from nnunet_cpr.optim.fused import c_backend, torch_backend, triton_backend
+from nnunet_cpr.optim import fused
+from nnunet_cpr.optim.fused import c_backend, c_build, triton_backend
 
 EXAMPLES, SEED = int(os.environ.get("EXAMPLES", 200)), int(os.environ.get("SEED", 0))
 DIVERGED = 1e10
@@ -106,25 +107,24 @@ def saved_equals_uninterrupted(training: Training) -> None:
         assert first == second
 
 
-@pytest.fixture(params=["any", "C kernel", "torch alone", "GPU kernels"])
+@pytest.fixture(params=["any", "C kernel", "GPU kernels"])
 def way(request, monkeypatch):
-    """Any training, or those that kernels do: the C kernel, nothing compiled, the GPU kernels in an interpreter."""
-    if request.param == "torch alone":
-        monkeypatch.setattr(c_backend, "library", lambda: None)
+    """Any training, or those that kernels do: the C kernel, the GPU kernels in an interpreter."""
     if request.param == "GPU kernels":
         kernels = pytest.importorskip("nnunet_cpr.optim.fused.triton_kernels", reason="no Triton")
         if torch.cuda.is_available():
             pytest.skip("these trainings are on the CPU, for which Triton's interpreter must be chosen at its import")
         monkeypatch.setattr(triton_backend, "DEVICE_TYPE", "cpu")
         monkeypatch.setattr(kernels, "CHUNK", 1024)
-    return request.param
+    with fused.use("triton" if request.param == "GPU kernels" else "c"):
+        yield request.param
 
 
 @pytest.fixture
 def calls(monkeypatch):
     """How often weights were updated by what does constraint step and update in one pass."""
     counts = collections.Counter()
-    ways = {"C kernel": c_backend, "torch alone": torch_backend, "GPU kernels": triton_backend.Chunks}
+    ways = {"C kernel": c_backend, "GPU kernels": triton_backend.ChunkTable}
     for name, module in ways.items():
 
         def counted(*args, _name=name, _original=module.shrink_and_update):
@@ -145,8 +145,8 @@ def test_few_equal_the_reference(way, calls):
 
     compare()
     assert seen["acted"] > 150, seen
-    missing = way == "C kernel" and c_backend.library() is None
-    expected = {"any": 0, "C kernel": 50, "torch alone": 50, "GPU kernels": 50}
+    missing = way == "C kernel" and c_build.library() is None
+    expected = {"any": 0, "C kernel": 50, "GPU kernels": 50}
     assert calls[way] >= expected[way] or missing, (seen, calls)
 
 

@@ -35,7 +35,7 @@ def test_the_gradient_itself_to_1e_10(reg):
     """lambda is made 1 exactly, so the difference of the weights is the gradient and nothing hides behind a scale."""
     theta = torch.randn(6, 5, dtype=torch.float64)
     r = float(algorithm1.regulariser(reg, theta))
-    n = 1 if reg == "std" else theta.numel()
+    n = algorithm1.divisor(reg, theta)
     p = torch.nn.Parameter(theta.clone())
     opt = SGDCPR([p], lr=0.1, kappa_init_method="uniform", kappa_init_param=0.0, reg_function=reg, kappa_update=n / r)
     one_step(opt, [p])
@@ -75,7 +75,7 @@ def test_memory_layout_does_not_matter(reg):
             torch.nn.Parameter(theta),
             torch.nn.Parameter(theta.detach().clone(memory_format=torch.contiguous_format)),
         ]
-        bound = {"kappa_init_method": "dependent", "kappa_init_param": 0.5, "kappa_update": 0.05}
+        bound = {"kappa_init_method": "dependent", "kappa_init_param": 0.3, "kappa_update": 0.01}
         opt = AdamCPR(pair, lr=1e-2, reg_function=reg, **bound)
         for step in range(3):
             for p in pair:

@@ -148,6 +148,7 @@ class TestPlainCheckpoints:
         twins = [torch.nn.Parameter(p.detach().clone()) for p in params]
         plain = torch.optim.Adam(twins)
         plain.load_state_dict(round_trip(adam.state_dict()))
+        plain.param_groups[0]["fused"] = True
         for step in range(30, 38):
             assert math.isinf(opt.state[params[0]].get("kappa", math.inf))
             pull.run(opt, params, step, step + 1)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from optim_helpers import matrix, one_step
+from optim_helpers import REGULARISERS, RULES, STEP_FORMS, matrix, one_step
 from torch import nn
 
 from nnunet_cpr.optim import SGDCPR, AdamCPR, cpr
@@ -74,9 +74,9 @@ def test_each_dimensional_default():
 
 
 BAD = [
-    ("kappa_init_method", "warmstart", ("warm_start", "inflection_point", "uniform", "dependent")),
-    ("reg_function", "l3", ("l2", "l1", "std", "huber")),
-    ("step_form", "implicit", ("explicit", "proximal")),
+    ("kappa_init_method", "warmstart", RULES),
+    ("reg_function", "l3", REGULARISERS),
+    ("step_form", "implicit", STEP_FORMS),
     ("kappa_update", -1.0, ()),
     ("kappa_update", float("nan"), ()),
     ("kappa_update", "fast", ()),
@@ -227,11 +227,11 @@ class TestChangesToALiveGroup:
     @pytest.mark.parametrize(
         "key, value, message",
         [
-            ("kappa_init_method", "warmstart", "must be one of uniform, dependent, warm_start, inflection_point"),
-            ("reg_function", "L2", "must be one of l2, l1, std, huber"),
+            ("kappa_init_method", "warmstart", f"must be one of {', '.join(RULES)}"),
+            ("reg_function", "L2", f"must be one of {', '.join(REGULARISERS)}"),
             ("kappa_update", -1.0, "kappa_update is -1.0, but must be a number of at least 0"),
             ("kappa_init_param", -5, "kappa_init_param is -5"),
-            ("step_form", None, "must be one of explicit, proximal"),
+            ("step_form", None, f"must be one of {', '.join(STEP_FORMS)}"),
         ],
     )
     def test_a_bad_one_is_refused_before_anything_moves(self, key, value, message):

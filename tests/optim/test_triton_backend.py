@@ -17,19 +17,20 @@ from optim_helpers import (
     STEP_FORMS,
     Pull,
     assert_same_bits,
+    batch_of,
     bits,
+    cache_of,
     check_that_autograd_notices,
     make,
     make_fused,
     plain_path,
     round_trip,
-    work_of,
 )
 from reference import algorithm1
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from nnunet_cpr.optim import AdamCPR
-from nnunet_cpr.optim.fused import triton_backend
+from nnunet_cpr.optim import AdamCPR, fused
+from nnunet_cpr.optim.fused import triton_backend, triton_selfcheck
 
 kernels = pytest.importorskip(
     "nnunet_cpr.optim.fused.triton_kernels", reason="no Triton, which comes with torch on Linux"
@@ -47,28 +48,29 @@ def calls(monkeypatch):
     monkeypatch.setattr(triton_backend, "DEVICE_TYPE", DEVICE.type)
     monkeypatch.setattr(kernels, "CHUNK", CHUNK)
     seen = []
-    original = triton_backend.Chunks.shrink_and_update
+    original = triton_backend.ChunkTable.shrink_and_update
 
     def noted(self, work, keep):
         if "kappa" in work.states[0]:  # not the trial of the kernels
             seen.append(list(work.params))
         return original(self, work, keep)
 
-    monkeypatch.setattr(triton_backend.Chunks, "shrink_and_update", noted)
-    return seen
+    monkeypatch.setattr(triton_backend.ChunkTable, "shrink_and_update", noted)
+    with fused.use("triton"):
+        yield seen
 
 
 @pytest.fixture
 def launches(monkeypatch):
     """The kernels launched: name, number of programs, positional arguments."""
     seen = []
-    original = triton_backend.Chunks._launch
+    original = triton_backend.ChunkTable._launch
 
     def noted(self, name, programs, *arguments, **constants):
         seen.append((name, programs, arguments))
         return original(self, name, programs, *arguments, **constants)
 
-    monkeypatch.setattr(triton_backend.Chunks, "_launch", noted)
+    monkeypatch.setattr(triton_backend.ChunkTable, "_launch", noted)
     return seen
 
 
@@ -81,9 +83,9 @@ def first_use():
 
 
 def try_again():
-    for function in (triton_backend._works, triton_backend._importable):
+    for function in (triton_selfcheck.works, triton_backend._import_error):
         function.cache_clear()
-    triton_backend._refused.clear()
+    triton_selfcheck._refused.clear()
 
 
 def on_device(pull):
@@ -159,23 +161,23 @@ def test_the_sum_of_squares_is_exact_and_the_one_of_the_written_weights(numel, l
     opt = make_fused(params)
     run(pull, opt, params, 0, 4)
     exact = p.detach().double().square().sum()
-    (kept,) = opt._kept.alike.values()
-    torch.testing.assert_close(kept.chunks.regs(work_of(opt, params))[0].double(), exact, rtol=3e-7, atol=0)
-    carried = kept.chunks._sums.clone()
-    kept.chunks._sums.zero_()
+    cache = cache_of(opt, "triton")
+    torch.testing.assert_close(cache.squared_norms(batch_of(opt, params))[0].double(), exact, rtol=3e-7, atol=0)
+    carried = cache._sums.clone()
+    cache._sums.zero_()
     with torch.no_grad():
         p.mul_(1)  # so it is read again
-    kept.chunks.regs(work_of(opt, params))
+    cache.squared_norms(batch_of(opt, params))
     assert [name for name, _, _ in launches[-2:]] == ["read_chunks", "add_chunks"]
-    assert_same_bits([kept.chunks._sums], [carried])
+    assert_same_bits([cache._sums], [carried])
 
 
 def sums_are_of_the_weights(opt, params):
     """Whether the sums with which the next step begins are those of the weights, whatever was done to them."""
-    (kept,) = opt._kept.alike.values()
-    assert kept.chunks.take(work_of(opt, params))
+    cache = cache_of(opt, "triton")
+    assert cache.bind(batch_of(opt, params))
     exact = torch.stack([p.detach().double().square().sum() for p in params])
-    return torch.allclose(kept.chunks.regs(work_of(opt, params)).double(), exact, rtol=1e-6)
+    return torch.allclose(cache.squared_norms(batch_of(opt, params)).double(), exact, rtol=1e-6)
 
 
 def in_place(param):
@@ -302,9 +304,9 @@ def test_an_autograd_graph_notices_the_new_weights(calls, monkeypatch):
 def test_a_changing_lr_is_followed():
     pull = Pull(shapes=((7, 5),), dtype=torch.float32)
     ends = []
-    for fused in (True, False):
+    for by_kernel in (True, False):
         (p,) = params = on_device(pull)
-        opt = make_fused(params, fused=fused)
+        opt = make_fused(params, fused=by_kernel)
         for step in range(20):
             opt.param_groups[0]["lr"] = 0.02 * (20 - step) / 20
             opt.param_groups[0]["betas"] = (0.8 + 0.01 * (step % 10), 0.99)
@@ -366,8 +368,8 @@ def test_other_places_in_memory(name, laid_out, calls):
             for p, g in zip(params, pull.grads([p.detach().cpu() for p in params], step), strict=True):
                 p.grad = change(g.to(DEVICE))
             opt.step()
-        (kept,) = opt._kept.alike.values()
-        assert kept.chunks.variant.align == (4 if change is unaligned else 16)
+        cache = cache_of(opt, "triton")
+        assert cache.variant.align == (4 if change is unaligned else 16)
         ends.append([p.detach().contiguous() for p in params])
     assert len(calls) == 2 * 11
     torch.testing.assert_close(*ends, rtol=1e-5, atol=1e-6)
@@ -436,12 +438,12 @@ def test_sizes_that_change_are_noticed(change):
     params = on_device(pull)
     opt = make_fused(params)
     run(pull, opt, params, 0, 3)
-    (kept,) = opt._kept.alike.values()
+    cache = cache_of(opt, "triton")
     change(params[0], opt.state[params[0]])
-    taken = kept.chunks.take(work_of(opt, params))
+    taken = cache.bind(batch_of(opt, params))
     assert taken == (change is smaller)
     if taken:
-        torch.testing.assert_close(kept.chunks.regs(work_of(opt, params))[0], params[0].detach().square().sum())
+        torch.testing.assert_close(cache.squared_norms(batch_of(opt, params))[0], params[0].detach().square().sum())
 
 
 class Noted(AdamCPR):
@@ -483,7 +485,7 @@ def train(opt_calls, caplog):
 
 def test_kernels_that_do_not_compile_are_done_without(first_use, calls, monkeypatch, caplog, recwarn):
     monkeypatch.setattr(
-        triton_backend.Chunks, "_launch", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("no ptxas"))
+        triton_backend.ChunkTable, "_launch", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("no ptxas"))
     )
     uploads = []
     original = triton_backend._upload
@@ -503,14 +505,14 @@ def test_no_triton_is_silent(first_use, calls, monkeypatch, caplog, recwarn):
 
 
 def test_kernels_that_are_wrong_are_not_used(first_use, calls, monkeypatch, caplog):
-    original = triton_backend.Chunks._launch
+    original = triton_backend.ChunkTable._launch
 
     def wrong(self, name, programs, *arguments, **constants):
         original(self, name, programs, *arguments, **constants)
         if name == "adam":
-            self._places.owners[0].data += 1e-3
+            self._layout.owners[0].data += 1e-3
 
-    monkeypatch.setattr(triton_backend.Chunks, "_launch", wrong)
+    monkeypatch.setattr(triton_backend.ChunkTable, "_launch", wrong)
     train(calls, caplog)
     assert "disagrees with torch" in caplog.text
 
@@ -523,8 +525,8 @@ def test_the_end_of_a_tensor_adds_nothing_to_a_diverged_one(name, keep):
     (p,) = params = on_device(pull)
     opt = make_fused(params, name)
     run(pull, opt, params, 0, 2)
-    (kept,) = opt._kept.alike.values()
-    work = work_of(opt, params)
-    assert kept.chunks.take(work)
-    kept.chunks.shrink_and_update(work, torch.full((1,), keep, device=DEVICE))
-    assert float(kept.chunks.regs(work_of(opt, params))) == float("inf") == float(p.detach().square().sum())
+    cache = cache_of(opt, "triton")
+    work = batch_of(opt, params)
+    assert cache.bind(work)
+    cache.shrink_and_update(work, torch.full((1,), keep, device=DEVICE))
+    assert float(cache.squared_norms(batch_of(opt, params))) == float("inf") == float(p.detach().square().sum())

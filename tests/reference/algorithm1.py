@@ -1,6 +1,8 @@
 """Algorithm 1 of the CPR paper, written to be read: one tensor at a time, float64, the gradient of R by autograd.
 
-Nothing here is taken from `nnunet_cpr.optim`; the tests compare the two.
+Nothing here is taken from `nnunet_cpr.optim`; the tests compare the two. The exception are regularizers and bound rules
+that the paper does not have: what R and kappa are is then what `nnunet_cpr.optim` says, while the gradient of R and the
+proximal step are found here.
 """
 
 import math
@@ -9,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 INF = math.inf
+PAPER = ("l2", "l1", "std", "huber")
 
 
 def regulariser(name, theta):
@@ -21,13 +24,27 @@ def regulariser(name, theta):
         return theta.std(unbiased=True) if theta.numel() >= 2 else (theta * 0).sum()
     if name == "huber":
         return torch.where(theta.abs() < 1, 0.5 * theta * theta, theta.abs() - 0.5).sum()
-    raise KeyError(name)
+    return not_in_the_paper(name).value([theta])[0]
+
+
+def divisor(name, theta):
+    """What mu is divided by."""
+    averaged = name != "std" if name in PAPER else not_in_the_paper(name).averaged
+    return max(theta.numel(), 1) if averaged else 1
+
+
+def not_in_the_paper(name):
+    """A regularizer of ours; a KeyError if there is none."""
+    from nnunet_cpr.optim.regularizers import REGULARIZERS
+
+    return REGULARIZERS[name]
 
 
 def gradient(name, theta):
     """The gradient of R, by autograd."""
     theta = theta.detach().clone().requires_grad_()
-    (grad,) = torch.autograd.grad(regulariser(name, theta), theta)
+    with torch.enable_grad():
+        (grad,) = torch.autograd.grad(regulariser(name, theta), theta)
     return grad
 
 
@@ -47,7 +64,21 @@ def proximal(name, theta, lam):
         length = float((theta - mean).norm())
         keep = max(0.0, 1 - lam / (math.sqrt(n - 1) * length)) if length > 0 else 0.0
         return mean + (theta - mean) * keep
-    raise KeyError(name)
+    return minimizer(name, theta, lam)
+
+
+def minimizer(name, theta, lam):
+    """argmin_x 0.5 ||x - theta||^2 + lam R(x) of a smooth, convex R, by Newton's method."""
+    x = theta.detach().clone()
+    for _ in range(200):
+        slope = x - theta + lam * gradient(name, x)
+        if slope.norm() <= 1e-14 * theta.norm():
+            return x
+        hessian = torch.autograd.functional.hessian(lambda y: regulariser(name, y), x, vectorize=True)
+        n = x.numel()
+        step = torch.linalg.solve(torch.eye(n, dtype=x.dtype) + lam * hessian.reshape(n, n), slope.reshape(n))
+        x = x - step.reshape(x.shape)
+    return x
 
 
 @dataclass
@@ -66,7 +97,7 @@ class Settings:
 
 @dataclass
 class Constraint:
-    """lambda, kappa and what Kappa-IP remembers, for one tensor."""
+    """lambda, kappa and what the rule remembers, for one tensor."""
 
     settings: Settings
     lam: float = 0.0
@@ -74,13 +105,14 @@ class Constraint:
     t: int = 0
     ema: float = 0.0
     samples: list = field(default_factory=list)
+    memory: dict = field(default_factory=dict)
 
     def step(self, theta):
         """The constraint's part of one step, at theta_t; returns the new weights."""
         s = self.settings
         r = float(regulariser(s.reg_function, theta))
         self._set_kappa(r)
-        mu = s.kappa_update if s.reg_function == "std" else s.kappa_update / max(theta.numel(), 1)
+        mu = s.kappa_update / divisor(s.reg_function, theta)
         before = self.lam
         self.lam = max(0.0, before + mu * (r - self.kappa)) if self.kappa < INF else 0.0
         if s.adaptive_bounds and before > 0 and self.lam == 0:
@@ -103,8 +135,19 @@ class Constraint:
         elif s.kappa_init_method == "warm_start":
             if self.t == s.kappa_init_param:
                 self.kappa = r
-        else:
+        elif s.kappa_init_method == "inflection_point":
             self._look_for_inflection(r)
+        else:
+            self._set_kappa_by_our_rule(r)
+
+    def _set_kappa_by_our_rule(self, r):
+        from nnunet_cpr.optim.bounds import RULES
+
+        rule = RULES[self.settings.kappa_init_method]
+        t, reg, kappa = torch.tensor([float(self.t), r, self.kappa], dtype=torch.float64)
+        old = self.memory or {name: torch.tensor(value, dtype=torch.float64) for name, value in rule.state.items()}
+        self.memory = {**old, **rule(t, reg, {**old, "kappa": kappa}, vars(self.settings))}
+        self.kappa = float(self.memory.pop("kappa"))
 
     def _look_for_inflection(self, r):
         s = self.settings

@@ -11,13 +11,9 @@ from common.parsing import make, parse
 from script_helpers import ROOT, losses, stop_after
 from train_cifar100 import CIFAR100Settings, build_model, train
 
+from nnunet_cpr.optim.bounds import RULES
+
 CONFIGS = sorted((ROOT / "configs" / "cifar100").glob("*.yaml"))
-RULES = {
-    "inflection_point": ["--reg-step-size", "1"],
-    "warm_start": ["--kappa-init-param", "2"],
-    "dependent": ["--kappa-init-param", "0.5"],
-    "uniform": ["--kappa-init-param", "100"],
-}
 
 
 def flags(out: Path, *more: str) -> list[str]:
@@ -77,6 +73,7 @@ def test_every_rule_bounds_the_weights_it_says(tmp_path, fake_cifar100, monkeypa
     import common.run
 
     monkeypatch.setattr(common.run, "draw_curves", lambda *_: None)  # slow, and tested elsewhere
+    parameter = "2" if RULES[rule].counts_steps else {"uniform": "100"}.get(rule, "0.5")
     given = [
         "--data",
         "fake",
@@ -86,7 +83,8 @@ def test_every_rule_bounds_the_weights_it_says(tmp_path, fake_cifar100, monkeypa
         function,
         "--kappa-init-method",
         rule,
-        *RULES[rule],
+        *(["--kappa-init-param", parameter] if RULES[rule].parameter else []),
+        *(["--reg-step-size", "1"] if "reg_step_size" in RULES[rule].settings else []),
     ]
     train_here(flags(tmp_path / "run", *given, "--eval-every", "7", "--checkpoint-every", "7"))
     trace = [row.split(",") for row in (tmp_path / "run" / "cpr_trace.csv").read_text().splitlines()[1:]]

@@ -152,7 +152,7 @@ def test_the_heatmap_has_a_panel_a_rule_and_the_means_in_its_cells(tmp_path):
             ("1", "0.01"): "21.010", ("1", "0.1"): "21.600", ("0.1", "0.01"): "31.010", ("0.1", "0.1"): "31.600",
         },
         ("adamcpr Kappa-IP", ""): {("", "0.01"): "41.010", ("", "0.1"): "41.600"},
-        ("adamcpr Kappa-WS", "warm start (steps)"): {("4", "0.01"): "50.000"},
+        ("adamcpr Kappa-WS", "steps of the warm start"): {("4", "0.01"): "50.000"},
     }  # fmt: skip
 
 

@@ -1,11 +1,14 @@
 """The grammar of the trainers' names against hand-written meanings."""
 
 import itertools
+import re
 from dataclasses import fields
 
 import pytest
 
 from nnunet_cpr.optim import SGDCPR, AdamCPR
+from nnunet_cpr.optim.bounds import RULES
+from nnunet_cpr.optim.regularizers import REGULARIZERS
 from nnunet_cpr.training.settings import FAMILIES, PARTS, CPRSettings, TrainerSettings, parse
 
 CPR = dict(kappa_init_method="warm_start", kappa_init_param=1000, reg_function="l2", kappa_update=1.0,
@@ -84,7 +87,7 @@ def test_the_papers_step_counts():
         ("nnUNetTrainerCPR_ws10_ws10", "a second time"),
         ("nnUNetTrainerCPR_ws10_ip", "bound rule a second time"),
         ("nnUNetTrainerCPR_k1_ki1", "bound rule a second time"),
-        ("nnUNetTrainerCPR_l1_std", "regulariser a second time"),
+        ("nnUNetTrainerCPR_l1_std", "regularizer a second time"),
         ("nnUNetTrainerCPR_proximal_proximal", "a second time"),
         ("nnUNetTrainerCPR_wd1e-2", "for trainers with weight decay"),
         ("nnUNetTrainerSGD_ip", "for trainers with CPR"),
@@ -114,14 +117,17 @@ def test_parts_in_any_order_mean_the_same():
 
 
 def test_every_part_changes_a_setting():
-    examples = ["ws7", "ip", "k1", "ki1", "l1", "std", "huber", "mu2", "proximal", "adaptive", "wd1", "warmup7",
-                "7epochs", "7iters", "lr7", "seed7", "bf16"]  # fmt: skip
+    bounds = [re.sub("<.*>", "7", rule.spelling) for rule in RULES.values()]
+    regularizers = [name for name in REGULARIZERS if name != CPR["reg_function"]]
+    examples = [*bounds, *regularizers, "mu2", "proximal", "adaptive", "wd1", "warmup7", "7epochs", "7iters", "lr7",
+                "seed7", "bf16"]  # fmt: skip
     used = set()
     for example in examples:
         family = "nnUNetTrainerSGD" if example == "wd1" else "nnUNetTrainerCPR"
         changed = parse(f"{family}_{example}")
         assert changed != TrainerSettings(**{**vars(FAMILIES[family]), "name": changed.name})
-        used |= {part for part in PARTS if part.read(example) is not None}
+        (part,) = [part for part in PARTS if part.read(example) is not None]
+        used.add(part)
     assert used == set(PARTS)
 
 

@@ -55,6 +55,6 @@ def test_the_reference_has_every_part():
     text = DOCS.read_text()
     for part in PARTS:
         for spelling in part.spelling.split(" | "):
-            assert f"`{spelling}`" in text
+            assert f"`{spelling}`" in text, f"docs/reference/trainers.md does not say what {spelling} is"
     for family in FAMILIES:
         assert f"`{family}`" in text

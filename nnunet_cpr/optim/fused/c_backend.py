@@ -1,234 +1,82 @@
-"""The optional CPU kernel: R in one read, then constraint step and update in one pass, for l2 with `fused=True`.
-
-It is compiled by the machine's C compiler when first used (about a second), tried in a process of its own, and kept
-in the user's cache folder. Without a compiler, and wherever a case is not covered, torch alone does the same within
-float32 rounding.
-"""
+"""The CPU backend: plain C, called through ctypes, on torch's own threads. See `c_kernels.c` and `c_build.py`."""
 
 import ctypes
-import functools
-import hashlib
-import logging
-import os
-import platform
-import shlex
-import shutil
-import signal
-import stat
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from nnunet_cpr.optim.fused import c_build
 from nnunet_cpr.optim.fused.backend import TensorBatch
 from nnunet_cpr.optim.fused.memory_layout import MemoryLayout, addresses
+from nnunet_cpr.optim.fused.norm_cache import NormCache
 
-if TYPE_CHECKING:
-    from nnunet_cpr.optim.stacked_state import StackedState
-
-_SOURCE = Path(__file__).with_name("c_kernels.c")
-_CHECK = Path(__file__).with_name("c_selfcheck.py")
-_FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-std=gnu11")
-_TIMEOUT = 30.0  # seconds for a command, which needs one
-_log = logging.getLogger(__name__)
+new_cache = NormCache
 
 
-def covers(work: TensorBatch, kept: "StackedState") -> bool:
-    """Return whether the kernel can do R, the constraint step and the update of these tensors."""
-    on_cpu = work.params[0].device.type == "cpu"
-    return on_cpu and work.found_inf is None and library() is not None and kept.sums.take(work)
+def why_not(params: Sequence[Tensor]) -> str | None:
+    """Return in a few words why this backend cannot run; None if it can."""
+    devices = {param.device.type for param in params}
+    return f"the parameters are on {', '.join(sorted(devices))}" if devices != {"cpu"} else c_build.why_not()
 
 
-def value(work: TensorBatch, kept: "StackedState") -> Tensor:
-    """Return R of each tensor; it is read only where no step before has added it up."""
-    return kept.sums.value(work, square_sums)
+def covers(batch: TensorBatch, cache: NormCache) -> bool:
+    """Bind the cache to a batch; return whether the kernels can handle it."""
+    on_cpu = batch.params[0].device.type == "cpu"
+    return on_cpu and batch.found_inf is None and c_build.library() is not None and cache.bind(batch)
 
 
-def step(work: TensorBatch, kept: "StackedState", keep: Tensor, kappa: Tensor) -> Sequence[int]:
-    """Shrink and update the tensors whose bound is set."""
-    return kept.sums.step(work, keep, kappa, shrink_and_update)
+def squared_norms(batch: TensorBatch, cache: NormCache) -> Tensor:
+    """Return R of each tensor. Only what no step before has added up is read."""
+    return cache.squared_norms(batch, read_squared_norms)
 
 
-def square_sums(params: Sequence[Tensor]) -> Tensor:
-    """Return R = sum(theta^2) of each tensor: shape (len(params),), float64."""
+def shrink_and_update(batch: TensorBatch, cache: NormCache, factors: Tensor, kappa: Tensor) -> Sequence[int]:
+    """Shrink and update the tensors whose bound is set; return their indices."""
+    return cache.shrink_and_update(batch, factors, kappa, run_update)
+
+
+def read_squared_norms(params: Sequence[Tensor]) -> Tensor:
+    """Return sum(theta^2) of each tensor: shape (len(params),), float64."""
     sums = torch.empty(len(params), dtype=torch.float64, device="cpu")
     _call("square_sums", len(params), _sizes(params), _pointers(params), _pointer(sums))
     return sums
 
 
-def shrink_and_update(work: TensorBatch, places: MemoryLayout, numbers: Sequence[int], keep: Sequence[float]) -> Tensor:
-    """Multiply these tensors by their `keep` and do the optimizer's update, its state included, in one pass.
+def run_update(batch: TensorBatch, layout: MemoryLayout, indices: Sequence[int], factors: Sequence[float]) -> Tensor:
+    """Multiply these tensors by their factors and do the optimizer's update, states included, in one pass.
 
     Returns:
-        R of each tensor after it, bit for bit what :func:`square_sums` would find: shape (len(numbers),), float64.
+        Their sums of squares after it, bit for bit what :func:`read_squared_norms` would return: shape
+        (len(indices),), float64.
     """
-    group = work.group
-    sizes, weights, *states = places.prepared(_arrays, work, numbers)
-    gradients = _pointers([work.gradients[number] for number in numbers])
+    group = batch.group
+    sizes, weights, *states = layout.prepared(_arguments, batch, indices)
+    gradients = _pointers([batch.gradients[index] for index in indices])
     lr = ctypes.c_double(float(group["lr"]))
-    if work.update == "adam":
+    if batch.update == "adam":
         beta1, beta2 = (ctypes.c_double(float(beta)) for beta in group["betas"])
         options = [lr, beta1, beta2, ctypes.c_double(group["eps"]), int(group["maximize"])]
     else:
         values = [ctypes.c_double(group[name]) for name in ("momentum", "dampening")]
         options = [lr, *values, int(group["nesterov"]), int(group["maximize"])]
-    factors = (ctypes.c_float * len(numbers))(*[keep[number] for number in numbers])
-    sums = torch.empty(len(numbers), dtype=torch.float64, device="cpu")
-    _call(work.update, len(numbers), sizes, weights, gradients, factors, _pointer(sums), *states, *options)
-    work.count_changes(numbers)
+    shrink = (ctypes.c_float * len(indices))(*[factors[index] for index in indices])
+    sums = torch.empty(len(indices), dtype=torch.float64, device="cpu")
+    _call(batch.update, len(indices), sizes, weights, gradients, shrink, _pointer(sums), *states, *options)
+    batch.count_changes(indices)
     return sums
 
 
-@functools.cache
-def library() -> ctypes.CDLL | None:
-    """Return the compiled kernel, or None where it cannot be had; the reason goes to the log."""
-    try:
-        runtime = _openmp()
-        name = f"c_kernels-{_fingerprint(runtime)}.so"
-        cache = _cache()
-        if cache is not None and _intact(cache / name):
-            return ctypes.CDLL(str(cache / name))
-        return _build(name, runtime, cache)
-    except (OSError, subprocess.SubprocessError, RuntimeError, ValueError) as error:
-        _log.info("no compiled CPU kernel, torch alone is used: %s", error)
-        return None
-
-
-def _openmp() -> Path:
-    """Return torch's own OpenMP library: a second one beside it would fight for the cores."""
-    found = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
-    if platform.system() != "Linux" or not found:
-        raise RuntimeError("torch brings no GNU OpenMP library here")
-    return found[0]
-
-
-def _fingerprint(runtime: Path) -> str:
-    """Name what the binary depends on; home folders are shared by machines with different processors."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line for line in lines if line.startswith(("flags", "Features"))), "")  # as x86 and ARM call it
-    parts = (_SOURCE.read_text(), *_FLAGS, str(runtime), platform.machine(), cpu)
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-def _cache() -> Path | None:
-    """Return the folder that keeps the binary, or None where there is none that is out of others' reach.
-
-    What lies there is executed. Nothing in the folder itself can prove that it is ours: only owner and permissions do.
-    """
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    try:
-        # A path that is not absolute is to be ignored, says the standard: it would depend on the working directory.
-        caches = Path(given) if os.path.isabs(given) else Path.home() / ".cache"
-        if not caches.is_absolute():
-            raise RuntimeError("no home folder is known")
-        caches.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder = caches.resolve() / "nnunet-cpr"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        folder = folder.resolve()
-        if _out_of_reach(folder):
-            return folder
-        raise RuntimeError(f"others could write to {folder}")
-    except (OSError, RuntimeError) as error:
-        _log.info("the CPU kernel is compiled in each process, for it cannot be kept: %s", error)
-        return None
-
-
-def _out_of_reach(folder: Path) -> bool:
-    """Return whether only this user can write to a folder, and not everybody can put another in its place."""
-    above = [parent.stat().st_mode for parent in folder.parents]
-    return _mine(folder.lstat(), stat.S_ISDIR) and all(mode & stat.S_ISVTX or not mode & stat.S_IWOTH for mode in above)
-
-
-def _mine(found: os.stat_result, kind: Callable[[int], bool]) -> bool:
-    others = stat.S_IWGRP | stat.S_IWOTH
-    return kind(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & others
-
-
-def _intact(path: Path) -> bool:
-    """Return whether the binary is there, this user's alone and whole: a truncated one would kill the process."""
-    try:
-        whole = path.with_suffix(".sha256").read_bytes() == _checksum(path)
-        return whole and _mine(path.lstat(), stat.S_ISREG)
-    except OSError:
-        return False
-
-
-def _checksum(path: Path) -> bytes:
-    return hashlib.sha256(path.read_bytes()).hexdigest().encode()
-
-
-def _build(name: str, runtime: Path, cache: Path | None) -> ctypes.CDLL:
-    """Compile, try and load the kernel, and keep it in the cache if there is one."""
-    if cache is not None:
-        try:
-            return _build_in(cache, name, runtime, keep=True)
-        except (OSError, RuntimeError) as error:
-            # The disk may be full, or not meant for programs.
-            _log.info("the CPU kernel cannot be made in %s: %s", cache, error)
-    return _build_in(Path(tempfile.gettempdir()), name, runtime, keep=False)
-
-
-def _build_in(place: Path, name: str, runtime: Path, keep: bool) -> ctypes.CDLL:
-    with tempfile.TemporaryDirectory(prefix="nnunet-cpr-", dir=place.resolve()) as made:
-        folder = Path(made)
-        if not _out_of_reach(folder):
-            raise RuntimeError(f"others could write to {folder}")
-        built, checksum = folder / name, folder / "checksum"
-        _compile(built, runtime)
-        _run([sys.executable, "-I", "-S", str(_CHECK), str(built)], folder)
-        kernel = ctypes.CDLL(str(built))
-        if keep:
-            built.chmod(0o700)  # a umask may let others write to it
-            checksum.write_bytes(_checksum(built))
-            os.replace(built, place / name)
-            os.replace(checksum, (place / name).with_suffix(".sha256"))
-        return kernel
-
-
-def _compile(built: Path, runtime: Path) -> None:
-    compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
-    if shutil.which(compiler[0]) is None:
-        raise RuntimeError(f"no C compiler found: {compiler[0]}")
-    obj = built.with_name("kernel.o")
-    _run([*compiler, *_FLAGS, "-c", str(_SOURCE), "-o", str(obj)], built.parent)
-    _run([*compiler, "-shared", str(obj), str(runtime), "-lm", "-o", str(built)], built.parent)
-
-
-def _run(command: Sequence[str], folder: Path) -> None:
-    """Run a command to its end; its temporary files go to the folder. Raises RuntimeError where it fails."""
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,  # so that all its children can be stopped with it
-        env={**os.environ, "TMPDIR": str(folder)},
-    ) as process:
-        try:
-            output, _ = process.communicate(timeout=_TIMEOUT)
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            raise
-    if process.returncode:
-        said = output.decode(errors="replace").strip().splitlines()[-1:]
-        raise RuntimeError(f"{shlex.join(command)} ended with {process.returncode}: {' '.join(said)}")
-
-
 def _call(function: str, count: int, *arguments: Any) -> None:
-    if getattr(library(), function)(ctypes.c_int64(count), *arguments):
+    if getattr(c_build.library(), function)(ctypes.c_int64(count), *arguments):
         raise MemoryError("no memory for the partial sums of R")
 
 
-def _arrays(work: TensorBatch, numbers: Sequence[int]) -> list[ctypes.Array[Any]]:
-    """Return the kernel's view of weights and states: their sizes, and where each of them begins."""
+def _arguments(batch: TensorBatch, indices: Sequence[int]) -> list[ctypes.Array[Any]]:
+    """Return the sizes of these weights, and the addresses of weights and states."""
     params, *states = [
-        [row[number] for number in numbers] for row in (work.params, *work.buffers(), work.steps()) if row
+        [row[index] for index in indices] for row in (batch.params, *batch.buffers(), batch.steps()) if row
     ]
     return [_sizes(params), _pointers(params), *map(_pointers, states)]
 

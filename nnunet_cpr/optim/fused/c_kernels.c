@@ -48,7 +48,7 @@ static void add_up(Partial *partial, int64_t count, double *sums) {
 /* Ask for the block that comes AHEAD of this one, maybe past the end, which is harmless. Everything is used once a step,
    so nothing need stay in the larger caches. That saves up to 8 % of the time, and nothing where memory is the limit. */
 static inline void fetch(const float *block) {
-    for (int64_t i = 0; i < BLOCK; i += LINE) __builtin_prefetch(block + AHEAD + i, 0, 0);
+    for (int64_t i = 0; i < BLOCK; i += LINE) __builtin_prefetch(block + AHEAD + i, 0, 3);
 }
 
 /* Eight weights at once, in any register width; floats need no more alignment than one of them has. */

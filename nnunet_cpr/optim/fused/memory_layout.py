@@ -1,6 +1,5 @@
-"""Where the tensors of a step lie in memory, and whether a kernel can take them from there."""
+"""Where the tensors of a batch lie in memory, and whether a kernel can take them from there."""
 
-import operator
 from collections.abc import Callable, Sequence
 from itertools import chain, pairwise
 from typing import Any, TypeVar
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nnunet_cpr.optim.fused.backend import TensorBatch
+from nnunet_cpr.optim.stacked_state import same_objects
 
 T = TypeVar("T")
 _TYPES = (Tensor, torch.nn.Parameter)
@@ -16,80 +16,82 @@ _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class MemoryLayout:
-    """The weights and states of a step, and where they lie: one object until any of them is another, or has moved."""
+    """Addresses, sizes and strides of a batch's weights and states.
 
-    def __init__(self, work: TensorBatch, states: list[list[Tensor]]) -> None:
-        self.owners = list(work.owners)
-        self.sizes = [param.numel() for param in work.params]
-        """Elements."""
-        self.layouts = _layouts(work.params)
-        self.weights = addresses(work.params)
+    The same MemoryLayout is reused until a tensor is replaced or moves, so looking thoroughly is paid for once.
+    """
+
+    def __init__(self, batch: TensorBatch, states: list[list[Tensor]]) -> None:
+        self.owners = list(batch.owners)
+        self.sizes = [param.numel() for param in batch.params]
+        """Element counts."""
+        self.strides = _strides(batch.params)
+        self.weights = addresses(batch.params)
         self.states = [addresses(row) for row in states]
-        """By state, in the order of `STATES`; then Adam's steps."""
+        """Addresses, one list a state in the order of `STATES`; then those of Adam's steps."""
         self._states = list(chain(*states))
         self._prepared: tuple[Any, Any] = None, None
 
-    def hold(self, work: TensorBatch, states: Sequence[Sequence[Any]]) -> bool:
-        """Return whether these are the weights and states of a step."""
+    def matches(self, batch: TensorBatch, states: Sequence[Sequence[Any]]) -> bool:
+        """Return whether a batch has these very weights and states, where they were."""
         return (
-            same(self.owners, work.owners)
-            and same(self._states, list(chain(*states)))
-            and self.weights == addresses(work.params)
+            same_objects(self.owners, batch.owners)
+            and same_objects(self._states, list(chain(*states)))
+            and self.weights == addresses(batch.params)
             and self.states == [addresses(row) for row in states]
-            and self.layouts == _layouts(work.params)
+            and self.strides == _strides(batch.params)
         )
 
-    def numbers_in(self, others: "MemoryLayout") -> list[int | None]:
-        """Return which of the others each weight is, None where it is none of them, or lay elsewhere."""
+    def indices_in(self, other: "MemoryLayout") -> list[int | None]:
+        """Return the index that each weight has in another layout; None where it is not there, or lay elsewhere."""
         mine, theirs = (
-            zip(map(id, places.owners), places.weights, places.sizes, strict=True) for places in (self, others)
+            zip(map(id, layout.owners), layout.weights, layout.sizes, strict=True) for layout in (self, other)
         )
-        numbers = {weight: number for number, weight in enumerate(theirs)}
-        return [numbers.get(weight) for weight in mine]
+        indices = {weight: index for index, weight in enumerate(theirs)}
+        return [indices.get(weight) for weight in mine]
 
     def prepared(
-        self, prepare: Callable[[TensorBatch, Sequence[int]], T], work: TensorBatch, numbers: Sequence[int]
+        self, prepare: Callable[[TensorBatch, Sequence[int]], T], batch: TensorBatch, indices: Sequence[int]
     ) -> T:
-        """Return what `prepare` makes of these weights and states, done again only for other `numbers`."""
-        wanted = prepare, numbers
+        """Return `prepare(batch, indices)`, computed again only for other indices."""
+        wanted = prepare, indices
         if self._prepared[0] != wanted:
-            self._prepared = wanted, prepare(work, numbers)
+            self._prepared = wanted, prepare(batch, indices)
         result: T = self._prepared[1]
         return result
 
 
-def find(work: TensorBatch, device_type: str, last: MemoryLayout | None) -> MemoryLayout | None:
-    """Return the places of a step's tensors, or None where kernels on this type of device cannot take them.
+def find_layout(batch: TensorBatch, device_type: str, last: MemoryLayout | None) -> MemoryLayout | None:
+    """Return the layout of a batch, or None where kernels on this type of device cannot take it.
 
-    All must be float32, on one device, without gaps, and each as its weights are. A state or gradient of another size
-    (after loading another layer's, say) would be read past its end. Weights that share memory would be written twice.
-    Weights and states are looked at thoroughly only where `last`, the places of an earlier step, do not hold them;
-    gradients, which are new in each step, always.
+    All tensors must be float32, on one device, without gaps, and every gradient and state laid out like its weight: one
+    of another size (after loading another layer's state, say) would be read past its end. Weights that share memory
+    would be written twice. Gradients are new in each step and always checked; weights and states only where `last`,
+    the layout of an earlier step, does not match.
     """
-    states = [*work.buffers(), work.steps()]
-    if last is None or not last.hold(work, states):
-        if not _fit(work, device_type):
+    states = [*batch.buffers(), batch.steps()]
+    if last is None or not last.matches(batch, states):
+        if not _fits(batch, device_type):
             return None
-        last = MemoryLayout(work, states)
-    fit = _float32(work.gradients, work.params[0].device) and _layouts(work.gradients) == last.layouts
-    return last if fit else None
+        last = MemoryLayout(batch, states)
+    fits = _all_float32(batch.gradients, batch.params[0].device) and _strides(batch.gradients) == last.strides
+    return last if fits else None
 
 
 def addresses(tensors: Sequence[Tensor]) -> list[int]:
-    """Return where each tensor's memory begins."""
+    """Return the address of each tensor's first element."""
     return [tensor.data_ptr() for tensor in tensors]
 
 
-def _fit(work: TensorBatch, device_type: str) -> bool:
-    """Return whether weights and states are as :func:`find` says."""
-    params, device = work.params, work.params[0].device
+def _fits(batch: TensorBatch, device_type: str) -> bool:
+    params, device = batch.params, batch.params[0].device
     return (
         device.type == device_type
-        and _float32(params, device)
-        and all(map(_without_gaps, params))
+        and _all_float32(params, device)
+        and all(map(_has_no_gaps, params))
         and not _overlap(params)
-        and all([_float32(row, device) and _layouts(row) == _layouts(params) for row in work.buffers()])
-        and _float32(work.steps(), device)
+        and all([_all_float32(row, device) and _strides(row) == _strides(params) for row in batch.buffers()])
+        and _all_float32(batch.steps(), device)
     )
 
 
@@ -98,7 +100,7 @@ def _overlap(params: Sequence[Tensor]) -> bool:
     return any([start < end for (_, end), (start, _) in pairwise(ranges)])
 
 
-def _float32(tensors: Sequence[Any], device: torch.device) -> bool:
+def _all_float32(tensors: Sequence[Any], device: torch.device) -> bool:
     return all(
         [
             type(tensor) in _TYPES
@@ -110,17 +112,12 @@ def _float32(tensors: Sequence[Any], device: torch.device) -> bool:
     )
 
 
-def _layouts(tensors: Sequence[Tensor]) -> list[Any]:
+def _strides(tensors: Sequence[Tensor]) -> list[Any]:
     return [(tensor.shape, tensor.stride()) for tensor in tensors]
 
 
-def _without_gaps(tensor: Tensor) -> bool:
+def _has_no_gaps(tensor: Tensor) -> bool:
     if tensor.is_contiguous():
         return True
     memory_format = _FORMATS.get(tensor.ndim)
     return memory_format is not None and tensor.is_contiguous(memory_format=memory_format)
-
-
-def same(some: Sequence[object], others: Sequence[object]) -> bool:
-    """Return whether two lists hold the same objects, not equal ones."""
-    return len(some) == len(others) and all(map(operator.is_, some, others))

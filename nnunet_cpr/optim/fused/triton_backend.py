@@ -1,69 +1,68 @@
-"""The optional GPU kernels (Triton): R, constraint step and update in one pass, for l2 with `fused=True` on CUDA.
+"""The GPU backend: Triton kernels for all tensors of a batch at once. Opt-in, because it has not run on a GPU yet.
 
-They are compiled when first used and then tried on a small case against torch's own operators. Without Triton, where
-that fails, and wherever a case is not covered, the plain path does the same within float32 rounding.
+The kernels are compiled when first used and then tried against torch (see `triton_selfcheck.py`). Where they cannot be
+used, torch's own operators do the same within float32 rounding.
 """
 
 import functools
 import itertools
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from nnunet_cpr.optim.fused.backend import STATES, TensorBatch, recorded
-from nnunet_cpr.optim.fused.memory_layout import MemoryLayout, addresses, find
+from nnunet_cpr.optim.fused.backend import TensorBatch
+from nnunet_cpr.optim.fused.memory_layout import MemoryLayout, addresses, find_layout
+from nnunet_cpr.optim.fused.triton_selfcheck import NARROW, WIDE, Variant, is_refused, works
 
-if TYPE_CHECKING:
-    from nnunet_cpr.optim.stacked_state import StackedState
-
-DEVICE_TYPE = "cuda"  # ROCm calls itself so, too
-_WIDE, _NARROW = 16, 4  # bytes of which addresses are multiples
+DEVICE_TYPE = "cuda"  # ROCm's name, too
 _UNKNOWN = -1  # no tensor has this version
 _log = logging.getLogger(__name__)
-_refused: set[torch.device] = set()
-"""Where a variant of the kernels has failed its trial; the others are not tried then."""
 
 
-def covers(work: TensorBatch, kept: "StackedState") -> bool:
-    """Return whether the kernels can do R, the constraint step and the update of these tensors."""
-    if work.params[0].device.type != DEVICE_TYPE or not _importable():
+def why_not(params: Sequence[Tensor]) -> str | None:
+    """Return in a few words why this backend cannot run; None if it can."""
+    devices = {param.device.type for param in params}
+    if devices != {DEVICE_TYPE}:
+        return f"the parameters are on {', '.join(sorted(devices))}"
+    return _import_error()
+
+
+def new_cache() -> "ChunkTable":
+    """Return an empty cache."""
+    return ChunkTable()
+
+
+def covers(batch: TensorBatch, cache: "ChunkTable") -> bool:
+    """Bind the cache to a batch; return whether the kernels can handle it."""
+    device = batch.params[0].device
+    if device.type != DEVICE_TYPE or is_refused(device) or _import_error():
         return False
-    if work.params[0].device in _refused:
+    # A captured graph would be replayed with the addresses of now.
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return False
-    # A captured graph would be replayed with the table of addresses of now.
-    if recorded() or any([isinstance(number, Tensor) for number in work.group.get("betas", ())]):
+    if any([isinstance(beta, Tensor) for beta in batch.group.get("betas", ())]):
         return False
-    return kept.chunks.take(work) and _works(kept.chunks.variant, work.params[0].device)
+    return cache.bind(batch) and works(cache.variant, device, ChunkTable)
 
 
-def value(work: TensorBatch, kept: "StackedState") -> Tensor:
-    """Return R of each tensor; only what the last step has not added up is read."""
-    return kept.chunks.regs(work)
+def squared_norms(batch: TensorBatch, cache: "ChunkTable") -> Tensor:
+    """Return R of each tensor. Only what the last step has not added up is read."""
+    return cache.squared_norms(batch)
 
 
-def step(work: TensorBatch, kept: "StackedState", keep: Tensor, kappa: Tensor) -> Sequence[int]:
-    """Shrink and update all of the tensors: which of them are bounded only the device knows."""
-    kept.chunks.shrink_and_update(work, keep)
-    return range(len(work.params))
+def shrink_and_update(batch: TensorBatch, cache: "ChunkTable", factors: Tensor, kappa: Tensor) -> Sequence[int]:
+    """Shrink and update all of the tensors: only the device knows which of them are bounded."""
+    cache.shrink_and_update(batch, factors)
+    return range(len(batch.params))
 
 
-class Variant(NamedTuple):
-    """What the kernels are compiled for."""
-
-    update: str
-    nesterov: bool
-    guarded: bool
-    scaled: bool
-    align: int
-
-
-class Chunks:
+class ChunkTable:
     """Tensors as the kernels see them: a table of addresses, cut into chunks, each chunk with its sum of squares.
 
     A sum is that of the weights that the last step wrote. Weights may be changed in between: a tensor is read again
@@ -75,7 +74,7 @@ class Chunks:
     variant: Variant
 
     def __init__(self) -> None:
-        self._places: MemoryLayout | None = None
+        self._layout: MemoryLayout | None = None
         self._stream: Any = None
         self._gradients: list[int] = []
         self._options: list[float] = []
@@ -85,42 +84,42 @@ class Chunks:
         self._sums = torch.empty(0, dtype=torch.float32, device="cpu")
         self._marks = torch.empty(0, dtype=torch.int32, device="cpu")
 
-    def take(self, work: TensorBatch) -> bool:
-        """Take the tensors of a step; return whether they are such as the kernels handle."""
-        places = find(work, DEVICE_TYPE, self._places)
-        if places is None:
+    def bind(self, batch: TensorBatch) -> bool:
+        """Take the tensors of a step; return whether the kernels can handle them."""
+        layout = find_layout(batch, DEVICE_TYPE, self._layout)
+        if layout is None:
             return False
-        self._device = work.params[0].device
+        self._device = batch.params[0].device
         # What is uploaded belongs to the stream that reads it.
         stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
         if stream != self._stream:
-            self._places, self._stream = None, stream
-        if places is not self._places:
-            self._cut(places)
-        gradients = addresses(work.gradients)
+            self._layout, self._stream = None, stream
+        if layout is not self._layout:
+            self._cut(layout)
+        gradients = addresses(batch.gradients)
         if self._gradients != gradients:
-            table = [*places.weights, *gradients, *itertools.chain(*places.states)]
+            table = [*layout.weights, *gradients, *itertools.chain(*layout.states)]
             self._table, self._gradients = _upload(table, torch.int64, self._device), gradients
-            self._align = _WIDE if all([address % _WIDE == 0 for address in table]) else _NARROW
-        guarded, scaled = work.found_inf is not None, work.grad_scale is not None
-        self.variant = Variant(work.update, bool(work.group.get("nesterov")), guarded, scaled, self._align)
+            self._align = WIDE if all([address % WIDE == 0 for address in table]) else NARROW
+        guarded, scaled = batch.found_inf is not None, batch.grad_scale is not None
+        self.variant = Variant(batch.update, bool(batch.group.get("nesterov")), guarded, scaled, self._align)
         return True
 
-    def regs(self, work: TensorBatch) -> Tensor:
+    def squared_norms(self, batch: TensorBatch) -> Tensor:
         """Return the sum of squares of each tensor: shape (number of tensors,), float32, added in float64."""
-        count = len(work.params)
+        count = len(batch.params)
         regs = torch.empty(count, dtype=torch.float32, device=self._device)
-        flags = [known != now for known, now in zip(self._versions, work.versions(), strict=True)]
+        flags = [known != now for known, now in zip(self._versions, batch.versions(), strict=True)]
         changed = _upload(flags, torch.int32, self._device) if any(flags) else self._unchanged
         with self._on_device():
             self._launch_chunks("read_chunks", changed)
             self._launch("add_chunks", count, self._first, self._sums, regs, block=kernels().BLOCK)
         return regs
 
-    def shrink_and_update(self, work: TensorBatch, keep: Tensor) -> None:
-        """Multiply the tensors that were taken by `keep` and do the optimizer's update, its state included."""
-        group, device, count = work.group, self._device, len(work.params)
-        adam = work.update == "adam"
+    def shrink_and_update(self, batch: TensorBatch, factors: Tensor) -> None:
+        """Multiply the tensors that were taken by their factors and do the optimizer's update, its state included."""
+        group, device, count = batch.group, self._device, len(batch.params)
+        adam = batch.update == "adam"
         lr, numbers = group["lr"], [*group["betas"], group["eps"]] if adam else [group["momentum"], group["dampening"]]
         lr_on_device = isinstance(lr, Tensor) and lr.device.type == DEVICE_TYPE
         # -1 stands for what is copied below: no lr is negative.
@@ -130,8 +129,8 @@ class Chunks:
         if lr_on_device:
             self._option_table[:1].copy_(lr.reshape(1))
         # Without GradScaler these are never read.
-        found_inf = self._sums if work.found_inf is None else work.found_inf.to(device, torch.float32)
-        grad_scale = self._sums if work.grad_scale is None else work.grad_scale.to(device, torch.float32)
+        found_inf = self._sums if batch.found_inf is None else batch.found_inf.to(device, torch.float32)
+        grad_scale = self._sums if batch.grad_scale is None else batch.grad_scale.to(device, torch.float32)
         flags: dict[str, Any] = {"guarded": self.variant.guarded}
         with self._on_device():
             extra = []
@@ -141,15 +140,15 @@ class Chunks:
             else:
                 flags["nesterov"] = self.variant.nesterov
             flags["scaled"] = self.variant.scaled
-            self._launch_chunks(work.update, keep, *extra, self._option_table, found_inf, grad_scale, **flags)
-        work.count_changes(range(count))
-        self._versions = work.versions()
+            self._launch_chunks(batch.update, factors, *extra, self._option_table, found_inf, grad_scale, **flags)
+        batch.count_changes(range(count))
+        self._versions = batch.versions()
 
-    def _cut(self, places: MemoryLayout) -> None:
+    def _cut(self, layout: MemoryLayout) -> None:
         """Cut these tensors into chunks. The sums of those that were here before are kept."""
-        device, sizes = self._device, places.sizes
+        device, sizes = self._device, layout.sizes
         counts = [math.ceil(size / kernels().CHUNK) for size in sizes]
-        before = [None] * len(sizes) if self._places is None else places.numbers_in(self._places)
+        before = [None] * len(sizes) if self._layout is None else layout.indices_in(self._layout)
 
         def carried(values: Tensor) -> Tensor:
             olds = torch.split(values, self._counts)
@@ -158,7 +157,7 @@ class Chunks:
 
         self._sums, self._marks = carried(self._sums.to(device)), carried(self._marks.to(device))
         self._versions = [_UNKNOWN if old is None else self._versions[old] for old in before]
-        self._places, self._counts = places, counts
+        self._layout, self._counts = layout, counts
         owners = torch.repeat_interleave(torch.tensor(counts, device="cpu"))
         self._owners = _to(owners.to(torch.int32), device)
         self._first = _upload([0, *itertools.accumulate(counts)], torch.int32, device)
@@ -182,20 +181,21 @@ class Chunks:
 
 @functools.cache
 def kernels() -> ModuleType:
-    """Import the kernels, and so Triton, which takes a second."""
+    """Import the kernels, and with them Triton, which takes a second."""
     from nnunet_cpr.optim.fused import triton_kernels
 
     return triton_kernels
 
 
 @functools.cache
-def _importable() -> bool:
+def _import_error() -> str | None:
     try:
         kernels()
     except Exception as error:  # ImportError, or whatever a Triton raises that does not fit this torch or driver
-        _log.info("no GPU kernel, torch alone is used: %s", error)
-        return False
-    return True
+        reason = f"Triton cannot be imported: {error}"
+        _log.info("no Triton kernels, so torch's own operators are used: %s", reason)
+        return reason
+    return None
 
 
 def _to(tensor: Tensor, device: torch.device) -> Tensor:
@@ -205,69 +205,3 @@ def _to(tensor: Tensor, device: torch.device) -> Tensor:
 
 def _upload(numbers: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
     return _to(torch.tensor(numbers, dtype=dtype, device="cpu"), device)
-
-
-@functools.cache
-def _works(variant: Variant, device: torch.device) -> bool:
-    """Return whether the kernels compile here and agree with torch; the reason why not goes to the log."""
-    # This waits for the device, once; a user who forbids that means the steps.
-    mode = torch.cuda.get_sync_debug_mode() if device.type == "cuda" else 0
-    try:
-        if mode:
-            torch.cuda.set_sync_debug_mode(0)
-        with torch.no_grad():
-            agrees = _agrees_with_torch(variant, device)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # whatever a driver, a compiler or Triton may raise
-        _log.info("no GPU kernel, torch alone is used: %s", error)
-        _refused.add(device)
-        return False
-    finally:
-        if mode:
-            torch.cuda.set_sync_debug_mode(mode)
-    if not agrees:
-        _log.warning("%s on %s disagrees with torch, so torch alone is used; please report it", variant, device)
-        _refused.add(device)
-    return agrees
-
-
-def _agrees_with_torch(variant: Variant, device: torch.device) -> bool:
-    """Do a step of two tensors, one of them of two chunks, with the kernels and with torch's fused operators."""
-
-    def tensors(function: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        sizes = (5, kernels().CHUNK + 3)
-        values = [function(torch.linspace(-1, 1, size, dtype=torch.float32, device=device)) for size in sizes]
-        return values if variant.align == _WIDE else [torch.cat([x[:1], x])[1:] for x in values]
-
-    def scalar(number: float) -> Tensor:
-        return torch.full((), number, dtype=torch.float32, device=device)
-
-    names = STATES[variant.update]
-    params, gradients, *buffers = [tensors(f) for f in (torch.sin, torch.cos, *[torch.square for _ in names])]
-    steps = [scalar(3) for _ in params]
-    copies: list[Any] = [[tensor.clone() for tensor in row] for row in (params, gradients, *buffers, steps)]
-    x, g, *b, t = copies
-    scale = scalar(4) if variant.scaled else None
-    if scale is not None:
-        torch._foreach_mul_(gradients, scale)
-    options: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "dampening": 0.0, "nesterov": variant.nesterov}
-    group = {**options, "betas": (0.9, 0.99), "eps": 1e-8, "maximize": False}
-    states = [dict(zip([*names, "step"], row, strict=True)) for row in zip(*buffers, steps, strict=True)]
-    work = TensorBatch(variant.update, group, params, gradients, states, scalar(0) if variant.guarded else None, scale)
-    keep = torch.linspace(0.5, 1, 2, dtype=torch.float32, device=device)
-    chunks = Chunks()
-    if not chunks.take(work):
-        return False
-    chunks.regs(work)
-    chunks.shrink_and_update(work, keep)
-    torch._foreach_mul_(x, list(keep.unbind()))
-    if variant.update == "adam":
-        torch._foreach_add_(t, 1)
-        options = {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "amsgrad": False}
-        torch._fused_adam_(x, g, b[0], b[1], [], t, weight_decay=0, maximize=False, **options)
-    else:
-        torch._fused_sgd_(x, g, b[0], weight_decay=0, maximize=False, is_first_step=False, **options)
-    ours = [*params, *gradients, *[buffer for row in buffers for buffer in row], *steps, chunks.regs(work)]
-    theirs = [*x, *g, *[buffer for row in b for buffer in row], *t, torch.stack([y.square().sum() for y in x])]
-    return all([torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(ours, theirs, strict=True)])

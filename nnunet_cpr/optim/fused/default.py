@@ -1,0 +1,99 @@
+"""Decides whether a CPR optimizer uses torch's fused implementation, and gives that what it needs.
+
+On a CPU torch's fused optimizers go through memory in order, whatever the strides. So a gradient or a state laid out
+differently from its weight, or a weight with gaps, gives wrong weights silently. Autograd makes gradients that fit.
+Other code and loaded states may not.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
+
+_WHOLE = (Tensor, torch.nn.Parameter)
+_SHARDED = (torch.optim.Adam,)  # torch's fused SGD and Adagrad have no rule for DTensors
+_CPU_ONLY = (torch.optim.Adagrad,)
+
+
+def fuse_by_default(optimizer: Optimizer, base: type[Optimizer], added: Sequence[dict[str, Any]]) -> None:
+    """Set `fused` in all groups: True where every parameter allows it, else None, which is torch's own default.
+
+    torch never chooses `fused` itself, only `foreach`. Its conditions are the same: all parameters count, however they
+    were given. GradScaler still does its own check, because `_step_supports_amp_scaling` stays unset: other libraries
+    refuse to clip gradients where an optimizer unscales them itself.
+
+    Args:
+        optimizer: whose groups are changed. `defaults["fused"]` is None while the choice is ours.
+        base: the class whose step runs.
+        added: the groups that are new. If one of them chooses for itself, the choice is the user's from now on.
+    """
+    defaults = optimizer.defaults
+    if "fused" not in defaults or _is_decided(defaults):
+        return
+    if any(_is_decided(group) for group in added):
+        defaults["fused"] = False
+        return
+    fused = _is_of_torch(base) and all(_can_fuse(group["params"], base) for group in optimizer.param_groups)
+    set_fused(optimizer, fused or None)
+
+
+def set_fused(optimizer: Optimizer, fused: bool | None) -> None:
+    """Set `fused` in all groups, and put step counts where the fused implementation needs them."""
+    for group in optimizer.param_groups:
+        group["fused"] = fused
+        for param in group["params"] if fused else ():
+            step = optimizer.state[param].get("step") if param in optimizer.state else None
+            if isinstance(step, Tensor):
+                optimizer.state[param]["step"] = step.to(param.device, torch.float32)
+
+
+@torch.no_grad()
+def fit_gradients(params: Iterable[Tensor]) -> None:
+    """Lay out gradients like their weights where they are not."""
+    for param in params:
+        gradient: Any = param.grad
+        if not _fits(gradient, param):
+            param.grad = torch.empty_like(param).copy_(gradient)
+
+
+@torch.no_grad()
+def fit_states(params: Iterable[Tensor], states: Mapping[Tensor, dict[str, Any]]) -> None:
+    """Lay out the states that have their weight's shape like it."""
+    for param in params:
+        for name, value in states.get(param, {}).items():
+            if isinstance(value, Tensor) and value.shape == param.shape and not _fits(value, param):
+                states[param][name] = torch.empty_like(param, dtype=value.dtype).copy_(value)
+
+
+def _fits(tensor: Any, param: Tensor) -> bool:
+    if tensor.is_contiguous() and param.is_contiguous():
+        return True
+    return hasattr(param, "placements") or tensor.stride() == param.stride()
+
+
+def _is_decided(flags: Mapping[str, Any]) -> bool:
+    """Return whether the user has chosen an implementation. As in torch, `foreach=False` asks for the loop."""
+    return any(flags.get(name) is not None for name in ("fused", "foreach")) or bool(flags.get("differentiable"))
+
+
+def _is_of_torch(base: type[Optimizer]) -> bool:
+    return f"{base.__module__}.".startswith("torch.optim.")
+
+
+def _can_fuse(params: Iterable[Tensor], base: type[Optimizer]) -> bool:
+    """Return whether torch's fused implementation takes all of a group's parameters."""
+    devices = {"cpu"} if issubclass(base, _CPU_ONLY) else set(_get_fused_kernels_supported_devices())
+    meshes = set()
+    for param in params:
+        sharded = hasattr(param, "placements")
+        if not (sharded and issubclass(base, _SHARDED)) and type(param) not in _WHOLE:
+            return False
+        if param.device.type not in devices or not param.is_floating_point():
+            return False
+        if not sharded and torch.empty_like(param, device="meta").stride() != param.stride():
+            return False  # the weight has gaps
+        meshes.add(getattr(param, "device_mesh", None))
+    return len(meshes) <= 1  # DTensors cannot be mixed with others in one call
