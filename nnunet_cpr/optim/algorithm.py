@@ -24,9 +24,9 @@ def advance(old: Values, reg: Tensor, rates: Sequence[float], group: Mapping[str
         group: the settings of the tensors' parameter group.
     """
     new = {**old, **RULES[group["kappa_init_method"]](old["cpr_step"], reg, old, group)}
-    # While a bound is unset lambda stays 0, also if R overflows (inf - inf would be NaN).
-    excess = torch.where(new["kappa"] == math.inf, 0, reg - new["kappa"])
-    new["lagmul"] = (old["lagmul"] + times(excess, rates)).clamp(min=0)
+    moved = (old["lagmul"] + times(reg - new["kappa"], rates)).clamp(min=0)
+    # Without a bound lambda is 0, also if R overflows (inf - inf is NaN) and if a user lifts a bound that acts.
+    new["lagmul"] = torch.where(new["kappa"] == math.inf, 0, moved)
     if group["adaptive_bounds"]:
         returned = (old["lagmul"] > 0) & (new["lagmul"] == 0)
         new["kappa"] = torch.where(returned, reg, new["kappa"])
