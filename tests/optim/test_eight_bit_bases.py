@@ -1,6 +1,8 @@
 """Optimizers that keep their moments in 8 or 4 bits, bitsandbytes' and torchao's, as bases of cpr()."""
 
+import copy
 import importlib.util
+import itertools
 
 import pytest
 import torch
@@ -18,10 +20,30 @@ BASES = {
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
 
 
-@pytest.fixture(params=[(package, name) for package, names in BASES.items() for name in names], ids=".".join)
+class OwnLoading(torch.optim.SGD):
+    """An optimizer that loads as bitsandbytes' do: without torch's hooks, and with the saved groups as they are."""
+
+    def load_state_dict(self, state_dict):
+        state_dict = copy.deepcopy(state_dict)
+        here = itertools.chain.from_iterable(group["params"] for group in self.param_groups)
+        keys = itertools.chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+        of = dict(zip(keys, here, strict=True))
+        groups = [
+            {**saved, "params": group["params"]}
+            for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True)
+        ]
+        state = {of[key]: value for key, value in state_dict["state"].items()}
+        self.__setstate__({"state": state, "param_groups": groups})
+
+
+@pytest.fixture(
+    params=[("", "OwnLoading"), *((package, name) for package, names in BASES.items() for name in names)], ids=".".join
+)
 def base(request):
     """A class and the arguments that make it use few bits for the small tensors here."""
     package, name = request.param
+    if not package:
+        return OwnLoading, {"lr": 0.01, "momentum": 0.9}
     if importlib.util.find_spec(package.split(".")[0]) is None:
         pytest.skip(f"{package.split('.')[0]} is not installed")
     if package == "torchao.optim":

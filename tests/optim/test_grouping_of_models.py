@@ -268,7 +268,7 @@ def in_two_parts(module, name):
 
 
 class Adapter(nn.Module):
-    """A parametrisation with weights of its own, as LoRA is often written."""
+    """A parametrization with weights of its own, as LoRA is often written."""
 
     def __init__(self, rows, columns):
         super().__init__()
@@ -279,7 +279,7 @@ class Adapter(nn.Module):
 
 
 class LowRank(nn.Module):
-    """A parametrisation with parts of several shapes: left and right vectors, and singular values."""
+    """A parametrization with parts of several shapes: left and right vectors, and singular values."""
 
     def forward(self, u, s, v):
         return u @ torch.diag(s) @ v
@@ -322,7 +322,7 @@ class TestParametrisedWeights:
         assert self.parts(wrap(make(), name)) == {"original": self.plain(name, make)}
 
     @pytest.mark.parametrize("name, make", PARTS[:-1], ids=lambda x: x if isinstance(x, str) else str(x()))
-    def test_what_a_parametrisation_holds_of_its_own(self, name, make):
+    def test_what_a_parametrization_holds_of_its_own(self, name, make):
         module = make()
         weight = getattr(module, name)
         nn.utils.parametrize.register_parametrization(module, name, Adapter(len(weight), weight[0].numel()))
@@ -330,7 +330,7 @@ class TestParametrisedWeights:
         of_the_adapter = {key.split(".")[-1]: yes for key, yes in found.items() if f"parametrizations.{name}.0" in key}
         assert of_the_adapter == {"a": expected, "b": expected, "scale": False}
 
-    def test_a_layer_inside_a_parametrisation_is_a_layer(self):
+    def test_a_layer_inside_a_parametrization_is_a_layer(self):
         class Hyper(nn.Sequential):
             pass
 
