@@ -46,11 +46,22 @@ def param_groups(model: nn.Module, *, reg_embedding: bool = False) -> list[dict[
     Frozen parameters (`requires_grad=False`) are in the groups like others. Steps leave them alone, as they have no
     gradient; once unfrozen they are bounded, with a warm start of their own.
 
+    Args:
+        model: any module, wrapped or not.
+        reg_embedding: whether embeddings are regularised, too.
+
     Returns:
         Up to two groups {"params": [(name, parameter), ...], "regularize": bool}; an empty one is left out.
 
     Raises:
         ValueError: the model has no parameter to regularise, or a lazy one that has no shape yet.
+
+    Example:
+        >>> import torch
+        >>> from nnunet_cpr.optim import param_groups
+        >>> groups = param_groups(torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.LayerNorm(2)))
+        >>> [(group["regularize"], [name for name, _ in group["params"]]) for group in groups]
+        [(True, ['0.weight']), (False, ['0.bias', '1.weight', '1.bias'])]
     """
     decisions = list(_decide(model, reg_embedding))
     if not any(decision.regularize for decision in decisions):
@@ -70,6 +81,19 @@ def param_table(model: nn.Module, *, reg_embedding: bool = False) -> str:
     """Return a table to print: every parameter of the model, its shape, whether CPR regularises it, and why.
 
     Frozen parameters are marked: CPR bounds those that it regularises once they are unfrozen.
+
+    Args:
+        model: any module, wrapped or not.
+        reg_embedding: whether embeddings are regularised, too.
+
+    Raises:
+        ValueError: a lazy parameter has no shape yet.
+
+    Example:
+        >>> import torch
+        >>> from nnunet_cpr.optim import param_table
+        >>> print(param_table(torch.nn.Linear(3, 2)).splitlines()[-1])
+        1 of 2 tensors, 6 of 8 elements are regularised
     """
     decisions = list(_decide(model, reg_embedding))
     rows = [
