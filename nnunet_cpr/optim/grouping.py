@@ -170,11 +170,10 @@ def _part_of(model: nn.Module, path: str, module: nn.Module, attribute: str) -> 
             return _Part(owner, role, f"{owner_path}.{role}".removeprefix("."), magnitude)
     # torch's older forms leave a tensor called `weight` beside weight_g and weight_v (weight_norm) or weight_orig
     # (spectral_norm, pruning).
-    whole, _, suffix = attribute.rpartition("_")
-    if suffix not in ("g", "v", "orig") or not isinstance(getattr(module, whole, None), Tensor):
-        whole = attribute
-    magnitude = suffix == "g" and hasattr(module, f"{whole}_v")
-    return _Part(module, attribute, f"{path}.{whole}".removeprefix("."), magnitude)
+    stem, _, suffix = attribute.rpartition("_")
+    older = suffix in ("g", "v", "orig") and isinstance(getattr(module, stem, None), Tensor)
+    whole = f"{path}.{stem if older else attribute}".removeprefix(".")
+    return _Part(module, attribute, whole, suffix == "g" and hasattr(module, f"{stem}_v"))
 
 
 def _verdict(

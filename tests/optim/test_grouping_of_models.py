@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.utils import prune
 
 from nnunet_cpr.optim import AdamCPR, param_groups, param_table
 
@@ -266,6 +267,27 @@ def in_two_parts(module, name):
     return module
 
 
+class Adapter(nn.Module):
+    """A parametrisation with weights of its own, as LoRA is often written."""
+
+    def __init__(self, rows, columns):
+        super().__init__()
+        self.a, self.b, self.scale = (nn.Parameter(torch.ones(s)) for s in ((rows, 1), (1, columns), (1,)))
+
+    def forward(self, whole):
+        return whole + self.scale * (self.a @ self.b).reshape(whole.shape)
+
+
+class LowRank(nn.Module):
+    """A parametrisation with parts of several shapes: left and right vectors, and singular values."""
+
+    def forward(self, u, s, v):
+        return u @ torch.diag(s) @ v
+
+    def right_inverse(self, whole):
+        return torch.linalg.svd(whole, full_matrices=False)
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 class TestParametrisedWeights:
     """What stands for a weight is treated as the weight would be."""
@@ -299,6 +321,44 @@ class TestParametrisedWeights:
     def test_the_one_part_of_spectral_norm_and_orthogonal(self, wrap, name, make):
         assert self.parts(wrap(make(), name)) == {"original": self.plain(name, make)}
 
+    @pytest.mark.parametrize("name, make", PARTS[:-1], ids=lambda x: x if isinstance(x, str) else str(x()))
+    def test_what_a_parametrisation_holds_of_its_own(self, name, make):
+        module = make()
+        weight = getattr(module, name)
+        nn.utils.parametrize.register_parametrization(module, name, Adapter(len(weight), weight[0].numel()))
+        found, expected = decided(Named(m=module, w=nn.Linear(2, 2))), self.plain(name, make)
+        of_the_adapter = {key.split(".")[-1]: yes for key, yes in found.items() if f"parametrizations.{name}.0" in key}
+        assert of_the_adapter == {"a": expected, "b": expected, "scale": False}
+
+    def test_a_layer_inside_a_parametrisation_is_a_layer(self):
+        class Hyper(nn.Sequential):
+            pass
+
+        module = nn.Embedding(10, 4)
+        nn.utils.parametrize.register_parametrization(module, "weight", Hyper(nn.Linear(4, 4), nn.LayerNorm(4)))
+        assert regularised(module) == {"parametrizations.weight.0.0.weight"}
+
+    @pytest.mark.parametrize("make", [lambda: nn.Linear(6, 4), lambda: nn.Embedding(6, 4)], ids=["Linear", "Embedding"])
+    def test_parts_that_are_vectors(self, make):
+        module = make()
+        nn.utils.parametrize.register_parametrization(module, "weight", LowRank())
+        expected = self.plain("weight", make)
+        assert self.parts(module) == {"original0": expected, "original1": False, "original2": expected}
+
+    @pytest.mark.parametrize("name, make", PARTS, ids=lambda x: x if isinstance(x, str) else str(x()))
+    def test_pruned(self, name, make):
+        expected, module = self.plain(name, make), make()
+        prune.l1_unstructured(module, name, amount=0.5)
+        found = decided(Named(m=module, w=nn.Linear(2, 2)))
+        assert found[f"m.{name}_orig"] is expected
+
+    @pytest.mark.parametrize("wrap", [nn.utils.spectral_norm, nn.utils.weight_norm])
+    @pytest.mark.parametrize("name, make", PARTS[:5] + PARTS[7:10], ids=lambda x: x if isinstance(x, str) else str(x()))
+    def test_the_older_forms(self, wrap, name, make):
+        found = decided(Named(m=wrap(make(), name), w=nn.Linear(2, 2)))
+        (yes,) = [yes for key, yes in found.items() if key in (f"m.{name}_orig", f"m.{name}_v")]
+        assert yes is self.plain(name, make)
+
     def test_of_the_model_itself(self):
         found = decided(parametrized.weight_norm(nn.Linear(4, 1)))
         assert found == {
@@ -318,6 +378,13 @@ class TestParametrisedWeights:
 
         model = Model(a=parametrized.weight_norm(nn.Linear(4, 3)), b=parametrized.weight_norm(nn.Linear(4, 3)))
         assert regularised(model) == {"b.parametrizations.weight.original1"}
+        older = (
+            nn.utils.weight_norm,
+            nn.utils.spectral_norm,
+            lambda m: prune.random_unstructured(m, "weight", 1),
+        )
+        for wrap in older:
+            assert not regularised(Model(a=wrap(nn.Linear(4, 3)), b=nn.Linear(4, 3))) - {"b.weight"}
 
     def test_the_table_names_the_layer(self):
         table = param_table(parametrized.weight_norm(nn.Conv1d(8, 1, 7)))
