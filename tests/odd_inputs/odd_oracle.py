@@ -1,8 +1,8 @@
 """The numbers of a comparison, computed slowly and apart from the package: fractions, loops over borders, plain CSV.
 
 A comparison is {(dataset, trainer, run, fold, case, label, metric): value}; values are fractions, floats, or None where
-they are not defined. Names are compared without what may be put before them in a CSV file to disarm formulas, and with Python's
-escapes for characters that nobody can see.
+they are not defined. Names are compared without what may be put before them in a CSV file to disarm formulas, and with
+Python's escapes for characters that nobody can see.
 """
 
 import csv
