@@ -76,6 +76,13 @@ def _visible(one: str) -> str:
     return one.encode("unicode_escape").decode() if hidden else one
 
 
+def label_name(name: str, value: object) -> str:
+    """Return what a label is called in tables: its value stands behind a name that would say nothing, or the mean."""
+    text = " ".join(name.split())
+    values = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+    return name if text and text.casefold() != MEAN else f"{text} (label {values})".strip()
+
+
 def read_table(path: Path) -> list[dict[str, str]]:
     """Return the rows of a CSV file."""
     if not path.is_file():
