@@ -96,7 +96,7 @@ class TestTheDocumentedWay:
     def test_of_a_model_whose_matrices_are_all_of_its_weights(self):
         """The rest is then without a weight to bound, which AdamCPR says."""
         model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4), nn.LayerNorm(4))
-        with pytest.warns(UserWarning, match="AdamCPR has nothing to regularise"):
+        with pytest.warns(UserWarning, match="AdamCPR has nothing to regularize"):
             muon, rest = self.example(model)
         assert [row.name for row in muon.constraints()] == ["1.weight"]
         assert {p for g in param_groups(model) for _, p in g["params"]} - set(muon.param_groups[0]["params"]) == {
