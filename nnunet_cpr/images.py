@@ -20,6 +20,10 @@ _MM = {1: 1000.0, 3: 0.001}
 Vector = npt.NDArray[np.float64]
 
 
+class UnsuitableFile(ValueError):
+    """A file that can be read, but not as what it is needed for. The message names it."""
+
+
 @dataclass(frozen=True)
 class Geometry:
     """Size in voxels, spacing (n,) and origin (3,) in mm, and direction (3, n), one column for each of n axes in space.
@@ -81,9 +85,24 @@ def zero_spacing(image: Any, path: Path) -> bool:
     return any(size > 1 and not abs(length) > 0 for size, length in zip(image.shape[:3], stated, strict=False))
 
 
+def check_itk_path(path: Path) -> None:
+    """Raise UnsuitableFile for a path that is not UTF-8: SimpleITK, and nnU-Net with it, would abort the process."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UnsuitableFile(f"{path}: nnU-Net takes only paths in UTF-8; rename the file or folder") from None
+
+
 def itk_header(path: Path) -> Any:
-    """Return SimpleITK's reader with the header of a file; RuntimeError if it cannot read that."""
+    """Return SimpleITK's reader with the header of a file.
+
+    Raises:
+        RuntimeError: SimpleITK cannot read it.
+        UnsuitableFile: its path is not UTF-8.
+    """
     import SimpleITK
+
+    check_itk_path(path)
 
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)  # it would write to the terminal
     reader: Any = SimpleITK.ImageFileReader()  # type: ignore[no-untyped-call]

@@ -34,7 +34,7 @@ def printable(name: str) -> str:
 
 def escaped(text: str) -> str:
     """Return a text with escapes for control characters, and for what UTF-8 or XML cannot hold."""
-    return _UNPRINTABLE.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def check_case_name(case: str, place: Path) -> None:

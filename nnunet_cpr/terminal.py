@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from reprlib import repr as _short
 from types import FrameType
 from typing import Any, TextIO
 
@@ -28,6 +27,8 @@ _OUT_OF_MEMORY = (
     "bad_alloc",  # C++
     "failed to map segment",  # the loader of libraries
 )
+_AROUND = 100
+"""Characters on each side of what is not text: enough for the name of a file, and not the whole table that holds it."""
 _STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
@@ -51,7 +52,8 @@ def run_command(program: str, work: Callable[[], int], interrupted: str = "inter
                 _flush()
                 return code
         except UnicodeEncodeError as error:  # a file's name that is not UTF-8, which pandas refuses, for one
-            text, code = f"error: {_short(error.object)} is not text in {error.encoding}; rename the file", 2
+            where = error.object[max(0, error.start - _AROUND) : error.start + _AROUND]
+            text, code = f"error: {where!r} is not text in {error.encoding}; rename the file", 2
         except (ValueError, OSError) as error:
             text, code = f"error: {error}", 2
         except StoppedBySignal as stopped:

@@ -6,7 +6,7 @@ import pytest
 import SimpleITK
 from scipy.spatial.transform import Rotation
 
-from nnunet_cpr.images import Geometry, difference, itk_geometry, nifti_geometry
+from nnunet_cpr.images import Geometry, UnsuitableFile, difference, itk_geometry, nifti_geometry
 
 SPACING = (0.7, 0.8, 2.5)
 ORIGIN = (31.0, -47.5, 60.25)
@@ -144,3 +144,10 @@ def test_channels_are_part_of_the_size():
     assert geometry(size=(6, 7, 8, 2)).size == (6, 7, 8, 2)
     assert geometry(size=(6, 7, 8, 2)).steps.shape == (3, 3)
     assert difference(geometry(), geometry(size=(6, 7, 8, 1))).startswith("has the size (6, 7, 8, 1), not the")
+
+
+def test_a_path_at_which_simpleitk_would_end_the_process(tmp_path):
+    path = tmp_path / "b\udcffd.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros(SIZE, np.uint8), affine()), path)
+    with pytest.raises(UnsuitableFile, match="takes only paths in UTF-8; rename the file or folder"):
+        itk_geometry(path)

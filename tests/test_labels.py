@@ -33,7 +33,8 @@ def test_ordinary_names_stay_as_they_are():
         ({"liver": 1, "liver ": 2, "": 3, "  ": 4},
          {"liver (label 1)": 1, "liver (label 2)": 2, "(label 3)": 3, "(label 4)": 4}),
         ({"": 1, "(label 1)": 2}, {"(label 1) (label 1)": 1, "(label 1)": 2}),
-        ({"a\nb": 1, "\x1b[31mred": 2, "\ud800": 3}, {"a b": 1, "\\x1b[31mred": 2, "\\xd800": 3}),
+        ({"a\nb": 1, "\x1b[31mred": 2, "\ud800": 3}, {"a b": 1, "\\x1b[31mred": 2, "\\ud800": 3}),
+        ({"\u202erev": 1, "\\u202erev": 2}, {"\\u202erev (label 1)": 1, "\\u202erev (label 2)": 2}),
         ({"Background": 0, "bg": "0", "none": [0, 0], "x": "1", "y": 2.0}, {"x": 1, "y": 2}),
     ],
 )  # fmt: skip

@@ -35,6 +35,11 @@ def run(work: str, **settings) -> subprocess.CompletedProcess:
             "program: error: [Errno 28] No space left on device: 'a.csv'",
         ),
         (UnicodeEncodeError("utf-8", "c\udcff", 1, 2, "?"), 2, r"program: error: 'c\udcff' is not text in utf-8"),
+        (
+            UnicodeEncodeError("utf-8", "x" * 999 + "/a/b\udcff/c.csv" + "x" * 999, 1003, 1004, "?"),
+            2,
+            rf"program: error: '{96 * 'x'}/a/b\udcff/c.csv{93 * 'x'}' is not text in utf-8",
+        ),
         (MemoryError(), 2, "program: error: there is not enough memory; "),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "program: error: there is not enough memory; "),
         (KeyboardInterrupt(), 130, "program: interrupted"),

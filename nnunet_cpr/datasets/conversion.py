@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
+from nnunet_cpr.images import check_itk_path
+
 FOLDS = 5  # nnU-Net's cross-validation; it needs at least one case a fold
 
 
@@ -70,6 +72,7 @@ def target_folder(nnunet_name: str) -> Path:
     if not raw:
         raise ValueError("nnUNet_raw is not set; export nnUNet_raw=FOLDER, where nnU-Net looks for its datasets")
     target = Path(raw).absolute() / nnunet_name
+    check_itk_path(target)
     again = "give another number with -d"
     if os.path.lexists(target):
         raise ValueError(f"{target} exists; delete it to convert again, or {again}")

@@ -73,6 +73,7 @@ def _run(args: argparse.Namespace) -> None:
     settings = Settings(args.steps, args.seed, args.fold, device, device == "cpu" and machine.bf16_cpu)
     workspace = Workspace(user_path(args.out), data.name)
     with exclusive(workspace.out):
+        workspace.check(settings)
         check_folder(workspace.report(settings), REPORT)
         print(f"Data:      {data.title}")
         print(

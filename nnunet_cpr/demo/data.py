@@ -102,12 +102,12 @@ class UsersData:
 
     def commands(self, workspace: Workspace) -> list[list[str]]:
         """nnU-Net's own converter."""
-        folder = workspace.out / "msd" / self.dataset.msd_name
+        folder = workspace.msd / self.dataset.msd_name
         return [["nnUNetv2_convert_MSD_dataset", "-i", str(folder), "-overwrite_id", str(self.number)]]
 
     def convert(self, workspace: Workspace) -> None:
         """Run nnU-Net's converter on links to the user's files."""
-        link_for_conversion(self.dataset, workspace.out / "msd")
+        link_for_conversion(self.dataset, workspace.msd)
         labels = workspace.raw / "labelsTr"
         meter = Meter(
             "convert", "case", lambda: len(self.dataset.cases), lambda: sum(1 for _ in labels.glob("*.nii.gz"))

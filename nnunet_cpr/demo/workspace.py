@@ -11,6 +11,7 @@ from typing import Any
 
 from nnunet_cpr.demo.settings import Settings
 from nnunet_cpr.files import read_json, write_json
+from nnunet_cpr.images import check_itk_path
 from nnunet_cpr.output_folder import Layout
 from nnunet_cpr.parallel import job_cores
 
@@ -30,6 +31,7 @@ class Workspace:
         self.raw = self.out / "nnUNet_raw" / dataset
         self.preprocessed = self.out / "nnUNet_preprocessed" / dataset
         self.results = self.out / "nnUNet_results" / dataset
+        self.msd = self.out / "msd"
         self.logs = self.out / "logs"
         self.records = self.out / "stages" / dataset
 
@@ -38,12 +40,33 @@ class Workspace:
         name = f"{self.dataset}-{settings.steps}steps-seed{settings.seed}-fold{settings.fold}"
         return self.out / "report" / (name + "-bf16" * settings.bf16)
 
+    def check(self, settings: Settings) -> None:
+        """Check that the demo's folders can be made and written, before anything is.
+
+        Raises:
+            ValueError: something else has the place of a folder; or nnU-Net could not read its files there.
+            PermissionError: a folder cannot be written.
+        """
+        check_itk_path(self.out)
+        for folder in (*self._folders(), self.raw, self.preprocessed, self.results, self.msd, self.report(settings)):
+            for part in (folder, *folder.parents):
+                if part.is_dir():
+                    if not os.access(part, os.W_OK):
+                        raise PermissionError(f"{part} is not writable; choose another --out")
+                    break
+                if os.path.lexists(part):
+                    raise ValueError(
+                        f"{part} is a file, or a link to nothing, where the demo needs a folder; "
+                        "move it away, or choose another --out"
+                    )
+
     def create(self) -> None:
         """Make the folders that nnU-Net and the stages expect."""
-        for folder in (self.raw.parent, self.preprocessed.parent, self.results.parent, self.logs, self.records):
+        for folder in self._folders():
             folder.mkdir(parents=True, exist_ok=True)
-            if not os.access(folder, os.W_OK):
-                raise PermissionError(f"{folder} is not writable; choose another --out")
+
+    def _folders(self) -> tuple[Path, ...]:
+        return self.raw.parent, self.preprocessed.parent, self.results.parent, self.logs, self.records
 
     def variables(self) -> dict[str, str]:
         """The environment variables for this folder and machine: nnU-Net's own, and one of OpenMP."""

@@ -25,7 +25,7 @@ from nnunet_cpr.evaluation.figures import (
 from nnunet_cpr.evaluation.report_lookup import datasets
 from nnunet_cpr.evaluation.results import CONSTRAINTS, Results
 from nnunet_cpr.plotting import default_style
-from nnunet_cpr.training.trace import MULTIPLIER, RATIO, REGULARISER, Panel, scale_multipliers
+from nnunet_cpr.training.trace import MULTIPLIER, RATIO, REGULARISER, Panel, scale_multipliers, set_scale
 
 COLUMNS = 3
 """Trainers side by side in one figure."""
@@ -77,10 +77,12 @@ def constraints(results: Results, trainers: Sequence[str], traces: Sequence[pd.D
     panels = (MULTIPLIER, RATIO, REGULARISER, Panel("tensors", "Share of tensors bounded and active", "linear"))
     for row, panel in zip(axes, panels, strict=True):
         row[0].set_title(panel.title, loc="left", fontsize=9)
-        row[0].set(ylabel=panel.label, yscale=panel.scale)
+        row[0].set_ylabel(panel.label)
+        set_scale(row, panel)
     scale_multipliers(axes[0, 0], np.concatenate([trace["lagmul"] for trace in traces]))
-    axes[2, 0].yaxis.set_major_formatter(LogFormatter())
-    axes[2, 0].yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+    if axes[2, 0].get_yscale() == "log":
+        axes[2, 0].yaxis.set_major_formatter(LogFormatter())
+        axes[2, 0].yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     axes[3, 0].set_ylim(-0.03, 1.03)
     axes[3, 0].yaxis.set_major_formatter(PercentFormatter(1))
     for ax in axes.flat:

@@ -7,7 +7,7 @@ import pandas as pd
 from nnunet_cpr.evaluation.nnunet_results import Training, name_trainings
 from nnunet_cpr.evaluation.results import TRACE_COLUMNS
 from nnunet_cpr.training.settings import parse
-from nnunet_cpr.training.trace import TRACE_FILE
+from nnunet_cpr.training.trace import TRACE_FILE, implausible
 
 TYPES: Mapping[str, type] = {
     "tensor": str, "epoch": int, "step": int, "reg": float, "kappa": float, "lagmul": float,
@@ -25,6 +25,7 @@ def read_traces(trainings: Sequence[Training]) -> tuple[pd.DataFrame, list[str]]
             continue
         try:
             frame = pd.read_csv(path, usecols=list(TYPES), dtype=TYPES)
+            _check(frame)
         except (OSError, ValueError, OverflowError) as error:
             left_out.append(f"Left out, for it cannot be read: {path} ({' '.join(str(error).split())}).")
             continue
@@ -36,6 +37,15 @@ def read_traces(trainings: Sequence[Training]) -> tuple[pd.DataFrame, list[str]]
         return pd.DataFrame(columns=TRACE_COLUMNS), left_out
     rows = pd.concat(frames, ignore_index=True)[TRACE_COLUMNS]
     return rows.astype(dict.fromkeys(TRACE_COLUMNS[:5], "category")), left_out  # a tenth of the memory of strings
+
+
+def _check(frame: pd.DataFrame) -> None:
+    """Raise ValueError for what no training writes."""
+    numbers = frame[["reg", "kappa", "lagmul"]].to_numpy()
+    if (wrong := implausible(numbers)).any():
+        raise ValueError(f"it holds {numbers[wrong][0]:g}, which no training writes")
+    if (frame[["epoch", "step"]] < 0).any(axis=None) or frame["tensor"].isna().any():
+        raise ValueError("it has rows without a tensor, or of a negative epoch or step")
 
 
 def _is_cpr(run: str) -> bool:

@@ -19,14 +19,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnunet_cpr.images import check_permission
+from nnunet_cpr.images import UnsuitableFile, check_itk_path, check_permission
 
 _WITH_NIBABEL = ("SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient")
 """nnU-Net's readers of NIfTI, whose voxels and spacing nibabel gives, too."""
-
-
-class UnsuitableFile(ValueError):
-    """A file that can be read, but not as what it is needed for. The message names it."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +123,12 @@ def errors_named(path: Path) -> Iterator[None]:
 
 
 def _read(path: Path, reader: Any, image: bool) -> ReadImage:
-    if not image:
-        _check_one_value_a_voxel(path, reader)
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+    if issubclass(reader, SimpleITKIO):
+        check_itk_path(path)
+        if not image:
+            _check_one_value_a_voxel(path)
     with _quiet() as complaints:
         channels, properties = reader().read_images([str(path)]) if image else reader().read_seg(str(path))
     if is_tiff(path) and channels.shape[1] == 1:
@@ -139,12 +139,8 @@ def _read(path: Path, reader: Any, image: bool) -> ReadImage:
     return ReadImage(channels, spacing, _has_spacing(reader), columns)
 
 
-def _check_one_value_a_voxel(path: Path, reader: Any) -> None:
+def _check_one_value_a_voxel(path: Path) -> None:
     """Refuse what nnU-Net's SimpleITK readers would take for channels along an axis in space."""
-    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
-
-    if not issubclass(reader, SimpleITKIO):
-        return
     from nnunet_cpr.images import itk_header
 
     count = itk_header(path).GetNumberOfComponents()

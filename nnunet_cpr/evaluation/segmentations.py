@@ -19,6 +19,7 @@ from nnunet_cpr.evaluation import readers, spacings
 from nnunet_cpr.images import (
     TOLERANCE,
     Geometry,
+    UnsuitableFile,
     affine_geometry,
     difference,
     itk_geometry,
@@ -194,7 +195,7 @@ def _agree_in_simpleitk(reference: Path, prediction: Path) -> bool:
     """
     try:
         return not difference(itk_geometry(reference), itk_geometry(prediction))
-    except RuntimeError:
+    except (RuntimeError, UnsuitableFile):
         return False
 
 

@@ -1,4 +1,4 @@
-"""Which parameters of a model are regularised, by the types of the modules that own them, and the table of it."""
+"""Which parameters of a model are regularized, by the types of the modules that own them, and the table of it."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -34,28 +34,39 @@ class _Part(NamedTuple):
 
 
 def param_groups(model: nn.Module, *, reg_embedding: bool = False) -> list[dict[str, Any]]:
-    """Return the groups of a model for a CPR optimizer: the regularised parameters and the others, each exactly once.
+    """Return the groups of a model for a CPR optimizer: the regularized parameters and the others, each exactly once.
 
-    Not regularised are biases, the weights of all normalisation layers, vectors (layer scales, class tokens), position
+    Not regularized are biases, the weights of all normalization layers, vectors (layer scales, class tokens), position
     tokens, embeddings unless `reg_embedding`, and what the model exempts itself: parameters with the attribute
     `_no_weight_decay`, and names in a `no_weight_decay()` of the model or one of its modules (timm). A shared parameter
-    counts once, and is regularised only if all its owners say so. `torch.compile` and DDP wrappers make no difference.
-    What stands for a parametrised weight (weight_norm, spectral_norm, orthogonal, pruning, your own) is treated as that
-    weight is, but for vectors and for the magnitudes of weight_norm, one number a row, which are not regularised.
+    counts once, and is regularized only if all its owners say so. `torch.compile` and DDP wrappers make no difference.
+    What stands for a parametrized weight (weight_norm, spectral_norm, orthogonal, pruning, your own) is treated as that
+    weight is, but for vectors and for the magnitudes of weight_norm, one number a row, which are not regularized.
 
     Frozen parameters (`requires_grad=False`) are in the groups like others. Steps leave them alone, as they have no
     gradient; once unfrozen they are bounded, with a warm start of their own.
+
+    Args:
+        model: any module, wrapped or not.
+        reg_embedding: whether embeddings are regularized, too.
 
     Returns:
         Up to two groups {"params": [(name, parameter), ...], "regularize": bool}; an empty one is left out.
 
     Raises:
-        ValueError: the model has no parameter to regularise, or a lazy one that has no shape yet.
+        ValueError: the model has no parameter to regularize, or a lazy one that has no shape yet.
+
+    Example:
+        >>> import torch
+        >>> from nnunet_cpr.optim import param_groups
+        >>> groups = param_groups(torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.LayerNorm(2)))
+        >>> [(group["regularize"], [name for name, _ in group["params"]]) for group in groups]
+        [(True, ['0.weight']), (False, ['0.bias', '1.weight', '1.bias'])]
     """
     decisions = list(_decide(model, reg_embedding))
     if not any(decision.regularize for decision in decisions):
         raise ValueError(
-            f"{type(model).__name__} has no parameter to regularise: CPR leaves out biases, normalisation weights, "
+            f"{type(model).__name__} has no parameter to regularize: CPR leaves out biases, normalization weights, "
             "vectors and embeddings; use the plain optimizer, or groups with regularize=True"
         )
     groups = []
@@ -67,23 +78,36 @@ def param_groups(model: nn.Module, *, reg_embedding: bool = False) -> list[dict[
 
 
 def param_table(model: nn.Module, *, reg_embedding: bool = False) -> str:
-    """Return a table to print: every parameter of the model, its shape, whether CPR regularises it, and why.
+    """Return a table to print: every parameter of the model, its shape, whether CPR regularizes it, and why.
 
-    Frozen parameters are marked: CPR bounds those that it regularises once they are unfrozen.
+    Frozen parameters are marked: CPR bounds those that it regularizes once they are unfrozen.
+
+    Args:
+        model: any module, wrapped or not.
+        reg_embedding: whether embeddings are regularized, too.
+
+    Raises:
+        ValueError: a lazy parameter has no shape yet.
+
+    Example:
+        >>> import torch
+        >>> from nnunet_cpr.optim import param_table
+        >>> print(param_table(torch.nn.Linear(3, 2)).splitlines()[-1])
+        1 of 2 tensors, 6 of 8 elements are regularized
     """
     decisions = list(_decide(model, reg_embedding))
     rows = [
         (d.name, "x".join(map(str, d.param.shape)) or "scalar", "yes" if d.regularize else "no", _marked(d))
         for d in decisions
     ]
-    rows.insert(0, ("parameter", "shape", "regularised", "because"))
+    rows.insert(0, ("parameter", "shape", "regularized", "because"))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = [
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows
     ]
     tensors = [d.param for d in decisions if d.regularize]
     elements, total = sum(t.numel() for t in tensors), sum(d.param.numel() for d in decisions)
-    lines.append(f"{len(tensors)} of {len(decisions)} tensors, {elements:,} of {total:,} elements are regularised")
+    lines.append(f"{len(tensors)} of {len(decisions)} tensors, {elements:,} of {total:,} elements are regularized")
     frozen = [t for t in tensors if not t.requires_grad]
     if frozen:
         lines[-1] += (
@@ -159,7 +183,7 @@ def _verdict(
     if "bias" in attribute.split("_"):
         return False, f"bias of {kind}"
     if isinstance(module, _NORMS):
-        return False, f"normalisation: {kind}"
+        return False, f"normalization: {kind}"
     if magnitude:
         return False, f"magnitude of {kind} under weight_norm"
     if isinstance(module, _EMBEDDINGS):

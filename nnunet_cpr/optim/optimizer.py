@@ -42,11 +42,11 @@ class CPR(Optimizer):
         params: a model (then :func:`param_groups` decides what is regularized), parameters, named parameters or groups.
             A group may hold any of the settings below for itself.
         args: the base class's positional arguments, the learning rate first.
-        kappa_init_method: how the bound kappa of a tensor is set: "inflection_point" (Kappa-IP), "warm_start"
-            (Kappa-WS), "uniform" (Kappa-K) or "dependent" (Kappa-kI0).
+        kappa_init_method: how the bound kappa of a tensor is set: a name in `bounds.RULES`, for instance
+            "inflection_point" (Kappa-IP) or "warm_start" (Kappa-WS).
         kappa_init_param: the unconstrained steps of a warm start (default 1000), the uniform bound, or the factor of
             the initial R. Unused by the inflection point.
-        reg_function: R: "l2" (squared norm), "l1", "std" (standard deviation) or "huber".
+        reg_function: R: a name in `regularizers.REGULARIZERS`, for instance "l2" (the squared norm).
         kappa_update: mu, the step size of lambda. Divided by a tensor's element count for l2, l1 and huber.
         reg_step_size: optimizer steps between two samples of R for the inflection point.
         reg_ema_decay: smoothing of R, once a step, for the inflection point.

@@ -4,7 +4,7 @@
     optimizer = timm.optim.create_optimizer_v2(model, "adamcpr", lr=1e-3, weight_decay=0.05)
 
 timm sorts parameters by whether they are to be decayed, and an optimizer sees no more of the model than that. So CPR
-regularises exactly what timm would decay, and nothing is decayed: of `weight_decay` only counts whether it is above 0.
+regularizes exactly what timm would decay, and nothing is decayed: of `weight_decay` only counts whether it is above 0.
 Needs timm 1.0.22 or later; `nnunet_cpr.optim` itself does not.
 """
 
@@ -24,7 +24,7 @@ def create(
     A group that says `regularize` itself, as those of :func:`nnunet_cpr.optim.param_groups` do, is taken at its word.
 
     Raises:
-        ValueError: no group has weight decay or `regularize=True`, so that there is nothing to regularise.
+        ValueError: no group has weight decay or `regularize=True`, so that there is nothing to regularize.
     """
     given = list(params)
     if not any(isinstance(group, dict) for group in given):
@@ -35,7 +35,7 @@ def create(
         groups.append({"regularize": decayed, **group, "weight_decay": 0.0})
     if not any(group["regularize"] for group in groups):
         raise ValueError(
-            f"{optimizer_class.__name__} regularises what timm would decay, and that is nothing here: set weight_decay "
+            f"{optimizer_class.__name__} regularizes what timm would decay, and that is nothing here: set weight_decay "
             "above 0 (its value is not used), or pass param_group_fn=nnunet_cpr.optim.param_groups"
         )
     return optimizer_class(groups, *args, **kwargs)

@@ -5,7 +5,7 @@ A tensor has no rows for the epochs in which it is frozen.
 
 import csv
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # reading a trace needs no torch
 
 TRACE_FILE = "cpr_trace.csv"
 FIGURE_FILE = "cpr_progress.png"
+SMALLEST, LARGEST = 1e-100, 1e100
+"""Far below and above the positive numbers of a float32. Matplotlib cannot draw axes to the ends of float64."""
 
 
 class Panel(NamedTuple):
@@ -98,6 +100,13 @@ def read_trace(path: str | Path) -> list[Row]:
         raise ValueError(f"{path} is damaged ({error!r})") from error
 
 
+def implausible(numbers: np.ndarray) -> np.ndarray:
+    """Tell which values of R, kappa and lambda no training writes, also none that diverges."""
+    size = np.abs(numbers)
+    wrong: np.ndarray = (numbers < 0) | ((size > LARGEST) & np.isfinite(size)) | ((size < SMALLEST) & (size > 0))
+    return wrong
+
+
 @default_style()  # nnU-Net's progress.png changes the global style
 def draw(rows: list[Row]) -> Figure:
     """Lambda, R / kappa and R over the epochs: a thin line per tensor, coloured by depth, and their median."""
@@ -107,8 +116,10 @@ def draw(rows: list[Row]) -> Figure:
     reg, kappa, lagmul = np.full((3, len(tensors), len(epochs)), math.nan)
     for row in rows:
         at = line[row.tensor], column[row.epoch]
-        reg[at], lagmul[at] = row.reg, row.lagmul
-        kappa[at] = row.kappa if 0 < row.kappa < math.inf else math.nan
+        reg[at], kappa[at], lagmul[at] = row.reg, row.kappa, row.lagmul
+    for values in (reg, kappa, lagmul):
+        values[implausible(values)] = math.nan
+    kappa[(kappa == 0) | np.isinf(kappa)] = math.nan
     figure = Figure(figsize=(10, 10), layout="constrained")
     axes = figure.subplots(3, sharex=True)
     colours = matplotlib.colormaps["viridis"]
@@ -118,7 +129,8 @@ def draw(rows: list[Row]) -> Figure:
         for i, series in enumerate(values):
             ax.plot(epochs, series, color=colours(depth(i)), linewidth=0.8, marker=_marker(epochs), markersize=2)
         ax.plot(epochs, _median(values), color="crimson", linewidth=2.2, label="median", marker=_marker(epochs))
-        ax.set(ylabel=panel.label, yscale=panel.scale)
+        ax.set_ylabel(panel.label)
+        set_scale([ax], panel)
         ax.set_title(panel.title, loc="left", fontsize=10)
         ax.grid(alpha=0.3)
     scale_multipliers(axes[0], lagmul)
@@ -159,6 +171,12 @@ def _median(values: np.ndarray) -> np.ndarray:
     median = np.full(values.shape[1], math.nan)
     median[known] = np.nanmedian(values[:, known], axis=0)
     return median
+
+
+def set_scale(axes: Sequence[Axes], panel: Panel) -> None:
+    """Scale axes that share y as the panel says; a logarithmic scale needs a positive value, or matplotlib refuses."""
+    drawable = any(math.isfinite(ax.dataLim.minposy) for ax in axes)
+    axes[0].set_yscale(panel.scale if drawable else "linear")
 
 
 def scale_multipliers(ax: Axes, lagmul: np.ndarray) -> None:

@@ -21,6 +21,8 @@ def run_script_command(program: str, work: Callable[[], None], interrupted: str 
     def checked() -> int:
         try:
             work()
+        except UnicodeEncodeError:  # run_command says what is not text
+            raise
         except (ValueError, OSError) as error:
             where = ""
             if os.environ.get("LOCAL_RANK", "0") != "0":

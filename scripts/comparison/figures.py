@@ -16,8 +16,10 @@ from comparison.runs import Run
 from comparison.settings import number, rule_title
 from comparison.statistics import Comparison, lower_is_better, written
 from nnunet_cpr.evaluation.figures import ALL_COLOURS, draw_steps, literal, name_handles
+from nnunet_cpr.labels import escaped
 from nnunet_cpr.optim.bounds import RULES
 from nnunet_cpr.plotting import default_style
+from nnunet_cpr.training.trace import LARGEST, SMALLEST
 
 START = 0.2
 """The share of the steps whose values may lie outside the axis: perplexities fall from thousands."""
@@ -41,7 +43,7 @@ def curves(comparison: Comparison, runs: Sequence[Run], names: Sequence[str], re
     dotted = ""
     for name, look in looks.items():
         chosen = zip(runs, names, comparison.runs["counted"], strict=True)
-        own = [run.evaluations for run, setting, counted in chosen if setting == name and counted]
+        own = [_drawable(run.evaluations) for run, setting, counted in chosen if setting == name and counted]
         for evaluations in own:
             thin = {"linewidth": 0.8, "alpha": 0.5} if len(own) > 1 else {}
             ax.plot(evaluations[metric], **{**look, **thin})
@@ -60,6 +62,7 @@ def curves(comparison: Comparison, runs: Sequence[Run], names: Sequence[str], re
         levels.append((final, "--", "last value of the baseline"))
     if reach is not None:
         levels.append((reach, "-.", f"{number(reach)}, to be reached"))
+    levels = [level for level in levels if abs(level[0]) <= LARGEST]
     for value, style, _ in levels:
         handles.append(ax.axhline(value, color="black", linewidth=0.9, linestyle=style))
     cut = _scale(ax, shown, [value for value, _, _ in levels], metric)
@@ -109,7 +112,7 @@ def constraints(runs: Sequence[Run], names: Sequence[str], tensors: Sequence[str
         column[2].plot(own["lagmul"], color=ALL_COLOURS[2], linewidth=1.3, marker=marker)
         column[2].set_ylim(bottom=0)
         column[3].plot(loss["step"], loss["loss"], color="0.35", linewidth=1.1)
-        column[0].set_title(literal(_broken(tensor)), fontsize=9)
+        column[0].set_title(literal(_broken(escaped(tensor))), fontsize=9)
         draw_steps(column[3])
     labels = (r"$R$ (dashed: $\kappa$)", r"slope of $R$ per step", r"$\lambda$", "training loss")
     for row, label in zip(axes, labels, strict=True):
@@ -191,6 +194,15 @@ def _looks(order: Sequence[str], baseline: str | None) -> dict[str, dict[str, An
     }
 
 
+def _drawable(evaluations: dict[str, pd.Series]) -> dict[str, pd.Series]:
+    """Return what matplotlib can draw: values beyond a float32's are gaps as infinite ones are, or 0."""
+    sizes = {name: series.abs() for name, series in evaluations.items()}
+    return {
+        name: series.where(sizes[name] <= LARGEST).mask(sizes[name] < SMALLEST, 0.0)
+        for name, series in evaluations.items()
+    }
+
+
 def _scale(ax: Axes, shown: Sequence[pd.Series], levels: Sequence[float], metric: str) -> bool:
     """Fit the axis to what comes after the start, logarithmic over more than a decade; tell if it cuts anything.
 
@@ -214,7 +226,7 @@ def _scale(ax: Axes, shown: Sequence[pd.Series], levels: Sequence[float], metric
 
 def _range(parts: Sequence[Any]) -> tuple[float, float] | None:
     values = np.concatenate(parts)
-    values = values[np.isfinite(values)]
+    values = values[np.abs(values) <= LARGEST]
     return (values.min(), values.max()) if len(values) else None
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from common.parsing import CONFIG_FILE
 from common.records import METRICS_FILE, TRACE_FILE, read_table
@@ -20,10 +19,6 @@ DEFAULT_METRICS = {
 }
 NOT_EVALUATED = ("train_loss", "lr", "memory_mb")
 """Columns of metrics.csv that are of a step, not of an evaluation; so is the one that ends in `_per_second`."""
-
-
-LARGEST = 1e100
-"""Far above what a float32 can hold; matplotlib cannot draw axes to the end of float64."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +51,10 @@ class Run:
         """Return step, tensor, reg, kappa, lagmul; empty if CPR was not used or nothing is traced yet.
 
         Raises:
-            ValueError: the file is truncated or no trace.
+            ValueError: the file is truncated or no trace, or holds what no training writes.
         """
+        from nnunet_cpr.training.trace import implausible  # imports matplotlib, whose settings are put aside first
+
         path = self.folder / TRACE_FILE
         if not path.is_file():
             return pd.DataFrame(columns=["step", "tensor", "reg", "kappa", "lagmul"])
@@ -68,8 +65,10 @@ class Run:
         except ValueError as error:
             raise ValueError(f"{path} cannot be read as a trace: {error}") from error
         numbers = table[["reg", "kappa", "lagmul"]].to_numpy()
-        if (large := np.isfinite(numbers) & (np.abs(numbers) > LARGEST)).any():
-            raise ValueError(f"{path} holds {numbers[large][0]:g}, which no training writes; the file is damaged")
+        if (wrong := implausible(numbers)).any():
+            raise ValueError(f"{path} holds {numbers[wrong][0]:g}, which no training writes; the file is damaged")
+        if table["tensor"].isna().any() or (table.groupby("tensor")["step"].diff() <= 0).any():
+            raise ValueError(f"{path} has rows without a tensor, or with steps that do not increase; it is damaged")
         return table
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from common.settings import applicable_only
 
 from comparison.runs import Run
+from nnunet_cpr.labels import escaped
 from nnunet_cpr.optim.bounds import RULES
 
 NO_DIFFERENCE = (
@@ -118,7 +119,7 @@ def _name(essence: Essence, differing: Sequence[str]) -> str:
     if "kappa_init_param" in essence:
         parts.append(number(essence["kappa_init_param"]))
     others = [_part(key, essence.get(key)) for key in differing if key in essence or key not in _OF_SOME_OPTIMIZERS]
-    return ", ".join([" ".join(parts), *others])
+    return escaped(", ".join([" ".join(parts), *others]))
 
 
 def _part(key: str, value: Any) -> str:

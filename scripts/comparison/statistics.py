@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from comparison.runs import Run
+from nnunet_cpr.labels import escaped
 
 BASELINES = ("adamw", "sgd", "adam")
 """Optimizers among whose settings the baseline is chosen: of the first that is there."""
@@ -72,7 +73,7 @@ def compare(
             raise ValueError(f"{run.folder} has no metric {metric}; it has {', '.join(run.evaluations)}")
     table = pd.DataFrame(
         {
-            "setting": name, "seed": run.seed, "folder": str(run.folder), "step": run.last_step,
+            "setting": name, "seed": run.seed, "folder": escaped(str(run.folder)), "step": run.last_step,
             "max_steps": run.settings["max_steps"], "finished": run.finished, "counted": run.finished or unfinished,
             "value": run.evaluations[metric].iloc[-1],
         }

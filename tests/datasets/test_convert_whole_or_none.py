@@ -164,3 +164,9 @@ def test_mistakes_of_the_user(raw, capsys, arguments, message):
 def test_without_nnunets_folder(source, monkeypatch, capsys):
     monkeypatch.delenv("nnUNet_raw", raising=False)
     assert "nnUNet_raw is not set; export nnUNet_raw=FOLDER" in fails(capsys, "btcv", source)
+
+
+def test_a_folder_that_nnunet_could_not_read(source, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "b\udcffd"))
+    assert "nnU-Net takes only paths in UTF-8" in fails(capsys, "btcv", source)
+    assert not (tmp_path / "b\udcffd").exists()

@@ -59,6 +59,16 @@ def test_bad_data_is_refused_before_anything_is_written(cpu_only, tmp_path, caps
     assert not (tmp_path / "demo").exists()
 
 
+def test_a_file_in_the_place_of_a_folder_leaves_nothing(cpu_only, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("nnunet_cpr.datasets.mni152.check_available", lambda: None)
+    out = tmp_path / "demo"
+    out.mkdir()
+    (out / "logs").write_text("the user's")
+    assert main(["demo", "--out", str(out)]) == 2
+    assert f"{out / 'logs'} is a file" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["logs"]
+
+
 def test_an_interruption_is_one_line(monkeypatch, capsys):
     def interrupted(_):
         raise KeyboardInterrupt

@@ -2,9 +2,11 @@ import os
 
 import pytest
 
+from nnunet_cpr.demo.settings import Settings
 from nnunet_cpr.demo.workspace import Workspace
 
 SETTINGS = {"data": "d", "device": "cpu"}
+DEMO = Settings(300, 0, 0, "cpu", False)
 
 
 @pytest.fixture
@@ -64,13 +66,39 @@ def test_only_the_demos_own_leftovers_are_removed(workspace):
 def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(PermissionError, match="is not writable; choose another --out"):
-        Workspace(tmp_path / "demo", "Dataset001_X").create()
+        Workspace(tmp_path / "demo", "Dataset001_X").check(DEMO)
 
 
-def test_a_file_in_the_place_of_the_folder(tmp_path):
-    (tmp_path / "demo").touch()
-    with pytest.raises(OSError, match="demo"):
-        Workspace(tmp_path / "demo", "Dataset001_X").create()
+@pytest.mark.parametrize(
+    "place",
+    ["nnUNet_raw", "nnUNet_raw/Dataset001_X", "nnUNet_preprocessed", "nnUNet_preprocessed/Dataset001_X",
+     "nnUNet_results", "nnUNet_results/Dataset001_X", "logs", "stages", "stages/Dataset001_X", "msd", "report",
+     "report/Dataset001_X-300steps-seed0-fold0", ""],
+)  # fmt: skip
+@pytest.mark.parametrize("link", [False, True])
+def test_a_file_in_the_place_of_a_folder_is_refused_before_anything_is_made(tmp_path, place, link):
+    path = tmp_path / "demo" / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if link:
+        (tmp_path / "file").touch()
+        path.symlink_to("nowhere" if place else tmp_path / "file")  # the folder itself may be a link to a new one
+    else:
+        path.touch()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match="is a file, or a link to nothing, where the demo needs a folder") as error:
+        Workspace(tmp_path / "demo", "Dataset001_X").check(DEMO)
+    assert str(error.value).startswith(f"{path if place else path.resolve()} is")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_that_nnunet_could_not_use(tmp_path):
+    with pytest.raises(ValueError, match="nnU-Net takes only paths in UTF-8"):
+        Workspace(tmp_path / "b\udcffd", "Dataset001_X").check(DEMO)
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_of_an_earlier_demo_are_fine(workspace):
+    workspace.check(DEMO)
 
 
 def test_the_users_own_nnunet_folders_are_not_used(workspace, monkeypatch):

@@ -102,3 +102,21 @@ def test_a_constraint_that_never_acts(tmp_path, epochs):
     save_figure(drawing.figure, tmp_path / "constraints.png")
     assert drawing.figure.axes[3].lines[0].get_ydata().tolist() == [0] * epochs
     assert [text.get_text() for text in drawing.figure.axes[0].texts] == ["no multiplier is active yet"]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [math.nan, math.inf, 0.0])
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_nothing_that_a_logarithm_has(tmp_path, value, epochs):
+    (drawing,) = drawn(traces(epochs=epochs).assign(reg=value))
+    save_figure(drawing.figure, tmp_path / "constraints.png")
+    assert [ax.get_yscale() for ax in drawing.figure.axes] == ["symlog" if epochs > 2 else "linear"] + ["linear"] * 3
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_trainer_that_diverged_beside_one_that_did_not(tmp_path):
+    bad, good = traces("bad", "bad").assign(reg=math.nan), traces("good", "good")
+    for order in (["bad", "good"], ["good", "bad"]):
+        (drawing,) = drawn(bad, good, trainers=("SGD", *order))
+        save_figure(drawing.figure, tmp_path / "constraints.png")
+        assert [ax.get_yscale() for ax in drawing.figure.axes[4:6]] == ["log", "log"]

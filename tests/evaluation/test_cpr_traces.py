@@ -33,7 +33,12 @@ def test_rows_are_what_the_training_wrote(trained):
     assert left_out == ["Left out, for there is no cpr_trace.csv: Dataset004_Tiny, nnUNetTrainerCPR_seed1, fold 0."]
 
 
-@pytest.mark.parametrize("damage", ["", "epoch,step\n1,2\n", "epoch,step,tensor,reg,kappa,lagmul\n0,1,a,x,1,0\n"])
+@pytest.mark.parametrize(
+    "damage",
+    ["", "epoch,step\n1,2\n", *("epoch,step,tensor,reg,kappa,lagmul\n" + row + "\n" for row in (
+        "0,1,a,x,1,0", "0,1,,1,1,0", "-1,1,a,1,1,0", "0,-1,a,1,1,0", "0,1,a,1,1,-inf", "0,1,a,-2,1,0",
+        "0,1,a,1,1e300,0", "0,1,a,1e-320,1,0"))],
+)  # fmt: skip
 def test_a_damaged_trace_is_left_out_and_named(trained, damage):
     folders, trainings = trained
     write_trace(folders["nnUNetTrainerCPR"], {0: {"a": (1, 2, 0)}})
@@ -42,3 +47,11 @@ def test_a_damaged_trace_is_left_out_and_named(trained, damage):
     traces, (sentence,) = read_traces(trainings)
     assert len(traces) == 1
     assert sentence.startswith(f"Left out, for it cannot be read: {path} (") and "\n" not in sentence
+
+
+def test_a_diverged_training_is_no_damage(trained):
+    folders, trainings = trained
+    for folder in (folders["nnUNetTrainerCPR"], folders["nnUNetTrainerCPR_seed1"]):
+        write_trace(folder, {0: {"a": (float("nan"), float("inf"), float("nan"))}})
+    traces, left_out = read_traces(trainings)
+    assert len(traces) == 2 and not left_out

@@ -17,6 +17,7 @@ from nnunet_cpr.cli import main
 from nnunet_cpr.evaluation import report
 from nnunet_cpr.evaluation.folders import left_out, read_folders
 from nnunet_cpr.evaluation.nnunet_results import Training, stated_reader
+from nnunet_cpr.evaluation.readers import errors_named, read_voxels
 from nnunet_cpr.evaluation.segmentations import check_geometry, list_cases, read_pair, read_segmentation
 from nnunet_cpr.evaluation.surface import SurfaceTask, spacing_cautions
 
@@ -400,3 +401,15 @@ def test_layers_are_not_taken_for_an_axis(tmp_path, ending):
     SimpleITK.WriteImage(image, str(tmp_path / f"x.seg{ending}"))
     with pytest.raises(ValueError, match=rf"x\.seg{ending} has 2 values in every voxel, layers or colors"):
         read_segmentation(tmp_path / f"x.seg{ending}")
+
+
+@pytest.mark.parametrize("image", [False, True])
+def test_a_path_at_which_simpleitk_would_end_the_process(tmp_path, image):
+    folder = tmp_path / "b\udcffd"
+    folder.mkdir()
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.zeros((5, 6, 7), np.uint8)), str(tmp_path / "x.mha"))
+    path = (tmp_path / "x.mha").rename(folder / "x.mha")
+    with errors_named(path), pytest.raises(ValueError, match=r"takes only paths in UTF-8; rename the file or folder$"):
+        read_voxels(path, image=image)
+    nifti(folder / "y.nii.gz")
+    assert read_segmentation(folder / "y.nii.gz")[0].shape == MASK.shape  # nibabel can read it

@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -43,6 +45,12 @@ class Segmentation:
     """The direction of the axes."""
     write: Callable[["Segmentation", Path], None] | None = None
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse a second way to write a file, which would undo the oddity of the first."""
+        if name == "write" and value is not None and getattr(self, "write", None) is not None:
+            raise NotHereError
+        super().__setattr__(name, value)
+
     def affine(self) -> np.ndarray:
         """Return the affine of the true place."""
         affine = self.turn @ np.diag([*self.spacing[:3], 1.0])
@@ -78,10 +86,11 @@ def save(segmentation: Segmentation, path: Path) -> None:
         image.SetSpacing(segmentation.spacing)
         image.SetOrigin((-3.0, 4.0, 5.0))
         image.SetDirection((np.diag([-1.0, -1.0, 1.0]) @ segmentation.turn[:3, :3]).ravel())
-    # SimpleITK knows no odd names, and writes by the ending.
-    plain = path.with_name(f"plain{segmentation.ending.lower()}")
-    SimpleITK.WriteImage(image, str(plain), True)
-    plain.rename(path)
+    # SimpleITK knows no odd names, and aborts at some; it writes by the ending.
+    with tempfile.TemporaryDirectory() as place:
+        plain = Path(place) / f"plain{segmentation.ending.lower()}"
+        SimpleITK.WriteImage(image, str(plain), True)
+        shutil.move(plain, path)
 
 
 class Compare(World):
@@ -268,7 +277,7 @@ class Folders(Compare):
                 ignored = truth.array == self.ignore if self.ignore is not None else None
                 for label, value in labels.items():
                     masks = [np.isin(one.array, value) for one in (truth, guess)]
-                    key = (dataset, name, name, "0", case, label)
+                    key = (dataset, name, name, "0", case, oracle.label_name(label, value))
                     values[(*key, "Dice")] = self._policy(oracle.dice(*masks, ignored))
                     if self.surface:
                         for metric, number in oracle.distances(*masks, list(truth.spacing)).items():
@@ -409,7 +418,7 @@ class Trainings(Compare):
         for (dataset, run, fold), cases in self.values.items():
             for case, values in cases.items():
                 for name, dice in values.items():
-                    key = (dataset, shown[run], run, fold, case, name)
+                    key = (dataset, shown[run], run, fold, case, oracle.label_name(name, self.labels[name]))
                     value = None if math.isnan(dice) else Fraction(str(dice))
                     found[(*key, "Dice")] = self._policy(value)
                     if self.surface:

@@ -1,11 +1,13 @@
 """The numbers of a comparison, computed slowly and apart from the package: fractions, loops over borders, plain CSV.
 
 A comparison is {(dataset, trainer, run, fold, case, label, metric): value}; values are fractions, floats, or None where
-they are not defined. Names are compared without what may be put before them in a CSV file to disarm formulas.
+they are not defined. Names are compared without what may be put before them in a CSV file to disarm formulas, and with
+Python's escapes for characters that nobody can see.
 """
 
 import csv
 import math
+import unicodedata
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,6 +16,10 @@ from odd_worlds import OracleError
 from scipy import ndimage, spatial, stats
 
 MEAN = "foreground mean"
+INVISIBLE = ("Cc", "Cs")
+"""Unicode's categories of control characters, and of halves that are no character alone."""
+TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+"""Unicode's directions of characters that show what follows in another order."""
 LOWER = ("HD95", "MASD")
 Key = tuple[str, str, str, str, str, str, str]
 Value = Fraction | float | None
@@ -61,7 +67,20 @@ def surface_dice(reference: np.ndarray, prediction: np.ndarray, spacing: list[fl
 def plain(name: object) -> str:
     """Return a name as it is compared."""
     text = " ".join(str(name).split())
-    return text[1:] if text[:1] == "'" and text[1:2] in ("=", "+", "-", "@", "'") else text
+    text = text[1:] if text[:1] == "'" and text[1:2] in ("=", "+", "-", "@", "'") else text
+    return "".join(_visible(one) for one in text)
+
+
+def _visible(one: str) -> str:
+    hidden = unicodedata.category(one) in INVISIBLE or unicodedata.bidirectional(one) in TURNING
+    return one.encode("unicode_escape").decode() if hidden else one
+
+
+def label_name(name: str, value: object) -> str:
+    """Return what a label is called in tables: its value stands behind a name that would say nothing, or the mean."""
+    text = " ".join(name.split())
+    values = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+    return name if text and text.casefold() != MEAN else f"{text} (label {values})".strip()
 
 
 def read_table(path: Path) -> list[dict[str, str]]:

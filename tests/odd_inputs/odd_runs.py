@@ -236,7 +236,8 @@ def _moved(world: World, before: dict[str, str], after: dict[str, str], ending: 
         name = change.rsplit(" is ", 1)[0].removesuffix(" changed")
         in_output = inside(name, world.output, world)
         own_parent = world.output is not None and not failed and change.endswith("is new") and _leads_to(name, world)
-        hidden = HIDDEN.search(name) and change.endswith("is new")
+        part = _hidden_part(name)
+        hidden = part is not None and part not in before and change.endswith("is new")
         if _below_named(name, ending):
             continue
         if hidden and after.get(name) == "folder" and world.stop and ending.code == 130 and _has_written(world, before):
@@ -244,6 +245,12 @@ def _moved(world: World, before: dict[str, str], after: dict[str, str], ending: 
         if hidden or not ((in_output and not failed) or own_parent or world.may_change(name)):
             found.append(change)
     return [f"{'after a refusal' if failed else 'outside the output'}: {'; '.join(found[:4])}"] if found else []
+
+
+def _hidden_part(name: str) -> str | None:
+    """Return the path of the first hidden folder or file in a path."""
+    found = HIDDEN.search(name)
+    return name[: found.end()].rstrip("/") if found else None
 
 
 def _below_named(name: str, ending: Ending) -> bool:

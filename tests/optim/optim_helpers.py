@@ -11,7 +11,7 @@ from reference import algorithm1
 
 from nnunet_cpr.optim import SGDCPR, AdamCPR, bounds, fused, regularizers
 
-REGULARISERS = tuple(regularizers.REGULARIZERS)
+REGULARIZER_NAMES = tuple(regularizers.REGULARIZERS)
 STEP_FORMS = tuple(regularizers.STEP_FORMS)
 SAMPLING = {"reg_step_size": 10, "reg_ema_decay": 0.8}
 
@@ -69,7 +69,7 @@ class Pull:
 @functools.cache
 def uniform_kappa(reg_function):
     """Twice the largest R that Pull's tensors start with: training carries all of them beyond it."""
-    return 2 * max(float(algorithm1.regulariser(reg_function, theta)) for theta in Pull().start if theta.ndim > 1)
+    return 2 * max(float(algorithm1.regularizer(reg_function, theta)) for theta in Pull().start if theta.ndim > 1)
 
 
 def cpr_settings(rule, reg_function="l2", **kwargs):

@@ -123,8 +123,8 @@ def rebuild(training: Training, params: list[Any], opt: Any) -> tuple[list[torch
     fresh = [new_parameter(w, layer) for w, layer in zip(weights, training.layers, strict=True)]
     left = iter(fresh)
     groups = [{"params": list(itertools.islice(left, len(layers)))} for _, layers in training.groups]
-    regularised = [{**group, "regularize": True} for group in groups]  # or it would warn that there is nothing to do
-    other = training.cls(regularised)
+    regularized = [{**group, "regularize": True} for group in groups]  # or it would warn that there is nothing to do
+    other = training.cls(regularized)
     other.load_state_dict(round_trip(opt.state_dict()))
     return fresh, other
 

@@ -98,7 +98,7 @@ class Tensor:
         """kappa and lambda; returns the weights after the constraint and how far rounding may move them."""
         c, theta = self.constraint, self.theta
         s, n, acc = c.settings, theta.numel(), 16 * self.acc_eps
-        reg = float(algorithm1.regulariser(s.reg_function, theta))
+        reg = float(algorithm1.regularizer(s.reg_function, theta))
         largest = theta.abs().max().item() if n else 0.0
         off = acc * (abs(reg) + (largest if s.reg_function == "std" else 0.0))  # of R
         lam_before, kappa_before, near = c.lam, c.kappa, self._near_an_inflection_point(off)

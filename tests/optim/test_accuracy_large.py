@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from optim_helpers import REGULARISERS
+from optim_helpers import REGULARIZER_NAMES
 from reference import algorithm1
 
 from nnunet_cpr.optim import SGDCPR
@@ -21,19 +21,19 @@ def r_seen(weights, reg):
     return float(opt.state[p]["kappa"])
 
 
-@pytest.mark.parametrize("reg", REGULARISERS)
+@pytest.mark.parametrize("reg", REGULARIZER_NAMES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_forty_million_elements(forty_million, dtype, reg):
     weights = forty_million.to(dtype, copy=True)
     if reg == "huber":
         weights.mul_(50)  # both branches
-    expected = float(algorithm1.regulariser(reg, weights.double()))
+    expected = float(algorithm1.regularizer(reg, weights.double()))
     assert r_seen(weights, reg) == pytest.approx(expected, rel=1e-6)
 
 
 def test_std_with_a_mean_far_from_zero(forty_million):
     weights = forty_million + 1.0  # mean is 50 standard deviations away
-    expected = float(algorithm1.regulariser("std", weights.double()))
+    expected = float(algorithm1.regularizer("std", weights.double()))
     assert r_seen(weights, "std") == pytest.approx(expected, rel=1e-6)
 
 
@@ -42,7 +42,7 @@ def test_std_where_the_mean_itself_is_rounded_coarsely(offset):
     """Weights near 300 that differ by 2e-4: float32 gives the mean to 2e-5 at best; the variance must not see that."""
     spread = 2e-4 * torch.randn(300, 500, dtype=torch.float64)
     weights = (300 + offset + spread).float()
-    expected = float(algorithm1.regulariser("std", weights.double()))
+    expected = float(algorithm1.regularizer("std", weights.double()))
     assert r_seen(weights, "std") == pytest.approx(expected, rel=1e-5)
 
 

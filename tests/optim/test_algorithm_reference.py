@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from optim_helpers import BASE_KWARGS, REGULARISERS, RULES, STEP_FORMS, Pull, cpr_settings, make
+from optim_helpers import BASE_KWARGS, REGULARIZER_NAMES, RULES, STEP_FORMS, Pull, cpr_settings, make
 from reference import algorithm1
 
 BASES = {"Adam": algorithm1.Adam, "SGD": algorithm1.SGD}
@@ -40,7 +40,7 @@ def assert_equal(params, opt, ref, rtol):
 
 @pytest.mark.parametrize("adaptive", [False, True])
 @pytest.mark.parametrize("form", STEP_FORMS)
-@pytest.mark.parametrize("reg", REGULARISERS)
+@pytest.mark.parametrize("reg", REGULARIZER_NAMES)
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("name", ["Adam", "SGD"])
 def test_float64_equals_algorithm1(name, rule, reg, form, adaptive):
@@ -52,7 +52,7 @@ def test_float64_equals_algorithm1(name, rule, reg, form, adaptive):
     assert_equal(params, opt, ref, 1e-9)
 
 
-@pytest.mark.parametrize("reg", REGULARISERS)
+@pytest.mark.parametrize("reg", REGULARIZER_NAMES)
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("name, form", [("Adam", "explicit"), ("SGD", "proximal")])
 def test_float32_stays_close_to_algorithm1(name, rule, reg, form):

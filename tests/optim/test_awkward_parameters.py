@@ -2,14 +2,24 @@
 
 import pytest
 import torch
-from optim_helpers import CLASSES, REGULARISERS, RULES, STEP_FORMS, Pull, assert_same_bits, cpr_settings, make, matrix
+from optim_helpers import (
+    CLASSES,
+    REGULARIZER_NAMES,
+    RULES,
+    STEP_FORMS,
+    Pull,
+    assert_same_bits,
+    cpr_settings,
+    make,
+    matrix,
+)
 from torch import nn
 
 from nnunet_cpr.optim import SGDCPR, AdamCPR
 
 
 @pytest.mark.parametrize("regularize", [True, False, None])
-@pytest.mark.parametrize("reg", REGULARISERS)
+@pytest.mark.parametrize("reg", REGULARIZER_NAMES)
 @pytest.mark.parametrize("rule", RULES)
 def test_empty_and_scalar_parameters(rule, reg, regularize):
     params = [torch.nn.Parameter(x) for x in (torch.empty(0, 3), torch.tensor(2.0), torch.ones(1), torch.empty(0))]
@@ -48,14 +58,14 @@ def test_a_scalar_is_a_tensor_of_one_element(reg, form):
 
 
 class TestComplex:
-    def test_regularised_is_refused_with_the_reason(self):
+    def test_regularized_is_refused_with_the_reason(self):
         with pytest.raises((ValueError, RuntimeError, TypeError), match=r"complex.*CPR"):
             opt = AdamCPR([nn.Parameter(torch.randn(3, 3, dtype=torch.complex64))])
             p = opt.param_groups[0]["params"][0]
             p.grad = torch.ones_like(p)
             opt.step()
 
-    def test_unregularised_trains(self):
+    def test_unregularized_trains(self):
         z = nn.Parameter(torch.randn(3, 3, dtype=torch.complex64))
         twin = nn.Parameter(z.detach().clone())
         opt = AdamCPR([{"params": [z], "regularize": False}, {"params": [matrix(2, 2)]}], lr=0.1)
@@ -73,7 +83,7 @@ class TestSparse:
         e(torch.tensor([1, 4])).sum().backward()
         return e.weight
 
-    def test_regularised_is_refused_with_the_reason_and_nothing_moves(self):
+    def test_regularized_is_refused_with_the_reason_and_nothing_moves(self):
         weight, other = self.embedding(), matrix(3, 3)
         before = [weight.detach().clone(), other.detach().clone()]
         opt = SGDCPR([other, weight], lr=0.1, kappa_init_method="uniform", kappa_init_param=0.1)
@@ -82,14 +92,14 @@ class TestSparse:
             opt.step()
         assert_same_bits([weight.detach(), other.detach()], before)
 
-    def test_unregularised_trains(self):
+    def test_unregularized_trains(self):
         weight = self.embedding()
         before = weight.detach().clone()
         SGDCPR([{"params": [weight], "regularize": False}, {"params": [matrix(2, 2)]}], lr=0.1).step()
         assert torch.equal((weight.detach() != before).any(1), torch.tensor([0, 1, 0, 0, 1, 0], dtype=torch.bool))
 
 
-@pytest.mark.parametrize("reg", REGULARISERS)
+@pytest.mark.parametrize("reg", REGULARIZER_NAMES)
 @pytest.mark.parametrize("name", CLASSES)
 def test_mixed_dtypes_in_one_group_equal_separate_optimizers(name, reg):
     dtypes = (torch.float32, torch.bfloat16, torch.float64, torch.float32)

@@ -3,7 +3,7 @@ with the plain path."""
 
 import pytest
 import torch
-from optim_helpers import REGULARISERS, STEP_FORMS, Pull, as_ours, assert_same_bits, matrix, one_step
+from optim_helpers import REGULARIZER_NAMES, STEP_FORMS, Pull, as_ours, assert_same_bits, matrix, one_step
 
 from nnunet_cpr.optim import SGDCPR, AdamCPR
 
@@ -114,9 +114,9 @@ class TestDifferentiable:
         assert lam > 0
         torch.testing.assert_close(rate.grad, leaf.detach() * (1 - 2 * lam))  # lambda itself is held constant
 
-    @pytest.mark.parametrize("reg", REGULARISERS)
+    @pytest.mark.parametrize("reg", REGULARIZER_NAMES)
     @pytest.mark.parametrize("form", STEP_FORMS)
-    def test_adam_runs_with_every_regulariser(self, reg, form):
+    def test_adam_runs_with_every_regularizer(self, reg, form):
         leaf = matrix(4, 4)
         p = leaf.clone()
         opt = AdamCPR(

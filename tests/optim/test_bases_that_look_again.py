@@ -5,7 +5,7 @@ The reference is written out: the plain optimizer steps from theta_t, then lambd
 
 import pytest
 import torch
-from optim_helpers import REGULARISERS, STEP_FORMS, assert_same_bits, bits, matrix
+from optim_helpers import REGULARIZER_NAMES, STEP_FORMS, assert_same_bits, bits, matrix
 from reference import algorithm1
 
 from nnunet_cpr.optim import CPR, cpr
@@ -151,7 +151,7 @@ class ByHand:
         return x - algorithm1.proximal(self.reg_function, x, self.lam)
 
     def __call__(self, theta, weight):
-        reg = float(algorithm1.regulariser(self.reg_function, theta))
+        reg = float(algorithm1.regularizer(self.reg_function, theta))
         self.kappa = 0.8 * reg if self.kappa is None else self.kappa
         self.lam = max(0.0, self.lam + 0.03 / algorithm1.divisor(self.reg_function, theta) * (reg - self.kappa))
         self.acted += self.lam > 0
@@ -167,7 +167,7 @@ def test_unbounded_equals_the_base_bit_for_bit(base):
     assert torch.equal(torch.stack(our_losses), torch.stack(losses))
 
 
-@pytest.mark.parametrize("reg_function", REGULARISERS)
+@pytest.mark.parametrize("reg_function", REGULARIZER_NAMES)
 @pytest.mark.parametrize("step_form", STEP_FORMS)
 @pytest.mark.parametrize("base", BASES)
 def test_bounded_is_the_base_step_and_then_the_constraint_step_at_theta_t(base, reg_function, step_form):

@@ -23,7 +23,7 @@ def test_fields_and_values():
     assert not row.flips
 
 
-def test_only_regularised_tensors_are_listed():
+def test_only_regularized_tensors_are_listed():
     model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
     opt = AdamCPR(model)
     assert {row.name for row in opt.constraints()} <= {"0.weight", "2.weight"}

@@ -1,4 +1,4 @@
-"""torch.distributed.checkpoint: initialises every optimizer by a step with lr = 0, saves, loads and continues."""
+"""torch.distributed.checkpoint: initializes every optimizer by a step with lr = 0, saves, loads and continues."""
 
 import math
 
@@ -28,7 +28,7 @@ def train(model, opt, start, stop):
 
 @pytest.mark.parametrize("cls", [AdamCPR, SGDCPR])
 @pytest.mark.parametrize("rule", ["warm_start", "inflection_point"])
-def test_initialising_moves_no_weight(rule, cls):
+def test_initializing_moves_no_weight(rule, cls):
     model = network()
     before = [p.detach().clone() for p in model.parameters()]
     opt = cls(model, lr=0.1, **cpr_settings(rule))

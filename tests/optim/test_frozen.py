@@ -41,7 +41,7 @@ def test_the_table_marks_them_and_counts_them_apart():
     assert rows(table)["0.weight"].endswith("weight of Linear, frozen")
     assert rows(table)["0.bias"].endswith("bias of Linear, frozen")
     assert not any("frozen" in rows(table)[name] for name in ("2.weight", "2.bias"))
-    assert "2 of 4 tensors, 36 of 44 elements are regularised" in table
+    assert "2 of 4 tensors, 36 of 44 elements are regularized" in table
     assert "1 of these tensors, 24 elements, are frozen" in table
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from optim_helpers import CLASSES, REGULARISERS, RULES, Pull, assert_same_bits, cpr_settings, make, matrix
+from optim_helpers import CLASSES, REGULARIZER_NAMES, RULES, Pull, assert_same_bits, cpr_settings, make, matrix
 from torch.amp import GradScaler
 
 
@@ -54,7 +54,7 @@ def test_infinite_gradients_move_nothing_at_any_step(name, rule, fused):
                 torch.testing.assert_close(opt.state[p][key], plain.state[q][key], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("reg", REGULARISERS)
+@pytest.mark.parametrize("reg", REGULARIZER_NAMES)
 @pytest.mark.parametrize("rule", RULES)
 def test_the_very_first_step_skipped(rule, reg):
     """GradScaler starts with a scale that is too large, so this is the usual beginning of a run."""

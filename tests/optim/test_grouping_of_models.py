@@ -10,7 +10,7 @@ from nnunet_cpr.optim import AdamCPR, param_groups, param_table
 
 
 def decided(model, **kwargs):
-    """{name: regularised}, after checking that every parameter is in exactly one group."""
+    """{name: regularized}, after checking that every parameter is in exactly one group."""
     groups = param_groups(model, **kwargs)
     assert len(groups) in (1, 2) and all(set(g) == {"params", "regularize"} and g["params"] for g in groups)
     members = [p for g in groups for _, p in g["params"]]
@@ -19,7 +19,7 @@ def decided(model, **kwargs):
     return {name: g["regularize"] for g in groups for name, _ in g["params"]}
 
 
-def regularised(model, **kwargs):
+def regularized(model, **kwargs):
     return {name for name, yes in decided(model, **kwargs).items() if yes}
 
 
@@ -52,21 +52,21 @@ class TestArchitectures:
             nn.Flatten(),
             nn.Linear(100, 1),
         )
-        assert regularised(model) == by_type(model, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))
+        assert regularized(model) == by_type(model, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))
 
     def test_transformer_encoder(self):
         model = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32), 2, nn.LayerNorm(16), False)
         expected = by_type(model, nn.Linear) | {f"layers.{i}.self_attn.in_proj_weight" for i in range(2)}
-        assert regularised(model) == expected
+        assert regularized(model) == expected
 
     def test_separate_projections_of_attention(self):
         model = Named(a=nn.MultiheadAttention(16, 2, kdim=8, vdim=4, add_bias_kv=True))
-        assert regularised(model) == {"a.q_proj_weight", "a.k_proj_weight", "a.v_proj_weight", "a.out_proj.weight"}
+        assert regularized(model) == {"a.q_proj_weight", "a.k_proj_weight", "a.v_proj_weight", "a.out_proj.weight"}
 
     @pytest.mark.parametrize("cls", [nn.LSTM, nn.GRU, nn.RNN])
     def test_recurrent(self, cls):
         model = Named(r=cls(4, 6, num_layers=2))
-        assert regularised(model) == {f"r.weight_{k}_l{i}" for k in ("ih", "hh") for i in range(2)}
+        assert regularized(model) == {f"r.weight_{k}_l{i}" for k in ("ih", "hh") for i in range(2)}
 
     def test_deit(self):
         timm = pytest.importorskip("timm")
@@ -80,7 +80,7 @@ class TestArchitectures:
         model = timm.create_model("deit_tiny_distilled_patch16_224", pretrained=False, init_values=0.1)
         type(model).no_weight_decay, kept = lambda self: set(), type(model).no_weight_decay
         try:
-            assert regularised(model) == by_type(model, (nn.Linear, nn.Conv2d))
+            assert regularized(model) == by_type(model, (nn.Linear, nn.Conv2d))
         finally:
             type(model).no_weight_decay = kept
 
@@ -95,7 +95,7 @@ class TestArchitectures:
     def test_swin(self):
         timm = pytest.importorskip("timm")
         model = timm.create_model("swin_tiny_patch4_window7_224", pretrained=False)
-        assert regularised(model) == by_type(model, (nn.Linear, nn.Conv2d))
+        assert regularized(model) == by_type(model, (nn.Linear, nn.Conv2d))
 
     def test_nnunets_unet(self):
         unet = pytest.importorskip("dynamic_network_architectures.architectures.unet")
@@ -127,8 +127,8 @@ class TestArchitectures:
         head.weight = emb.weight
         pair = {"head": head, "wte": emb} if head_first else {"wte": emb, "head": head}
         model = Named(wpe=nn.Embedding(8, 16), **pair, block=nn.Linear(16, 16), norm=nn.LayerNorm(16))
-        assert regularised(model) == {"block.weight"}
-        with_embeddings = regularised(model, reg_embedding=True)
+        assert regularized(model) == {"block.weight"}
+        with_embeddings = regularized(model, reg_embedding=True)
         assert len(with_embeddings) == 3
         assert {"block.weight", "wpe.weight"} < with_embeddings
 
@@ -136,11 +136,11 @@ class TestArchitectures:
 class TestTypesNotNames:
     def test_a_linear_called_embed_is_a_linear(self):
         model = Named(embed_proj=nn.Linear(4, 4), norm_head=nn.Linear(4, 1), pos_embedding=nn.Linear(1, 4))
-        assert regularised(model) == {"embed_proj.weight", "norm_head.weight", "pos_embedding.weight"}
+        assert regularized(model) == {"embed_proj.weight", "norm_head.weight", "pos_embedding.weight"}
 
     def test_layers_called_as_something_else(self):
         model = Named(weight_proj=nn.LayerNorm(4), linear=nn.Embedding(4, 4), conv=nn.BatchNorm1d(4), x=nn.Linear(2, 2))
-        assert regularised(model) == {"x.weight"}
+        assert regularized(model) == {"x.weight"}
 
     @pytest.mark.parametrize(
         "module",
@@ -160,7 +160,7 @@ class TestTypesNotNames:
         ids=str,
     )
     def test_weights_of_any_shape(self, module):
-        assert regularised(Named(m=module)) == {"m.weight"}
+        assert regularized(Named(m=module)) == {"m.weight"}
 
     @pytest.mark.parametrize(
         "module",
@@ -179,8 +179,8 @@ class TestTypesNotNames:
         ],
         ids=str,
     )
-    def test_never_regularised(self, module):
-        assert regularised(Named(m=module, w=nn.Linear(2, 2))) == {"w.weight"}
+    def test_never_regularized(self, module):
+        assert regularized(Named(m=module, w=nn.Linear(2, 2))) == {"w.weight"}
 
     def test_subclasses_count_as_their_base(self):
         class MyLinear(nn.Linear):
@@ -192,7 +192,7 @@ class TestTypesNotNames:
         class MyEmbedding(nn.Embedding):
             pass
 
-        assert regularised(Named(a=MyLinear(3, 1), b=MyNorm([3, 4]), c=MyEmbedding(3, 4))) == {"a.weight"}
+        assert regularized(Named(a=MyLinear(3, 1), b=MyNorm([3, 4]), c=MyEmbedding(3, 4))) == {"a.weight"}
 
     @pytest.mark.parametrize(
         "shape, yes",
@@ -215,15 +215,15 @@ class TestTypesNotNames:
 
     def test_parameter_lists(self):
         model = nn.ParameterList([nn.Parameter(torch.ones(3, 3)), nn.Parameter(torch.ones(3))])
-        assert regularised(Named(p=model)) == {"p.0"}
+        assert regularized(Named(p=model)) == {"p.0"}
 
     @pytest.mark.parametrize(
         "layer", [nn.Linear(6, 4), nn.Linear(6, 1), nn.Conv2d(3, 4, 3), nn.Conv2d(3, 1, 3)], ids=str
     )
-    def test_parametrised_layers_are_still_layers(self, layer):
+    def test_parametrized_layers_are_still_layers(self, layer):
         """spectral_norm moves the weight to `parametrizations.weight.original`."""
         model = Named(m=nn.utils.parametrizations.spectral_norm(layer), w=nn.Linear(2, 2))
-        assert regularised(model) == {"m.parametrizations.weight.original", "w.weight"}
+        assert regularized(model) == {"m.parametrizations.weight.original", "w.weight"}
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -253,7 +253,7 @@ parametrized = nn.utils.parametrizations
 
 
 class Sum(nn.Module):
-    """A parametrisation with two parts, of no kind that torch knows."""
+    """A parametrization with two parts, of no kind that torch knows."""
 
     def forward(self, a, b):
         return a + b
@@ -289,11 +289,11 @@ class LowRank(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-class TestParametrisedWeights:
+class TestParametrizedWeights:
     """What stands for a weight is treated as the weight would be."""
 
     def plain(self, name, make, **kwargs):
-        return f"m.{name}" in regularised(Named(m=make(), w=nn.Linear(2, 2)), **kwargs)
+        return f"m.{name}" in regularized(Named(m=make(), w=nn.Linear(2, 2)), **kwargs)
 
     def parts(self, module, **kwargs):
         found = decided(Named(m=module, w=nn.Linear(2, 2)), **kwargs)
@@ -336,7 +336,7 @@ class TestParametrisedWeights:
 
         module = nn.Embedding(10, 4)
         nn.utils.parametrize.register_parametrization(module, "weight", Hyper(nn.Linear(4, 4), nn.LayerNorm(4)))
-        assert regularised(module) == {"parametrizations.weight.0.0.weight"}
+        assert regularized(module) == {"parametrizations.weight.0.0.weight"}
 
     @pytest.mark.parametrize("make", [lambda: nn.Linear(6, 4), lambda: nn.Embedding(6, 4)], ids=["Linear", "Embedding"])
     def test_parts_that_are_vectors(self, make):
@@ -369,7 +369,7 @@ class TestParametrisedWeights:
 
     def test_compiled(self):
         model = Named(m=torch.compile(parametrized.weight_norm(nn.Linear(4, 1))))
-        assert regularised(model) == {"m.parametrizations.weight.original1"}
+        assert regularized(model) == {"m.parametrizations.weight.original1"}
 
     def test_an_exemption_by_the_name_of_the_weight(self):
         class Model(Named):
@@ -377,14 +377,14 @@ class TestParametrisedWeights:
                 return {"a.weight"}
 
         model = Model(a=parametrized.weight_norm(nn.Linear(4, 3)), b=parametrized.weight_norm(nn.Linear(4, 3)))
-        assert regularised(model) == {"b.parametrizations.weight.original1"}
+        assert regularized(model) == {"b.parametrizations.weight.original1"}
         older = (
             nn.utils.weight_norm,
             nn.utils.spectral_norm,
             lambda m: prune.random_unstructured(m, "weight", 1),
         )
         for wrap in older:
-            assert not regularised(Model(a=wrap(nn.Linear(4, 3)), b=nn.Linear(4, 3))) - {"b.weight"}
+            assert not regularized(Model(a=wrap(nn.Linear(4, 3)), b=nn.Linear(4, 3))) - {"b.weight"}
 
     def test_the_table_names_the_layer(self):
         table = param_table(parametrized.weight_norm(nn.Conv1d(8, 1, 7)))
@@ -408,7 +408,7 @@ class TestLazyLayers:
         with pytest.raises(ValueError, match=f"param 0 of the group has {self.MESSAGE}"):
             AdamCPR(nn.LazyLinear(3).parameters(), regularize=regularize)
 
-    def test_may_be_in_a_group_that_is_not_regularised(self):
+    def test_may_be_in_a_group_that_is_not_regularized(self):
         layer = nn.LazyLinear(3)
         opt = AdamCPR([{"params": layer.parameters(), "regularize": False}, {"params": nn.Linear(2, 2).parameters()}])
         layer(torch.ones(2, 4)).sum().backward()
@@ -417,19 +417,19 @@ class TestLazyLayers:
     def test_are_layers_like_others_after_it(self):
         model = Named(m=nn.LazyLinear(3), n=nn.LazyBatchNorm1d())
         model.n(model.m(torch.ones(2, 4)))
-        assert regularised(model) == {"m.weight"}
+        assert regularized(model) == {"m.weight"}
 
 
 class TestExemptions:
     def test_of_a_parameter(self):
         model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
         model[0].weight._no_weight_decay = True
-        assert regularised(model) == {"1.weight"}
+        assert regularized(model) == {"1.weight"}
 
     def test_an_attribute_that_is_false_exempts_nothing(self):
         model = nn.Sequential(nn.Linear(3, 3))
         model[0].weight._no_weight_decay = False
-        assert regularised(model) == {"0.weight"}
+        assert regularized(model) == {"0.weight"}
 
     @pytest.mark.parametrize("answer", [{"a.weight"}, ["a.weight"], ("a.weight",)])
     def test_of_the_model(self, answer):
@@ -437,14 +437,14 @@ class TestExemptions:
             def no_weight_decay(self):
                 return answer
 
-        assert regularised(Model(a=nn.Linear(2, 2), b=nn.Linear(2, 2))) == {"b.weight"}
+        assert regularized(Model(a=nn.Linear(2, 2), b=nn.Linear(2, 2))) == {"b.weight"}
 
     def test_names_are_whole_names(self):
         class Model(Named):
             def no_weight_decay(self):
                 return {"a"}
 
-        assert regularised(Model(a=nn.Linear(2, 2), b=nn.Linear(2, 2))) == {"a.weight", "b.weight"}
+        assert regularized(Model(a=nn.Linear(2, 2), b=nn.Linear(2, 2))) == {"a.weight", "b.weight"}
 
 
 def example():

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from optim_helpers import REGULARISERS, matrix, one_step
+from optim_helpers import REGULARIZER_NAMES, matrix, one_step
 from reference import algorithm1
 
 from nnunet_cpr.optim import SGDCPR, AdamCPR
@@ -81,7 +81,7 @@ class TestWarmStart:
         assert kappa(opt, p) == pytest.approx(float((before**2).sum()))
         assert torch.equal(p.detach(), before)
 
-    @pytest.mark.parametrize("reg", REGULARISERS)
+    @pytest.mark.parametrize("reg", REGULARIZER_NAMES)
     def test_unconstrained_steps_are_exactly_the_base_optimizers(self, reg):
         ours, plain = matrix(5, 5), matrix(5, 5)
         opt = AdamCPR([ours], lr=0.01, kappa_init_method="warm_start", kappa_init_param=10, reg_function=reg)
@@ -95,7 +95,7 @@ class TestWarmStart:
         assert math.isfinite(kappa(opt, ours))
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-    @pytest.mark.parametrize("reg", REGULARISERS)
+    @pytest.mark.parametrize("reg", REGULARIZER_NAMES)
     def test_r_is_found_once_at_the_end_on_a_cpu(self, reg, dtype, monkeypatch):
         found = []
         regularizer = REGULARIZERS[reg]
@@ -195,9 +195,9 @@ class TestInflectionPoint:
             assert torch.equal(p.detach(), before)
             assert float(opt.state[p]["lagmul"]) == 0
 
-    @pytest.mark.parametrize("reg", REGULARISERS)
+    @pytest.mark.parametrize("reg", REGULARIZER_NAMES)
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-    def test_detected_under_every_regulariser_and_in_bfloat16(self, dtype, reg):
+    def test_detected_under_every_regularizer_and_in_bfloat16(self, dtype, reg):
         p = matrix(16, 16, dtype=dtype)
         direction = p.detach().clone()
         opt = self.make(p, every=2, reg_function=reg)
@@ -205,7 +205,7 @@ class TestInflectionPoint:
             with torch.no_grad():
                 p.copy_(direction * factor)
             if factor == 2.1 and not math.isfinite(kappa(opt, p)):
-                expected = float(algorithm1.regulariser(reg, p.detach().double()))
+                expected = float(algorithm1.regularizer(reg, p.detach().double()))
             one_step(opt, [p])
         assert kappa(opt, p) == pytest.approx(expected, rel=1e-5)
 

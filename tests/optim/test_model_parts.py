@@ -132,7 +132,7 @@ def test_lists_of_parameters_instead_of_parts():
     assert_same_bits(weights(parts), weights([whole]))
 
 
-@pytest.mark.filterwarnings("ignore:AdamCPR has nothing to regularise")  # of each bias
+@pytest.mark.filterwarnings("ignore:AdamCPR has nothing to regularize")  # of each bias
 def test_steps_in_the_backward_pass():
     """One optimizer a parameter, called as soon as its gradient is there."""
     settings = {**cpr_settings("warm_start"), "kappa_init_param": 5, "kappa_update": 0.3}

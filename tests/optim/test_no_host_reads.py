@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from optim_helpers import CLASSES, REGULARISERS, RULES, STEP_FORMS, Pull, cpr_settings, make, plain_path
+from optim_helpers import CLASSES, REGULARIZER_NAMES, RULES, STEP_FORMS, Pull, cpr_settings, make, plain_path
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -67,9 +67,9 @@ def run(opt, params, pull, mode, steps, start=0):
 
 
 @pytest.mark.parametrize("form", STEP_FORMS)
-@pytest.mark.parametrize("reg", REGULARISERS)
+@pytest.mark.parametrize("reg", REGULARIZER_NAMES)
 @pytest.mark.parametrize("rule", RULES)
-def test_every_rule_and_regulariser(reads, rule, reg, form):
+def test_every_rule_and_regularizer(reads, rule, reg, form):
     pull = Pull(dtype=torch.float32)
     params = pull.params()
     settings = {"step_form": form, "adaptive_bounds": True, "kappa_update": 0.3}
@@ -134,9 +134,9 @@ def test_the_watch_sees_reads(reads):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("reg", REGULARISERS)
+@pytest.mark.parametrize("reg", REGULARIZER_NAMES)
 @pytest.mark.parametrize("rule", RULES)
-def test_on_a_gpu_torch_itself_sees_no_synchronisation(rule, reg):
+def test_on_a_gpu_torch_itself_sees_no_synchronization(rule, reg):
     pull = Pull(dtype=torch.float32)
     params = [torch.nn.Parameter(p.detach().cuda()) for p in pull.params()]
     opt = make("Adam", params, rule, reg, fused=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from optim_helpers import REGULARISERS, one_step
+from optim_helpers import REGULARIZER_NAMES, one_step
 from reference import algorithm1
 
 from nnunet_cpr.optim import SGDCPR
@@ -28,12 +28,12 @@ def step_of_ours(theta, reg, mu, kappa=0.1):
 
 
 def objective(x, theta, reg, lam):
-    return 0.5 * float(((x - theta) ** 2).sum()) + lam * float(algorithm1.regulariser(reg, x))
+    return 0.5 * float(((x - theta) ** 2).sum()) + lam * float(algorithm1.regularizer(reg, x))
 
 
 @pytest.mark.parametrize("mu", [0.05, 1.0, 10.0])
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("reg", REGULARISERS)
+@pytest.mark.parametrize("reg", REGULARIZER_NAMES)
 def test_solves_its_minimisation(reg, shape, mu):
     theta = 1.5 * torch.randn(shape, dtype=torch.float64)
     ours, lam = step_of_ours(theta, reg, mu)
@@ -52,7 +52,7 @@ def test_solves_its_minimisation(reg, shape, mu):
 
 
 @pytest.mark.parametrize("mu", [0.05, 1.0, 10.0])
-@pytest.mark.parametrize("reg", REGULARISERS)
+@pytest.mark.parametrize("reg", REGULARIZER_NAMES)
 def test_agrees_with_a_numerical_minimiser(reg, mu):
     optimize = pytest.importorskip("scipy.optimize")
     theta = 1.5 * torch.randn(3, 4, dtype=torch.float64)
@@ -68,14 +68,14 @@ def test_agrees_with_a_numerical_minimiser(reg, mu):
     assert f(ours.numpy().ravel()) <= f(x) + 1e-9
 
 
-@pytest.mark.parametrize("reg", REGULARISERS)
+@pytest.mark.parametrize("reg", REGULARIZER_NAMES)
 def test_reference_and_ours_have_the_same_proximal_step(reg):
     theta = 2 * torch.randn(6, 5, dtype=torch.float64)
     ours, lam = step_of_ours(theta, reg, 0.3)
     torch.testing.assert_close(ours, algorithm1.proximal(reg, theta, lam), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("reg", REGULARISERS)
+@pytest.mark.parametrize("reg", REGULARIZER_NAMES)
 def test_never_flips_a_sign_or_overshoots(reg):
     theta = torch.randn(8, 8, dtype=torch.float64)
     ours, lam = step_of_ours(theta, reg, 1e4)
@@ -88,11 +88,11 @@ def test_never_flips_a_sign_or_overshoots(reg):
         assert (ours.abs() <= theta.abs()).all()
 
 
-@pytest.mark.parametrize("reg", REGULARISERS)
+@pytest.mark.parametrize("reg", REGULARIZER_NAMES)
 def test_l1_style_oscillation_cannot_run_away(reg):
     """A tiny bound that pulls hard for long: the proximal form stays finite and ends at or below the start."""
     p = torch.nn.Parameter(torch.randn(16, 16))
-    start = float(algorithm1.regulariser(reg, p.detach().double()))
+    start = float(algorithm1.regularizer(reg, p.detach().double()))
     opt = SGDCPR(
         [p], lr=1e-3, kappa_init_method="uniform", kappa_init_param=1e-3, reg_function=reg, step_form="proximal"
     )
@@ -100,7 +100,7 @@ def test_l1_style_oscillation_cannot_run_away(reg):
         p.grad = 0.1 * torch.ones_like(p)
         opt.step()
     assert torch.isfinite(p).all()
-    assert float(algorithm1.regulariser(reg, p.detach().double())) <= start
+    assert float(algorithm1.regularizer(reg, p.detach().double())) <= start
 
 
 @pytest.mark.parametrize("bound", [0.01, 1.0, 20.0])

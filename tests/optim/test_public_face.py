@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from optim_helpers import REGULARISERS, RULES, STEP_FORMS, as_ours, documented, matrix, one_step, set_zero_grads
+from optim_helpers import REGULARIZER_NAMES, RULES, STEP_FORMS, as_ours, documented, matrix, one_step, set_zero_grads
 from torch import nn
 
 import nnunet_cpr.optim
@@ -219,7 +219,7 @@ def test_repr_and_profiler_name():
     "heading",
     [
         "# CPR in a PyTorch loop of your own",
-        "## See what is regularised",
+        "## See what is regularized",
         "## Watch the constraints",
         "## Any other optimizer",
     ],
@@ -248,7 +248,7 @@ def test_names_of_settings_are_there_without_torch():
         "import sys, nnunet_cpr.optim; from nnunet_cpr.optim import bounds, regularizers;"
         "print(*bounds.RULES, *regularizers.REGULARIZERS, *regularizers.STEP_FORMS, 'torch' in sys.modules)"
     )
-    assert run_python(code) == [*RULES, *REGULARISERS, *STEP_FORMS, "False"]
+    assert run_python(code) == [*RULES, *REGULARIZER_NAMES, *STEP_FORMS, "False"]
 
 
 @pytest.mark.parametrize(

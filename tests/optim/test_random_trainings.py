@@ -32,7 +32,7 @@ class Run:
         self.training, self.saving = training, saving
         self.params = initial(training)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*nothing to regularise")
+            warnings.filterwarnings("ignore", ".*nothing to regularize")
             self.opt = build(training, self.params)
 
     def before(self, index: int) -> None:
@@ -53,7 +53,7 @@ class Run:
             return [None for _ in grads]
         for param, grad in zip(self.params, grads, strict=True):
             param.grad = grad
-        # torch's fused SGD leaves the momentum of a vetoed first step uninitialised
+        # torch's fused SGD leaves the momentum of a vetoed first step uninitialized
         vetoed = step.vetoed and all(
             self.opt.state.get(p) for p, g in zip(self.params, grads, strict=True) if g is not None
         )

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from optim_helpers import REGULARISERS, STEP_FORMS, one_step
+from optim_helpers import REGULARIZER_NAMES, STEP_FORMS, one_step
 from reference import algorithm1
 
 from nnunet_cpr.optim import SGDCPR, AdamCPR
@@ -18,7 +18,7 @@ def first_r(p, reg):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("reg", REGULARISERS)
+@pytest.mark.parametrize("reg", REGULARIZER_NAMES)
 def test_explicit_step_is_minus_lambda_times_the_autograd_gradient(reg, shape):
     theta = 0.7 + 1.3 * torch.randn(shape, dtype=torch.float64)
     p = torch.nn.Parameter(theta.clone())
@@ -30,11 +30,11 @@ def test_explicit_step_is_minus_lambda_times_the_autograd_gradient(reg, shape):
     assert (p.detach() - expected).abs().max() <= 1e-10 * expected.abs().max()
 
 
-@pytest.mark.parametrize("reg", REGULARISERS)
+@pytest.mark.parametrize("reg", REGULARIZER_NAMES)
 def test_the_gradient_itself_to_1e_10(reg):
     """lambda is made 1 exactly, so the difference of the weights is the gradient and nothing hides behind a scale."""
     theta = torch.randn(6, 5, dtype=torch.float64)
-    r = float(algorithm1.regulariser(reg, theta))
+    r = float(algorithm1.regularizer(reg, theta))
     n = algorithm1.divisor(reg, theta)
     p = torch.nn.Parameter(theta.clone())
     opt = SGDCPR([p], lr=0.1, kappa_init_method="uniform", kappa_init_param=0.0, reg_function=reg, kappa_update=n / r)
@@ -45,27 +45,27 @@ def test_the_gradient_itself_to_1e_10(reg):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("reg", REGULARISERS)
+@pytest.mark.parametrize("reg", REGULARIZER_NAMES)
 def test_r_in_float64(reg, shape):
     p = torch.nn.Parameter(torch.randn(shape, dtype=torch.float64))
-    assert first_r(p, reg) == pytest.approx(float(algorithm1.regulariser(reg, p.detach())), rel=1e-12)
+    assert first_r(p, reg) == pytest.approx(float(algorithm1.regularizer(reg, p.detach())), rel=1e-12)
 
 
-@pytest.mark.parametrize("reg", REGULARISERS)
+@pytest.mark.parametrize("reg", REGULARIZER_NAMES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_r_of_low_precision_weights_is_not_quantised(dtype, reg):
     p = torch.nn.Parameter((0.5 + torch.randn(300, 257)).to(dtype))
-    assert first_r(p, reg) == pytest.approx(float(algorithm1.regulariser(reg, p.detach().double())), rel=1e-6)
+    assert first_r(p, reg) == pytest.approx(float(algorithm1.regularizer(reg, p.detach().double())), rel=1e-6)
 
 
-@pytest.mark.parametrize("reg", REGULARISERS)
+@pytest.mark.parametrize("reg", REGULARIZER_NAMES)
 def test_float16_does_not_overflow(reg):
     p = torch.nn.Parameter(torch.full((100, 100), 300.0, dtype=torch.float16))
     p.data[0, 0] = -300.0
-    assert first_r(p, reg) == pytest.approx(float(algorithm1.regulariser(reg, p.detach().double())), rel=1e-6)
+    assert first_r(p, reg) == pytest.approx(float(algorithm1.regularizer(reg, p.detach().double())), rel=1e-6)
 
 
-@pytest.mark.parametrize("reg", REGULARISERS)
+@pytest.mark.parametrize("reg", REGULARIZER_NAMES)
 def test_memory_layout_does_not_matter(reg):
     """channels_last_3d, transposed and sliced weights: the same R and the same step as their contiguous copies."""
     base = torch.randn(6, 4, 3, 3, 3, dtype=torch.float64)
@@ -87,7 +87,7 @@ def test_memory_layout_does_not_matter(reg):
 
 @pytest.mark.parametrize("form", STEP_FORMS)
 @pytest.mark.parametrize("theta", [torch.full((4, 4), 0.3), torch.zeros(4, 4), torch.ones(1, 1)], ids=["c", "0", "one"])
-@pytest.mark.parametrize("reg", REGULARISERS)
+@pytest.mark.parametrize("reg", REGULARIZER_NAMES)
 def test_constant_tensors_and_single_elements_stay_finite(reg, theta, form):
     p = torch.nn.Parameter(theta.clone())
     opt = SGDCPR(
@@ -125,7 +125,7 @@ def test_mu_is_divided_by_the_element_count_except_for_std():
         p = torch.nn.Parameter(theta.clone())
         opt = SGDCPR([p], lr=0.0, kappa_init_method="uniform", kappa_init_param=0.2, reg_function=reg, kappa_update=0.6)
         one_step(opt, [p])
-        expected = 0.6 / (40 if divided else 1) * (float(algorithm1.regulariser(reg, theta)) - 0.2)
+        expected = 0.6 / (40 if divided else 1) * (float(algorithm1.regularizer(reg, theta)) - 0.2)
         assert float(opt.state[p]["lagmul"]) == pytest.approx(expected, rel=1e-12)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from optim_helpers import (
     CLASSES,
-    REGULARISERS,
+    REGULARIZER_NAMES,
     RULES,
     STEP_FORMS,
     Pull,
@@ -53,10 +53,10 @@ def check(name, dtype, rule, reg, **kwargs):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("reg", REGULARISERS)
+@pytest.mark.parametrize("reg", REGULARIZER_NAMES)
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("name", CLASSES)
-def test_every_rule_and_regulariser(name, rule, reg, dtype):
+def test_every_rule_and_regularizer(name, rule, reg, dtype):
     check(name, dtype, rule, reg)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from optim_helpers import REGULARISERS, RULES, STEP_FORMS, matrix, one_step
+from optim_helpers import REGULARIZER_NAMES, RULES, STEP_FORMS, matrix, one_step
 from torch import nn
 
 from nnunet_cpr.optim import SGDCPR, AdamCPR, cpr
@@ -75,7 +75,7 @@ def test_each_dimensional_default():
 
 BAD = [
     ("kappa_init_method", "warmstart", RULES),
-    ("reg_function", "l3", REGULARISERS),
+    ("reg_function", "l3", REGULARIZER_NAMES),
     ("step_form", "implicit", STEP_FORMS),
     ("kappa_update", -1.0, ()),
     ("kappa_update", float("nan"), ()),
@@ -185,7 +185,7 @@ class TestWeightDecay:
         for zero in (0, 0.0):
             assert AdamCPR([matrix(2, 2)], weight_decay=zero).param_groups[0]["weight_decay"] == 0
 
-    def test_allowed_on_a_group_that_is_not_regularised(self):
+    def test_allowed_on_a_group_that_is_not_regularized(self):
         w, b = matrix(2, 2), matrix(2)
         groups = [{"params": [w]}, {"params": [b], "regularize": False, "weight_decay": 0.1}]
         ours, plain = AdamCPR(groups, lr=0.1), matrix(2)
@@ -206,7 +206,7 @@ class TestWeightDecay:
         assert cpr(torch.optim.AdamW)([matrix(2, 2)]).param_groups[0]["weight_decay"] == 0
 
 
-class TestNothingToRegularise:
+class TestNothingToRegularize:
     def test_a_model_is_an_error(self):
         for model in (nn.LayerNorm(8), nn.Embedding(5, 4)):
             with pytest.raises(ValueError, match="regulari") as info:
@@ -228,7 +228,7 @@ class TestChangesToALiveGroup:
         "key, value, message",
         [
             ("kappa_init_method", "warmstart", f"must be one of {', '.join(RULES)}"),
-            ("reg_function", "L2", f"must be one of {', '.join(REGULARISERS)}"),
+            ("reg_function", "L2", f"must be one of {', '.join(REGULARIZER_NAMES)}"),
             ("kappa_update", -1.0, "kappa_update is -1.0, but must be a number of at least 0"),
             ("kappa_init_param", -5, "kappa_init_param is -5"),
             ("step_form", None, f"must be one of {', '.join(STEP_FORMS)}"),

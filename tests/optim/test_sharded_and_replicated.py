@@ -1,6 +1,6 @@
 """Gloo processes: FSDP2 on 2 and 3 constrains whole tensors as one process does, DDP keeps ranks bitwise equal.
 
-All combinations of regulariser and kappa rule are trained in one model, which has a part and a group for each.
+All combinations of regularizer and kappa rule are trained in one model, which has a part and a group for each.
 """
 
 import functools
@@ -9,13 +9,13 @@ import pytest
 import torch
 import torch.distributed as dist
 from gloo_ranks import on_ranks
-from optim_helpers import REGULARISERS, RULES, cpr_settings
+from optim_helpers import REGULARIZER_NAMES, RULES, cpr_settings
 from reference import algorithm1
 from torch import nn
 
 from nnunet_cpr.optim import SGDCPR, AdamCPR
 
-COMBINATIONS = [f"{reg}-{rule}" for reg in REGULARISERS for rule in RULES]
+COMBINATIONS = [f"{reg}-{rule}" for reg in REGULARIZER_NAMES for rule in RULES]
 TRAININGS = {
     "AdamCPR, float32": (AdamCPR, "explicit", torch.float32),
     "AdamCPR, float64": (AdamCPR, "explicit", torch.float64),
@@ -53,7 +53,7 @@ def groups(model, form):
         settings = cpr_settings(rule, reg, step_form=form, kappa_update=MU.get(reg, 0.02))
         if rule == "uniform":
             first = network()[0].weight.detach().double()
-            settings["kappa_init_param"] = 0.65 * float(algorithm1.regulariser(reg, first))
+            settings["kappa_init_param"] = 0.65 * float(algorithm1.regularizer(reg, first))
         params = [(key, p) for key, p in model.named_parameters() if f"{name}." in key]
         yield {"params": params, **settings}
 
@@ -159,7 +159,7 @@ def check_ddp(cls, dtype):
 def results(request, tmp_path_factory):
     checks = {name: (check_fsdp, *training) for name, training in TRAININGS.items()}
     checks |= {("ddp", cls): (check_ddp, cls, torch.float32) for cls in (AdamCPR, SGDCPR)}
-    checks |= {("collectives", reg, n): (check_collectives, reg, n) for reg in REGULARISERS for n in (2, 9)}
+    checks |= {("collectives", reg, n): (check_collectives, reg, n) for reg in REGULARIZER_NAMES for n in (2, 9)}
     return on_ranks(request.param, checks, tmp_path_factory.mktemp("ranks"))
 
 
@@ -188,7 +188,7 @@ def test_all_ranks_have_the_same_bounds_and_multipliers(results, training):
         assert all(torch.equal(first, other) for other in others)
 
 
-@pytest.mark.parametrize("reg", REGULARISERS)
+@pytest.mark.parametrize("reg", REGULARIZER_NAMES)
 def test_collectives_do_not_grow_with_the_number_of_tensors(results, reg):
     """The authors' package needs one all-reduce per tensor per step."""
     few, many = (results[0]["collectives", reg, layers] for layers in (2, 9))

@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 import torch
 from gloo_ranks import on_ranks
-from optim_helpers import REGULARISERS, STEP_FORMS, cpr_settings, make_fused
+from optim_helpers import REGULARIZER_NAMES, STEP_FORMS, cpr_settings, make_fused
 from torch import nn
 
 from nnunet_cpr.optim import AdamCPR
@@ -120,7 +120,7 @@ def check_gradients_placed_otherwise():
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     checks = {mode: (check_training, mode, STEPS) for mode in MODES}
-    for key in itertools.product(REGULARISERS, PLACEMENTS, PLACEMENTS):
+    for key in itertools.product(REGULARIZER_NAMES, PLACEMENTS, PLACEMENTS):
         checks[key] = (check_placement, *key)
     checks["partial"] = (check_partial,)
     checks |= {(mode, "fused"): (check_fused, mode) for mode in MODES}
@@ -169,7 +169,7 @@ def test_shards_are_uneven_and_some_are_empty(results):
 
 
 @pytest.mark.parametrize("placements", list(itertools.product(PLACEMENTS, PLACEMENTS)), ids=", ".join)
-@pytest.mark.parametrize("reg", REGULARISERS)
+@pytest.mark.parametrize("reg", REGULARIZER_NAMES)
 def test_any_placement(results, reg, placements):
     wanted = [REGULARIZERS[reg].value([sample()])]
     for form in STEP_FORMS:

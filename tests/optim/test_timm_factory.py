@@ -31,13 +31,13 @@ def vit():
     )
 
 
-def regularised(model):
+def regularized(model):
     """The names that timm decays, by its documented rule: neither vectors nor tokens."""
     return {name for name, p in model.named_parameters() if p.ndim > 1 and name not in TOKENS}
 
 
 def split(optimizer, model):
-    """The names in groups that are regularised, and those in the others."""
+    """The names in groups that are regularized, and those in the others."""
     names = {p: name for name, p in model.named_parameters()}
     sets = {True: set(), False: set()}
     for group in optimizer.param_groups:
@@ -76,7 +76,7 @@ def from_command_line(model, line):
 
 
 def by_hand(model, cls, **options):
-    some = regularised(model)
+    some = regularized(model)
     parameters = list(model.named_parameters())
     groups = [
         {"params": [p for name, p in parameters if name not in some], "regularize": False},
@@ -106,15 +106,15 @@ def test_the_command_line_of_the_train_script(name, cls, options):
 
 
 @pytest.mark.parametrize("weight_decay", [1e-6, 0.05, 10.0])
-def test_only_what_timm_would_decay_is_regularised_and_nothing_is_decayed(weight_decay):
+def test_only_what_timm_would_decay_is_regularized_and_nothing_is_decayed(weight_decay):
     model = vit()
     optimizer = create_optimizer_v2(model, "adamcpr", lr=1e-3, weight_decay=weight_decay)
     every = {name for name, _ in model.named_parameters()}
-    assert split(optimizer, model) == (regularised(model), every - regularised(model))
+    assert split(optimizer, model) == (regularized(model), every - regularized(model))
     assert all(group["weight_decay"] == 0 for group in optimizer.param_groups)
 
 
-def test_without_the_filter_everything_is_regularised_as_it_would_be_decayed():
+def test_without_the_filter_everything_is_regularized_as_it_would_be_decayed():
     model = vit()
     optimizer = create_optimizer_v2(model, "adamcpr", lr=1e-3, weight_decay=0.05, filter_bias_and_bn=False)
     assert split(optimizer, model) == ({name for name, _ in model.named_parameters()}, set())
@@ -124,7 +124,7 @@ def test_layer_decay():
     ours, plain = vit(), vit()
     optimizer = from_command_line(ours, "--opt adamcpr --lr 0.01 --layer-decay 0.5")
     every = {name for name, _ in ours.named_parameters()}
-    assert split(optimizer, ours) == (regularised(ours), every - regularised(ours))
+    assert split(optimizer, ours) == (regularized(ours), every - regularized(ours))
     create_scheduler_v2(optimizer, sched="cosine", num_epochs=10)  # writes the scaled learning rates
     rate = {p: group["lr"] for group in optimizer.param_groups for p in group["params"]}
     assert rate[ours.head.weight] == 0.01
@@ -132,7 +132,7 @@ def test_layer_decay():
     assert rate[ours.blocks[0].mlp.fc1.bias] == pytest.approx(0.01 * 0.5**2)
     rates = [rate[p] for p in ours.parameters()]
     groups = [
-        {"params": [p], "regularize": name in regularised(plain), "lr": lr}
+        {"params": [p], "regularize": name in regularized(plain), "lr": lr}
         for (name, p), lr in zip(plain.named_parameters(), rates, strict=True)
     ]
     for group in optimizer.param_groups:
@@ -190,7 +190,7 @@ def test_lookahead():
 
 @pytest.mark.parametrize("options", [{}, {"weight_decay": 0.0}, {"layer_decay": 0.7}])
 def test_nothing_to_decay_is_refused_with_what_to_do(options):
-    with pytest.raises(ValueError, match=r"AdamCPR regularises what timm would decay.*weight_decay above 0"):
+    with pytest.raises(ValueError, match=r"AdamCPR regularizes what timm would decay.*weight_decay above 0"):
         create_optimizer_v2(vit(), "adamcpr", lr=1e-3, **options)
 
 
@@ -211,7 +211,7 @@ def test_the_examples_of_the_documentation():
     space = {"model": vit()}
     exec(code, space)
     optimizer = space["optimizer"]
-    assert split(optimizer, space["model"])[0] == regularised(space["model"])
+    assert split(optimizer, space["model"])[0] == regularized(space["model"])
     assert {group["kappa_init_param"] for group in optimizer.param_groups} == {2000}
     again = from_command_line(space["model"], flags + " --lr 1e-3")
     for group, other in zip(again.param_groups, optimizer.param_groups, strict=True):

@@ -101,4 +101,4 @@ def test_zero_trains_and_resumes_as_one_process_does(results, case):
 def test_fsdp1_is_refused(results, use_orig_params):
     """Its parameters are flat pieces: R of a whole tensor cannot be had from them."""
     for r in results:
-        assert "no parameter to regularise" in r["fsdp1", use_orig_params]
+        assert "no parameter to regularize" in r["fsdp1", use_orig_params]

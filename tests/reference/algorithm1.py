@@ -14,7 +14,7 @@ INF = math.inf
 PAPER = ("l2", "l1", "std", "huber")
 
 
-def regulariser(name, theta):
+def regularizer(name, theta):
     """R(theta) by its definition."""
     if name == "l2":
         return (theta * theta).sum()
@@ -44,7 +44,7 @@ def gradient(name, theta):
     """The gradient of R, by autograd."""
     theta = theta.detach().clone().requires_grad_()
     with torch.enable_grad():
-        (grad,) = torch.autograd.grad(regulariser(name, theta), theta)
+        (grad,) = torch.autograd.grad(regularizer(name, theta), theta)
     return grad
 
 
@@ -74,7 +74,7 @@ def minimizer(name, theta, lam):
         slope = x - theta + lam * gradient(name, x)
         if slope.norm() <= 1e-14 * theta.norm():
             return x
-        hessian = torch.autograd.functional.hessian(lambda y: regulariser(name, y), x, vectorize=True)
+        hessian = torch.autograd.functional.hessian(lambda y: regularizer(name, y), x, vectorize=True)
         n = x.numel()
         step = torch.linalg.solve(torch.eye(n, dtype=x.dtype) + lam * hessian.reshape(n, n), slope.reshape(n))
         x = x - step.reshape(x.shape)
@@ -110,7 +110,7 @@ class Constraint:
     def step(self, theta):
         """The constraint's part of one step, at theta_t; returns the new weights."""
         s = self.settings
-        r = float(regulariser(s.reg_function, theta))
+        r = float(regularizer(s.reg_function, theta))
         self._set_kappa(r)
         mu = s.kappa_update / divisor(s.reg_function, theta)
         before = self.lam
@@ -196,7 +196,7 @@ class SGD:
 
 
 class Reference:
-    """Algorithm 1 over a list of tensors; `settings[i] is None` leaves tensor i unregularised."""
+    """Algorithm 1 over a list of tensors; `settings[i] is None` leaves tensor i unregularized."""
 
     def __init__(self, tensors, settings, make_base):
         """Copy the tensors; `make_base()` gives a fresh Adam or SGD for each."""

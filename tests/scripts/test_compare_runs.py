@@ -1,5 +1,6 @@
 """scripts/compare_runs.py: tables computed by hand, what is said of them, and bad input."""
 
+import csv
 import json
 import math
 import re
@@ -259,6 +260,13 @@ BAD = {
     "no trace": (lambda f: None, ["a", "--constraints", "out/c.png"], "none of the runs has a trace"),
     "huge trace": (lambda f: (f.parent / "t" / "cpr_trace.csv").write_text(
         "step,tensor,reg,kappa,lagmul\n10,w1,1e300,inf,0\n"), ["t", "--constraints", "out/c.png"], "holds 1e+300"),
+    "a trace below 0": (lambda f: (f.parent / "t" / "cpr_trace.csv").write_text(
+        "step,tensor,reg,kappa,lagmul\n10,w1,1,2,-inf\n"), ["t", "--constraints", "out/c.png"], "trace.csv holds -inf"),
+    "no tensor": (lambda f: (f.parent / "t" / "cpr_trace.csv").write_text(
+        "step,tensor,reg,kappa,lagmul\n10,,1,2,0\n"), ["t", "--constraints", "out/c.png"], "rows without a tensor"),
+    "a row twice": (lambda f: (f.parent / "t" / "cpr_trace.csv").write_text(
+        "step,tensor,reg,kappa,lagmul\n10,w1,1,2,0\n10,w1,1,2,0\n"), ["t", "--constraints", "out/c.png"],
+        "cpr_trace.csv has rows without a tensor, or with steps that do not increase"),
     "tensor": (lambda f: None, ["t", "--constraints", "out/c.png", "--tensors", "w2"], "no tensor w2; it has w1"),
     "tensors": (lambda f: None, ["t", "--tensors", "w1"], "--tensors chooses what --constraints"),
     "figure": (lambda f: None, ["a", "--curves", "out/c.xyz"], "a figure's name ends in one of ."),
@@ -352,6 +360,27 @@ def test_names_are_text_everywhere(tmp_path, capsys):
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1
     assert not re.search(r"(?<!\\)<b", (tmp_path / "t.md").read_text())
     assert not re.search(r"(^|,)[=+@]", (tmp_path / "r.csv").read_text(), flags=re.M)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("b\udcffd", r"b\udcffd"), ("\u202erev", r"\u202erev"), ("a\nb", r"a\nb"), ("\x1b[2J", r"\x1b[2J")],
+)
+def test_folders_whose_names_cannot_be_shown(tmp_path, capsys, name, shown):
+    odd = write_run(tmp_path / name, [3, 2], max_steps=30)
+    whole = write_run(tmp_path / "whole", [4, 3], lr=0.5)
+    names = {"--runs-csv": "r.csv", "--csv": "t.csv", "--markdown": "t.md", "--curves": "c.png"}
+    flags = [part for flag, file in names.items() for part in (flag, str(tmp_path / file))]
+    assert main([str(odd), str(whole), *flags]) == 0
+    with (tmp_path / "r.csv").open(newline="", encoding="utf-8") as file:
+        assert [row["folder"] for row in csv.DictReader(file)] == [str(tmp_path / shown), str(whole)]
+    assert f"warning: {tmp_path / shown} is not finished" in capsys.readouterr().err
+
+
+def test_what_a_file_cannot_hold_is_one_line(tmp_path, study, capsys, monkeypatch):
+    monkeypatch.setattr("compare_runs.read_runs", lambda _: "b\udcffd".encode())
+    assert main([*map(str, study)]) == 2
+    assert capsys.readouterr().err == "compare_runs.py: error: 'b\\udcffd' is not text in utf-8; rename the file\n"
 
 
 def test_an_interruption_is_one_line(tmp_path, study, capsys, monkeypatch):

@@ -168,3 +168,16 @@ def test_a_heatmap_needs_one_setting_a_cell(tmp_path):
     comparison, runs, names = compared(folders[:2])  # one learning rate
     with pytest.raises(ValueError, match="the runs are no grid"):
         figures.heatmap(comparison, runs, names)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("last", ["nan", "inf", "-inf", "0", "1e-320", "1e308", "-1e308"])
+@pytest.mark.parametrize("first", ["nan", "1e-320", "1e308", "5"])
+def test_curves_of_values_that_matplotlib_cannot_draw(tmp_path, first, last):
+    folders = [
+        write_run(tmp_path / "a", [first, last], **ADAMW),
+        write_run(tmp_path / "b", [first, last], **CPR),
+        write_run(tmp_path / "c", [4, 3], lr=0.5, **CPR),
+    ]
+    comparison, runs, names = compared(folders)
+    figures.curves(comparison, runs, names, 1e200).savefig(tmp_path / "curves.png")

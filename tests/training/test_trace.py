@@ -90,7 +90,17 @@ def test_the_figure_shows_what_the_rows_say():
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("epochs", [1, 3])
 @pytest.mark.parametrize(
-    "numbers", [(1.0, math.inf, 0.0), (1.0, 1.0, 1e-9), (math.nan, math.inf, math.nan), (0.0, 0.0, 0.0)]
+    "numbers",
+    [
+        (1.0, math.inf, 0.0),
+        (1.0, 1.0, 1e-9),
+        (math.nan, math.inf, math.nan),
+        (0.0, 0.0, 0.0),
+        (-1.0, -1.0, -math.inf),
+        (math.inf, math.inf, math.inf),
+        (1e308, 1e-320, 1e308),
+        (1e-320, 1e308, 1e-320),
+    ],
 )
 def test_the_figure_stands_odd_numbers(tmp_path, epochs, numbers):
     rows = [module.Row(e, e, name, *numbers) for e in range(epochs) for name in ("a", "b")]
