@@ -109,15 +109,16 @@ class TestWarmStart:
             calls.append(len(found))
         assert calls == [0, 0, 0, 1, 2]
 
-    def test_a_multiplier_without_a_bound_still_acts(self):
-        """As it does after a warm start: kappa was raised to inf by hand, lambda is what it was."""
+    def test_a_multiplier_without_a_bound_ends(self):
+        """As line 5 says: max(0, lambda + mu (R - inf)). Here it was set by hand, in a step that need not know R."""
         p = matrix(4, 4, dtype=torch.float64)
         opt = still(p, kappa_init_method="warm_start", kappa_init_param=100)
         one_step(opt, [p])
         opt.state[p]["lagmul"].fill_(0.1)
         before = p.detach().clone()
         one_step(opt, [p])
-        torch.testing.assert_close(p.detach(), before * 0.8)
+        assert torch.equal(p.detach(), before)
+        assert float(opt.state[p]["lagmul"]) == 0
         assert float(opt.state[p]["cpr_step"]) == 2
 
     def test_defaults_to_1000(self):
