@@ -124,7 +124,9 @@ def rebuild(training: Training, params: list[Any], opt: Any) -> tuple[list[torch
     left = iter(fresh)
     groups = [{"params": list(itertools.islice(left, len(layers)))} for _, layers in training.groups]
     regularized = [{**group, "regularize": True} for group in groups]  # or it would warn that there is nothing to do
-    other = training.cls(regularized)
+    # How a step is computed is not in the file but with the program.
+    flags = {key: opt.defaults[key] for key in ("fused", "foreach") if key in opt.defaults}
+    other = training.cls(regularized, **flags)
     other.load_state_dict(round_trip(opt.state_dict()))
     return fresh, other
 
