@@ -169,7 +169,7 @@ def remove_leftovers(folder: Path, names: Collection[str] = ()) -> None:
         return
     for path in found:
         if TEMPORARY.fullmatch(path.name):
-            _remove_unlocked(path)
+            remove_unlocked(path)
         elif path.is_file() and not path.is_symlink() and _is_old_leftover(path.name, names):
             with suppress(OSError):
                 path.unlink()
@@ -180,7 +180,7 @@ def _is_old_leftover(name: str, of: Collection[str]) -> bool:
     return bool(match and match[2] in of and not _is_another_process(int(match[1])))
 
 
-def _remove_unlocked(path: Path) -> None:
+def remove_unlocked(path: Path) -> None:
     """Remove a file that no process holds. On a file system without locks it stays: nobody can know."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
