@@ -145,8 +145,15 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
+def refuse_pipe(path: Path) -> None:
+    """Raise ValueError for a named pipe in the place of a file: reading it would wait without an end."""
+    if path.is_fifo():
+        raise ValueError(f"{path} is a pipe, not a file")
+
+
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file. Raises ValueError where it is damaged, OSError where it is not there."""
+    refuse_pipe(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # not UTF-8, no JSON
