@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from multiprocessing.util import register_after_fork
 from pathlib import Path
 
-from nnunet_cpr.files import PREFIX, lock, name_file
+from nnunet_cpr.files import PREFIX, lock, name_file, remove_unlocked
 
 LOCK_FILE = f"{PREFIX}.lock"
 _held: set[int] = set()
@@ -26,12 +26,16 @@ def exclusive(folder: Path) -> Iterator[bool]:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; choose another one")
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK_FILE
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         descriptor = _lock(path)
-    except OSError as error:
-        raise name_file(error, folder) from error
+    except BaseException as error:  # a stop signal may arrive just now
+        remove_unlocked(path)
+        _remove_empty(made)
+        if isinstance(error, OSError):
+            raise name_file(error, folder) from error
+        raise
     if descriptor is None:
         raise ValueError(f"{folder} is in use by another process; wait until it has ended, or choose another folder")
     _held.add(descriptor)
@@ -43,11 +47,25 @@ def exclusive(folder: Path) -> Iterator[bool]:
         yield bool(lock(descriptor))
     finally:
         _held.discard(descriptor)
-        path.unlink(missing_ok=True)  # before the lock falls: a file that others may hold must not be removed
-        with suppress(OSError):  # not empty
-            for parent in made:
-                parent.rmdir()
-        os.close(descriptor)
+        try:  # before the lock falls: a file that others may hold must not be removed
+            _remove(path, made)
+        except BaseException:  # a stop signal may arrive just now
+            _remove(path, made)
+            raise
+        finally:
+            os.close(descriptor)
+
+
+def _remove(path: Path, made: list[Path]) -> None:
+    path.unlink(missing_ok=True)
+    _remove_empty(made)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove those of the folders, inner ones first, that are there and empty."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def held() -> tuple[int, ...]:

@@ -145,8 +145,15 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
+def refuse_pipe(path: Path) -> None:
+    """Raise ValueError for a named pipe in the place of a file: reading it would wait without an end."""
+    if path.is_fifo():
+        raise ValueError(f"{path} is a pipe, not a file")
+
+
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file. Raises ValueError where it is damaged, OSError where it is not there."""
+    refuse_pipe(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # not UTF-8, no JSON
@@ -169,7 +176,7 @@ def remove_leftovers(folder: Path, names: Collection[str] = ()) -> None:
         return
     for path in found:
         if TEMPORARY.fullmatch(path.name):
-            _remove_unlocked(path)
+            remove_unlocked(path)
         elif path.is_file() and not path.is_symlink() and _is_old_leftover(path.name, names):
             with suppress(OSError):
                 path.unlink()
@@ -180,7 +187,7 @@ def _is_old_leftover(name: str, of: Collection[str]) -> bool:
     return bool(match and match[2] in of and not _is_another_process(int(match[1])))
 
 
-def _remove_unlocked(path: Path) -> None:
+def remove_unlocked(path: Path) -> None:
     """Remove a file that no process holds. On a file system without locks it stays: nobody can know."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)

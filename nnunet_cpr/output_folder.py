@@ -181,7 +181,7 @@ def _files(folder: Path) -> list[str]:
 def _is_ours(folder: Path, name: str, ours: Mapping[str, set[str]]) -> bool:
     """Whether the file is as it was written. A link to such content is, too: that is how data managers keep files."""
     try:
-        return name in ours and _checksum(folder / name) in ours[name]
+        return name in ours and (folder / name).is_file() and _checksum(folder / name) in ours[name]
     except OSError:  # a link to nothing, a folder, or it may not be read
         return False
 

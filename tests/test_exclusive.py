@@ -102,6 +102,45 @@ def test_a_folder_that_stays_empty_is_not_left_behind(tmp_path):
     assert not list((tmp_path / "mine").iterdir())
 
 
+@pytest.mark.parametrize(
+    ("function", "error"),
+    [*((name, KeyboardInterrupt()) for name in ("mkdir", "open", "write")), ("write", OSError(28, "No space left"))],
+)
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_stop_while_the_folder_is_made_leaves_nothing(tmp_path, monkeypatch, function, error, existed):
+    real = getattr(os, function)
+
+    def stopped(*arguments, **more):
+        real(*arguments, **more)
+        monkeypatch.undo()
+        raise error
+
+    folder = tmp_path / "out"
+    if existed:
+        folder.mkdir()
+    monkeypatch.setattr(os, function, stopped)
+    with pytest.raises(type(error)), exclusive(folder / "new" / "report"):
+        pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["out"] * existed
+    assert not held()
+
+
+@pytest.mark.parametrize("function", ["unlink", "rmdir"])
+@pytest.mark.parametrize("before", [True, False])
+def test_a_stop_while_the_folder_is_let_go_leaves_nothing(tmp_path, monkeypatch, function, before):
+    real = getattr(os, function)
+
+    def stopped(*arguments, **more):
+        monkeypatch.undo()
+        if not before:
+            real(*arguments, **more)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), exclusive(tmp_path / "new" / "report"):
+        monkeypatch.setattr(os, function, stopped)
+    assert not list(tmp_path.iterdir()) and not held()
+
+
 def test_what_is_no_folder_is_refused_by_name(tmp_path):
     (tmp_path / "out").write_text("mine")
     with pytest.raises(ValueError, match="out is not a folder; choose another one"), exclusive(tmp_path / "out"):

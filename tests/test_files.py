@@ -183,3 +183,9 @@ def test_a_line_break_in_nnunets_folders_is_one_line():
     with pytest.raises(ValueError, match=r"^nnUNet_results is '/data\\n', which holds a line break[^\n]+$"):
         expand_nnunet_folders({"nnUNet_results": "/data\n"})
     expand_nnunet_folders({"nnUNet_results": "/Größe/数据 1\udcff"})
+
+
+def test_a_pipe_is_named_instead_of_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(ValueError, match=r"a\.json is a pipe, not a file"):
+        files.read_json(tmp_path / "a.json")

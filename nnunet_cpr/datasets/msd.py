@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 
 from nnunet_cpr.datasets.nnunet_reading import check_readable, reader_name, same_spacing
-from nnunet_cpr.files import write_json
+from nnunet_cpr.files import refuse_pipe, write_json
 from nnunet_cpr.images import check_permission, difference, nifti_geometry
 from nnunet_cpr.labels import IGNORE, read_dataset_json
 
@@ -181,6 +181,7 @@ def _number_and_name(folder_name: str) -> tuple[int, str]:
 
 def open_nifti(path: Path) -> tuple[nib.Nifti1Image, np.ndarray]:
     """Return the image and its voxels, read whole; ValueError names a file that is missing, damaged or no image."""
+    refuse_pipe(path)
     try:
         image = nib.load(path)
         voxels = np.asanyarray(image.dataobj)

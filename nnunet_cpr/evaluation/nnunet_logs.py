@@ -50,7 +50,7 @@ def read_log(folder: Path) -> pd.DataFrame:
     """Return epoch and VALUES of the finished epochs in the logs of a fold's folder."""
     epochs: dict[int, dict[str, float]] = {}
     # A resumed training has several logs; an epoch that was done again counts once, as it was last.
-    for path in sorted(folder.glob("training_log_*.txt"), key=_written):
+    for path in sorted(filter(Path.is_file, folder.glob("training_log_*.txt")), key=_written):
         epoch, values = None, dict[str, float]()
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             if found := EPOCH.search(line):

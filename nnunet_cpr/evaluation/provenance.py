@@ -152,7 +152,8 @@ def _some(cases: list[str]) -> str:
 
 def _log(folder: Path) -> str:
     """Return the fold's logs, one after the other: each process of nnU-Net writes its own."""
-    paths = sorted(folder.glob("training_log_*.txt"), key=lambda path: [int(n) for n in re.findall(r"\d+", path.name)])
+    files = filter(Path.is_file, folder.glob("training_log_*.txt"))
+    paths = sorted(files, key=lambda path: [int(n) for n in re.findall(r"\d+", path.name)])
     texts = []
     for path in paths:
         with suppress(OSError):

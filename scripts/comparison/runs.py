@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from common.parsing import CONFIG_FILE
+from common.parsing import CONFIG_FILE, LARGEST
 from common.records import METRICS_FILE, TRACE_FILE, read_table
 
 DEFAULT_METRICS = {
@@ -124,6 +124,8 @@ def _check_types(script: Any, settings: dict[str, Any], data: Any) -> None:
         value = settings.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float | None):
             raise TypeError(f"{name} is {value!r:.80}, not a number")
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise TypeError(f"{name} is {value!r:.20}..., but at most {LARGEST}")
 
 
 def _read_evaluations(path: Path) -> dict[str, pd.Series]:

@@ -52,7 +52,7 @@ def different_measurements(runs: Sequence[Run]) -> list[str]:
 
 def number(value: float) -> str:
     """Return a number as short as it can be without becoming another."""
-    if float(value).is_integer():
+    if isinstance(value, int) or value.is_integer():
         return str(int(value))
     return short if float(short := f"{value:g}") == value else repr(value)
 

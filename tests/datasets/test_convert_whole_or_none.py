@@ -166,6 +166,15 @@ def test_without_nnunets_folder(source, monkeypatch, capsys):
     assert "nnUNet_raw is not set; export nnUNet_raw=FOLDER" in fails(capsys, "btcv", source)
 
 
+@pytest.mark.parametrize("part", ["img", "label"])
+def test_a_pipe_is_named_instead_of_waited_for(source, raw, capsys, part):
+    path = sorted((source / "RawData" / "Training" / part).glob("*.nii.gz"))[1]
+    path.unlink()
+    os.mkfifo(path)
+    assert f"{path} is a pipe, not a file" in fails(capsys, "btcv", source)
+    assert not raw.exists()
+
+
 def test_a_folder_that_nnunet_could_not_read(source, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "b\udcffd"))
     assert "nnU-Net takes only paths in UTF-8" in fails(capsys, "btcv", source)

@@ -1,6 +1,7 @@
 """nnU-Net's logs: losses, pseudo Dice and time of every epoch, each once."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from evaluation_helpers import log_lines, write_log, write_training
 
 from nnunet_cpr.evaluation.nnunet_logs import read_cost, read_log, read_logs, read_pseudo_dice, steps_per_epoch
 from nnunet_cpr.evaluation.nnunet_results import find_trainings
+from nnunet_cpr.evaluation.provenance import newer_training
 from nnunet_cpr.evaluation.results import EPOCH_COLUMNS
 
 NAN = float("nan")
@@ -125,3 +127,12 @@ def test_numbers_that_nobody_wrote_are_passed_over(tmp_path, number):
     first, last = text.rsplit("Epoch time: 60", 1)
     path.write_text(first + f"Epoch time: {number}" + last)
     assert read_log(tmp_path)["epoch"].tolist() == [0, 1]
+
+
+def test_a_log_that_is_no_file_is_passed_over(tmp_path):
+    write_log(tmp_path, {0: (0.5, -0.5, [0.5], 10.0)})
+    os.mkfifo(tmp_path / "training_log_2026_1_1_1_1_1.txt")
+    (tmp_path / "training_log_2026_1_1_1_1_2.txt").mkdir()
+    assert len(read_log(tmp_path)) == 1
+    (tmp_path / "checkpoint_latest.pth").touch()
+    assert "is of a training that was not finished" in newer_training(tmp_path)  # which reads the logs, too

@@ -238,6 +238,8 @@ BAD = {
     "a list of data": (lambda f: configured(f, settings={"data": [1]}), ["a"], "data is [1], not a path"),
     "a text for a rate": (lambda f: configured(f, settings={"lr": "x"}), ["a"], "lr is 'x', not a number"),
     "a text for a number": (lambda f: configured(f, settings={"eval_every": "x"}), ["a"], "eval_every is 'x', not a"),
+    "more than a number": (lambda f: configured(f, settings={"max_steps": 10**400}), ["a"],
+                           "0000..., but at most 922337"),
     "a number for a rule": (lambda f: configured(f, settings={"reg_function": 2}), ["a"], "reg_function is 2, not a"),
     "empty": (lambda f: broken(f, ""), ["a"], "metrics.csv is truncated or damaged in line"),
     "none yet": (lambda f: broken(f, HEADER), ["a"], "a has no evaluation yet"),
