@@ -105,9 +105,7 @@ class Noted(AdamCPR):
     """A user's own subclass."""
 
 
-@pytest.mark.parametrize(
-    "case", ["not fused", "amsgrad", "found_inf", "bfloat16", "transposed", "l1", "own class", "odd gradient"]
-)
+@pytest.mark.parametrize("case", ["not fused", "amsgrad", "found_inf", "bfloat16", "transposed", "l1", "own class"])
 def test_what_is_not_covered_does_not_reach_the_kernel(case, calls):
     shape = (4, 3, 3, 3)
     pull = Pull(shapes=(shape,), dtype=torch.bfloat16 if case == "bfloat16" else torch.float32)
@@ -124,7 +122,7 @@ def test_what_is_not_covered_does_not_reach_the_kernel(case, calls):
         opt.found_inf, opt.grad_scale = torch.tensor(0.0), torch.tensor(1.0)
     for step in range(20):
         (grad,) = pull.grads([p], step)
-        p.grad = grad.transpose(0, 3).contiguous().transpose(0, 3) if case == "odd gradient" else grad
+        p.grad = grad
         opt.step()
     assert float(opt.state[p]["lagmul"]) > 0
     assert calls == []
