@@ -22,7 +22,7 @@ from torch._inductor.utils import fresh_cache
 
 from nnunet_cpr.files import user_path, write_json
 from nnunet_cpr.optim import SGDCPR, AdamCPR
-from nnunet_cpr.optim.fused.c_build import library
+from nnunet_cpr.optim.fused import c_build
 
 BOUND = {"kappa_init_method": "warm_start", "kappa_init_param": 10}
 OPTIMIZERS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -39,7 +39,7 @@ def compile_c_kernel() -> float | None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder
         start = time.perf_counter()
-        kernel = library()
+        kernel = c_build.kernels()
         return time.perf_counter() - start if kernel else None
 
 

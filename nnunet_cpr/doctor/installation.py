@@ -132,14 +132,16 @@ def _step(answers: dict[str, Any]) -> Fact:
     if error := answers["step"].get("error"):
         return Fact("optimizer step", error, "see torch above")
     found = answers["step"]["found"]
-    if found["kernel"]:
+    set_by_user = "" if found["kernels"] == "auto" else f"; {found['switch']}={found['kernels']}"
+    if found["why_not"] is None:
         return Fact(
-            "optimizer step",
-            "on a CPU: the C kernels (l2, float32); on a GPU: torch's fused operators",
+            "optimizer step", f"on a CPU: the C kernels (l2, float32); on a GPU: torch's fused operators{set_by_user}"
         )
-    why = "; ".join(found["reasons"]) or "no reason given"
     return Fact(
-        "optimizer step", f"torch's operators: {why}", "for the C kernels, install a C compiler or set CC", needed=False
+        "optimizer step",
+        f"torch's operators: {found['why_not']}{set_by_user}",
+        "for the C kernels, install a C compiler or set CC",
+        needed=False,
     )
 
 

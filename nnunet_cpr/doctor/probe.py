@@ -5,7 +5,7 @@ A new process finds the trainers as nnU-Net's commands do, and survives a librar
 
 import contextlib
 import json
-import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -32,17 +32,10 @@ def torch_build() -> dict[str, Any]:
 
 
 def step() -> dict[str, Any]:
-    """Return what does the optimizer's step on this machine's CPU, and why not the C kernel."""
-    from nnunet_cpr.optim.fused.c_build import __name__ as name
-    from nnunet_cpr.optim.fused.c_build import library
+    """Return what does the optimizer's step on this machine's CPU, and why not the C kernels."""
+    from nnunet_cpr.optim.fused import SWITCH, c_build
 
-    reasons: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: reasons.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger(name)
-    logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
-    return {"kernel": library() is not None, "reasons": reasons}
+    return {"why_not": c_build.why_not(), "switch": SWITCH, "kernels": os.environ.get(SWITCH, "auto")}
 
 
 def main() -> None:

@@ -23,7 +23,14 @@ from nnunet_cpr.optim import fused
 from nnunet_cpr.optim.algorithm import advance
 from nnunet_cpr.optim.bounds import STATE_KEYS, start_values
 from nnunet_cpr.optim.constraints import Constraint, read_constraints
-from nnunet_cpr.optim.fused.default import fit_gradients, fit_states, fuse_by_default, set_fused
+from nnunet_cpr.optim.fused.default import (
+    check_fused,
+    fit_gradients,
+    fit_states,
+    fuse_by_default,
+    is_of_torch,
+    set_fused,
+)
 from nnunet_cpr.optim.grouping import param_groups
 from nnunet_cpr.optim.param_names import match_names
 from nnunet_cpr.optim.reductions import accumulation_dtype, over_shards
@@ -53,7 +60,7 @@ class CPR(Optimizer):
         step_form: "explicit" (Algorithm 1) or "proximal" (the implicit step, which cannot flip signs or diverge).
         adaptive_bounds: lower kappa to R whenever lambda falls back to 0 (AdaCPR, paper, Appendix D).
         regularize: True or False for all tensors; None: tensors with two or more dimensions.
-        kwargs: the base class's keyword arguments. `fused` is on where torch can, unless `fused=False`, `foreach=True`
+        kwargs: the base class's keyword arguments. `fused` is on where torch can, unless `fused=False`, `foreach`
             or `differentiable=True` is given.
 
     State: besides the base class's, every regularized tensor holds `lagmul`, `kappa` and `cpr_step` (its own step
@@ -96,8 +103,8 @@ class CPR(Optimizer):
         after = cls.__mro__[cls.__mro__.index(CPR) + 1 :]
         base: Any = next(c for c in after if "step" in vars(c))
         cls._stepping = base
-        from_torch = f"{base.__module__}.".startswith("torch.optim.") and base is not torch.optim.LBFGS
-        cls._constraint_first = from_torch or len(inspect.signature(base.step).parameters) < 2
+        looks_once = is_of_torch(base) and base is not torch.optim.LBFGS
+        cls._constraint_first = looks_once or len(inspect.signature(base.step).parameters) < 2
 
     def __init__(
         self,
@@ -334,7 +341,7 @@ class CPR(Optimizer):
                 strides = [p.stride() for p in group["params"]]
                 if self._cache.strides.get(index) != strides:
                     self._cache.strides[index] = strides
-                    fuse_by_default(self, self._stepping, [])
+                    check_fused(self, group)
                     fit_states(group["params"], self.state)
                 fit_gradients(with_gradient)
         return chosen

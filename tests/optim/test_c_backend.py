@@ -21,7 +21,7 @@ from nnunet_cpr.optim import AdamCPR
 from nnunet_cpr.optim.fused import c_backend, c_build
 from nnunet_cpr.optim.fused.backend import TensorBatch
 
-needs_kernel = pytest.mark.skipif(c_build.library() is None, reason="no C compiler, or not Linux")
+needs_kernel = pytest.mark.skipif(c_build.kernels() is None, reason="no C compiler, or not Linux")
 SHAPES = ((7, 5), (130, 257), (4, 3, 3, 3), (7,), (0, 3), (1, 1))
 
 
@@ -192,7 +192,7 @@ def test_weights_that_overlap_are_not_covered(calls):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_nothing_is_compiled_for_tensors_that_it_cannot_take(dtype, monkeypatch):
-    monkeypatch.setattr(c_build, "library", lambda: pytest.fail("the kernel was asked for"))
+    monkeypatch.setattr(c_build, "kernels", lambda: pytest.fail("the kernel was asked for"))
     pull = Pull(shapes=((7, 5),), dtype=dtype)
     params = pull.params()
     pull.run(make_fused(params), params, 0, 4)

@@ -15,7 +15,7 @@ from optim_helpers import Pull, make
 
 from nnunet_cpr.optim.fused import c_build
 
-needs_kernel = pytest.mark.skipif(c_build.library() is None, reason="no C compiler, or not Linux")
+needs_kernel = pytest.mark.skipif(c_build.kernels() is None, reason="no C compiler, or not Linux")
 COMPILER = shutil.which("cc") or "cc"
 
 
@@ -36,7 +36,7 @@ def temporary(monkeypatch, tmp_path):
 
 
 def library():
-    found = c_build._library_or_reason.__wrapped__()
+    found = c_build._kernels_or_reason.__wrapped__()
     return None if isinstance(found, str) else found
 
 
@@ -76,7 +76,7 @@ def script(folder, text):
 
 def train_without_kernel(monkeypatch):
     found = library()
-    monkeypatch.setattr(c_build, "library", lambda: found)
+    monkeypatch.setattr(c_build, "kernels", lambda: found)
     pull = Pull(dtype=torch.float32)
     params = pull.params()
     opt = make("Adam", params, "dependent", fused=True)

@@ -140,6 +140,41 @@ def test_memory_layouts_make_no_difference(name, bounded, change):
     torch.testing.assert_close(*ends, rtol=1e-5, atol=1e-6)
 
 
+def test_gaps_with_fused_asked_for_are_refused():
+    """torch would take the numbers in the gaps for weights."""
+    p = torch.nn.Parameter(torch.randn(4, 6)[:, ::2])
+    opt = AdamCPR([p], fused=True, **LR)
+    p.grad = torch.ones_like(p)
+    before = p.detach().clone()
+    with pytest.raises(ValueError, match=r"a weight of shape \(4, 3\) has gaps in memory"):
+        opt.step()
+    assert torch.equal(p.detach(), before)
+
+
+def test_a_weight_that_gets_gaps_later():
+    (p,), (twin,) = ([matrix(4, 6)] for _ in range(2))
+    opts = [AdamCPR([w], **LR, **BOUND, **flags) for w, flags in ((p, {}), (twin, {"fused": False}))]
+    for step in range(6):
+        for w, opt in zip((p, twin), opts, strict=True):
+            if step == 3:
+                w.data = torch.cat([w.data, w.data], 1)[:, ::2].clone(memory_format=torch.preserve_format)
+                w.data = torch.stack([w.data, w.data], -1)[..., 0]
+            w.grad = torch.cos(w.detach() + step)
+            opt.step()
+    assert opts[0].param_groups[0]["fused"] is None
+    torch.testing.assert_close(p.detach(), twin.detach())
+
+
+def test_groups_that_the_user_changes_stay_as_they_are():
+    params = [matrix(3, 3), matrix(2, 2)]
+    opt = AdamCPR([{"params": [p]} for p in params], **LR)
+    opt.param_groups[0]["fused"] = False
+    for p in params:
+        p.grad = torch.ones_like(p)
+    opt.step()
+    assert [group["fused"] for group in opt.param_groups] == [False, True]
+
+
 class TestSwitch:
     """The environment variable NNUNET_CPR_KERNELS."""
 
@@ -153,7 +188,7 @@ class TestSwitch:
 
     @pytest.mark.parametrize("value, used", [("auto", {"c"}), ("c", {"c"}), ("none", set())])
     def test_chooses(self, value, used, monkeypatch):
-        if c_build.library() is None:
+        if c_build.kernels() is None:
             pytest.skip("no C compiler, or not Linux")
         monkeypatch.setenv(fused.SWITCH, value)
         assert self.train() == used
@@ -179,7 +214,7 @@ class TestSwitch:
             pass
 
 
-@pytest.mark.skipif(c_build.library() is None, reason="no C compiler, or not Linux")
+@pytest.mark.skipif(c_build.kernels() is None, reason="no C compiler, or not Linux")
 def test_the_default_reaches_the_kernel():
     pull = Pull(shapes=((7, 5),), dtype=torch.float32)
     params = pull.params()

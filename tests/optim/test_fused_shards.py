@@ -172,7 +172,7 @@ def results(request, tmp_path_factory):
 
 
 def needs(way):
-    if way == "C kernel" and c_build.library() is None:
+    if way == "C kernel" and c_build.kernels() is None:
         pytest.skip("no C compiler, or not Linux")
     if way == "GPU kernels":
         pytest.importorskip("nnunet_cpr.optim.fused.triton_kernels", reason="no Triton")

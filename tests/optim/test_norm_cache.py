@@ -16,7 +16,7 @@ from nnunet_cpr.optim.fused.norm_cache import _CachedNorm
 
 SHAPES = ((7, 5), (130, 257), (4, 3, 3, 3))
 CHUNK = 8192  # of the C source
-pytestmark = pytest.mark.skipif(c_build.library() is None, reason="no C compiler, or not Linux")
+pytestmark = pytest.mark.skipif(c_build.kernels() is None, reason="no C compiler, or not Linux")
 UNSAMPLED = 5  # an element that is not among the few compared
 
 

@@ -63,7 +63,7 @@ def check_switch(params: Sequence[Tensor]) -> None:
     value = os.environ.get(SWITCH, "auto")
     if value not in ("auto", "none", *BACKENDS):
         raise ValueError(f"{SWITCH} is {value!r}, but must be one of auto, {', '.join(BACKENDS)}, none")
-    if value in BACKENDS and not _chosen:
+    if value in BACKENDS:
         reason = BACKENDS[value].why_not(params)
         if reason:
             raise ValueError(f"{SWITCH} is {value!r}, but these kernels cannot run: {reason}; unset it")

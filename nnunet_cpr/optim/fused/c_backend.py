@@ -24,7 +24,7 @@ def why_not(params: Sequence[Tensor]) -> str | None:
 def covers(batch: TensorBatch, cache: NormCache) -> bool:
     """Bind the cache to a batch; return whether the kernels can handle it."""
     on_cpu = batch.params[0].device.type == "cpu"
-    return on_cpu and batch.found_inf is None and c_build.library() is not None and cache.bind(batch)
+    return on_cpu and batch.found_inf is None and c_build.kernels() is not None and cache.bind(batch)
 
 
 def squared_norms(batch: TensorBatch, cache: NormCache) -> Tensor:
@@ -69,7 +69,7 @@ def run_update(batch: TensorBatch, layout: MemoryLayout, indices: Sequence[int],
 
 
 def _call(function: str, count: int, *arguments: Any) -> None:
-    if getattr(c_build.library(), function)(ctypes.c_int64(count), *arguments):
+    if getattr(c_build.kernels(), function)(ctypes.c_int64(count), *arguments):
         raise MemoryError("no memory for the partial sums of R")
 
 

@@ -29,20 +29,20 @@ _TIMEOUT = 30.0  # seconds for a command, which needs one
 _log = logging.getLogger(__name__)
 
 
-def library() -> ctypes.CDLL | None:
+def kernels() -> ctypes.CDLL | None:
     """Return the compiled kernels, or None where they cannot be had."""
-    found = _library_or_reason()
+    found = _kernels_or_reason()
     return None if isinstance(found, str) else found
 
 
 def why_not() -> str | None:
     """Return why the compiled kernels cannot be had here; None if they can."""
-    found = _library_or_reason()
+    found = _kernels_or_reason()
     return found if isinstance(found, str) else None
 
 
 @functools.cache
-def _library_or_reason() -> ctypes.CDLL | str:
+def _kernels_or_reason() -> ctypes.CDLL | str:
     try:
         runtime = _openmp()
         name = f"c_kernels-{_fingerprint(runtime)}.so"

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 
@@ -36,8 +37,25 @@ def fuse_by_default(optimizer: Optimizer, base: type[Optimizer], added: Sequence
     if any(_is_decided(group) for group in added):
         defaults["fused"] = False
         return
-    fused = _is_of_torch(base) and all(_can_fuse(group["params"], base) for group in optimizer.param_groups)
+    fused = is_of_torch(base) and all(_can_fuse(group["params"], base) for group in optimizer.param_groups)
     set_fused(optimizer, fused or None)
+
+
+@_disable_dynamo
+def check_fused(optimizer: Optimizer, group: Mapping[str, Any]) -> None:
+    """Give up `fused` where it was our choice and a weight has gaps by now.
+
+    Raises:
+        ValueError: it was the user's choice.
+    """
+    gaps = [param for param in group["params"] if param.device.type == "cpu" and _has_gaps(param)]
+    if gaps and optimizer.defaults.get("fused", False) is None:
+        set_fused(optimizer, None)
+    elif gaps:
+        raise ValueError(
+            f"fused=True, but a weight of shape {tuple(gaps[0].shape)} has gaps in memory, which torch's fused "
+            "optimizers on a CPU would not skip; use fused=False, or make the weight contiguous"
+        )
 
 
 def set_fused(optimizer: Optimizer, fused: bool | None) -> None:
@@ -50,6 +68,7 @@ def set_fused(optimizer: Optimizer, fused: bool | None) -> None:
                 optimizer.state[param]["step"] = step.to(param.device, torch.float32)
 
 
+@_disable_dynamo
 @torch.no_grad()
 def fit_gradients(params: Iterable[Tensor]) -> None:
     """Lay out gradients like their weights where they are not."""
@@ -59,6 +78,7 @@ def fit_gradients(params: Iterable[Tensor]) -> None:
             param.grad = torch.empty_like(param).copy_(gradient)
 
 
+@_disable_dynamo
 @torch.no_grad()
 def fit_states(params: Iterable[Tensor], states: Mapping[Tensor, dict[str, Any]]) -> None:
     """Lay out the states that have their weight's shape like it."""
@@ -74,12 +94,17 @@ def _fits(tensor: Any, param: Tensor) -> bool:
     return hasattr(param, "placements") or tensor.stride() == param.stride()
 
 
+def _has_gaps(param: Tensor) -> bool:
+    return not hasattr(param, "placements") and torch.empty_like(param, device="meta").stride() != param.stride()
+
+
 def _is_decided(flags: Mapping[str, Any]) -> bool:
     """Return whether the user has chosen an implementation. As in torch, `foreach=False` asks for the loop."""
     return any(flags.get(name) is not None for name in ("fused", "foreach")) or bool(flags.get("differentiable"))
 
 
-def _is_of_torch(base: type[Optimizer]) -> bool:
+def is_of_torch(base: type[Optimizer]) -> bool:
+    """Return whether a class is one of torch's own."""
     return f"{base.__module__}.".startswith("torch.optim.")
 
 
@@ -93,7 +118,7 @@ def _can_fuse(params: Iterable[Tensor], base: type[Optimizer]) -> bool:
             return False
         if param.device.type not in devices or not param.is_floating_point():
             return False
-        if not sharded and torch.empty_like(param, device="meta").stride() != param.stride():
-            return False  # the weight has gaps
+        if _has_gaps(param):
+            return False
         meshes.add(getattr(param, "device_mesh", None))
     return len(meshes) <= 1  # DTensors cannot be mixed with others in one call
