@@ -177,6 +177,7 @@ def test_finetuning_goes_on_from_a_checkpoint(tmp_path):
     before = first.optimizers(use_pl_optimizer=False).constraints()
     module = Finetuned(lambda head: head)
     fit(module, tmp_path, epochs=3, resume=tmp_path / "half.ckpt", callbacks=[thawing()])
+    module.backbone.requires_grad_(True)  # Lightning has left it frozen
     after = module.optimizers(use_pl_optimizer=False).constraints()
     assert [row.name for row in after] == ["weight", "param 2"]
     assert [row.kappa for row in after] == [row.kappa for row in before]

@@ -22,6 +22,7 @@ TRAININGS = {
     "SGDCPR, proximal, float64": (SGDCPR, "proximal", torch.float64),
 }
 OPTIONS = {AdamCPR: {"lr": 0.02}, SGDCPR: {"lr": 0.01, "momentum": 0.8}}
+UNIFORM_KAPPA = {"l2": 0.5, "l1": 5.0, "std": 0.2, "huber": 0.25}  # others: below the initial R
 MU = {"l2": 0.2, "huber": 0.2}  # others: 0.02
 # Rounding is all that may differ. Over 200 steps of float32 it grows to a few 1e-6.
 TOLERANCES = {torch.float32: {"rtol": 1e-5, "atol": 1e-5}, torch.float64: {"rtol": 1e-9, "atol": 1e-11}}
@@ -53,7 +54,8 @@ def groups(model, form):
         settings = cpr_settings(rule, reg, step_form=form, kappa_update=MU.get(reg, 0.02))
         if rule == "uniform":
             first = network()[0].weight.detach().double()
-            settings["kappa_init_param"] = 0.65 * float(algorithm1.regularizer(reg, first))
+            initial = float(algorithm1.regularizer(reg, first))
+            settings["kappa_init_param"] = UNIFORM_KAPPA.get(reg, 0.65 * initial)
         params = [(key, p) for key, p in model.named_parameters() if f"{name}." in key]
         yield {"params": params, **settings}
 
