@@ -241,7 +241,7 @@ def test_a_network_without_regularised_parameters(nnunet, monkeypatch):
     monkeypatch.setattr(
         trainer, "build_network_architecture", lambda plans_manager, *_: torch.nn.InstanceNorm3d(1, affine=True)
     )
-    with pytest.raises(ValueError, match="no parameter to regularise"):
+    with pytest.raises(ValueError, match="no parameter to regularize"):
         trainer.initialize()
 
 
