@@ -11,8 +11,8 @@ own, as in a training.
 
 Each round begins and ends with torch's fused optimizer. Where it does not agree with itself, or other processes take
 more than a twentieth of the processors' time, the timings are not a result: their ratios are not printed, no file is
-written, and the exit code is 1. benchmarks/agreement.py says how that is decided. Such a contest is held again, four
-times at most.
+written, and the exit code is 1. benchmarks/agreement.py says how that is decided. Such a contest is held again, up to
+ten times.
 
     python scripts/benchmark_optimizers.py [--device cuda] [--threads 1 2] [--rounds 30] [--json [FOLDER]]
 
@@ -51,8 +51,8 @@ BOUNDS: dict[str, dict[str, Any]] = {
     "bounds active": {"kappa_init_method": "uniform", "kappa_init_param": 0.0, "kappa_update": 1e-3},
 }
 LR = 1e-9
-TRIES = 4
-"""How often a contest is held that is not a result. Only the opponent's agreement with itself decides which one counts."""
+TRIES = 10
+"""How often a contest is held until it is a result. Only the opponent's agreement with itself decides that."""
 # The other way, by device, and the backend that it allows: what a contestant's name ends with says so.
 OTHER_WAYS = {"cpu": ("no kernel", None), "cuda": ("Triton kernels", "triton")}
 BACKENDS = {"c": "C kernel", "triton": "Triton kernels"}
