@@ -208,13 +208,16 @@ class CPR(Optimizer):
                 loss = closure()
         chosen = self._check()
         with torch.set_grad_enabled(self.defaults.get("differentiable", False)):
-            first_states, updated = self._constrain(chosen)
+            first_states, updated, compiled = self._constrain(chosen)
         groups = self._groups
         try:
             if updated:
                 self.param_groups = [
                     {**group, "params": [p for p in group["params"] if id(p) not in updated]} for group in groups
                 ]
+            elif compiled and self.defaults.get("fused", False) is None:
+                # torch.compile fuses the loop itself, and calls torch's fused step as it is.
+                self.param_groups = [{**group, "fused": None} for group in groups]
             result = base_step(self, *args, **kwargs)
         finally:
             self.param_groups = groups
@@ -348,12 +351,12 @@ class CPR(Optimizer):
 
     def _constrain(
         self, chosen: list[list[Tensor]], before: Mapping[Tensor, Tensor] | None = None
-    ) -> tuple[FirstStates, set[int]]:
+    ) -> tuple[FirstStates, set[int], bool]:
         """Update kappa and lambda and apply the constraint step, at the weights `before` where these are given.
 
         Returns:
-            The states of tensors at their first step, and the ids of tensors that a kernel has also given the base
-            step.
+            The states of tensors at their first step; the ids of tensors that a kernel has also given the base step;
+            and whether this is compiled.
         """
         updated: set[int] = set()
         first_states: FirstStates = []
@@ -377,7 +380,7 @@ class CPR(Optimizer):
                 done = self._constrain_kind(some, at, states, group, stacked)
                 updated.update([id(some[i]) for i in done])
                 first_states += [(param, {name: state[name] for name in start}) for param, state in first]
-        return first_states, updated
+        return first_states, updated, torch.compiler.is_compiling()
 
     def _constrain_kind(
         self,
