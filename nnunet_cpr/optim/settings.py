@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.parameter import UninitializedTensorMixin
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nnunet_cpr.optim.bounds import RULES
@@ -60,7 +59,7 @@ def check(group: Mapping[str, Any]) -> None:
     if not (group["regularize"] is None or isinstance(group["regularize"], bool)):
         raise ValueError(f"regularize is {group['regularize']!r}, but must be True, False or None (by dimensions)")
     for index, param in enumerate(group["params"]):
-        if isinstance(param, UninitializedTensorMixin) and group["regularize"] is not False:
+        if isinstance(param, nn.UninitializedParameter) and group["regularize"] is not False:
             raise ValueError(
                 f"{param_name(group, index, index)} of the group has no shape before the first forward pass; "
                 "run the model on one batch, then make the optimizer"
