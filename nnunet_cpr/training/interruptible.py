@@ -123,7 +123,10 @@ class InterruptibleTrainer(nnUNetTrainer):
         if self.local_rank == 0:
             remove_leftovers(Path(self.output_folder), {*RESUME_ORDER, TRACE_FILE, FIGURE_FILE})
         if self.disable_checkpointing:
-            super().run_training()
+            try:
+                super().run_training()
+            finally:
+                self._finish_workers()
             return
         with self._signals:
             try:

@@ -80,6 +80,7 @@ class _Forks:
 
     guarded = False
     by_main_thread = False
+    is_worker = False
 
     @classmethod
     @cache
@@ -97,13 +98,23 @@ class _Forks:
         """Signals for the whole group must not end a worker before the training has stopped; its death must."""
         if not (cls.guarded and cls.by_main_thread):
             return
-        cls.guarded = False
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-        # not ignored, because multiprocessing ends its processes with SIGTERM and then waits for them
-        signal.signal(signal.SIGTERM, lambda *_: signal.setitimer(signal.ITIMER_REAL, WORKERS_GRACE))
+        cls.guarded, cls.is_worker = False, True
+        outlive_stop_signals()
         if _PRCTL is not None:
             _PRCTL(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def outlive_stop_signals() -> None:
+    """In an augmentation worker, let stop signals end it only some seconds after the training had time to stop.
+
+    Called again by workers whose library has set handlers of its own. Does nothing in any other process.
+    """
+    if not _Forks.is_worker:
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    # not ignored, because multiprocessing ends its processes with SIGTERM and then waits for them
+    signal.signal(signal.SIGTERM, lambda *_: signal.setitimer(signal.ITIMER_REAL, WORKERS_GRACE))
 
 
 _PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when its parent dies

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from nnunet_cpr.optim import SGDCPR, AdamCPR, Constraint
 from nnunet_cpr.schedules import warmup_poly_lr
+from nnunet_cpr.training.batches import RepeatableBatches, augmentation_in_this_process
 from nnunet_cpr.training.checkpoints import LATEST, set_aside
 from nnunet_cpr.training.interruptible import InterruptibleTrainer
 from nnunet_cpr.training.precision import in_bfloat16
@@ -101,6 +104,30 @@ class NamedTrainer(InterruptibleTrainer):
         """nnU-Net's augmentation, with a seed made repeatable."""
         transforms = super().get_training_transforms(*args, **kwargs)
         return transforms if self.settings.seed is None else without_benchmarks(transforms)
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """nnU-Net's batches; with a seed they are drawn from it, whatever the number of augmentation workers."""
+        seed = self.settings.seed
+        if seed is None:
+            return super().get_dataloaders()
+        with augmentation_in_this_process():
+            sources = super().get_dataloaders()
+        if not all(type(source) is SingleThreadedAugmenter for source in sources):
+            if any(source is not None for source in sources):
+                self.print_to_log_file(
+                    f"WARNING: {type(self).__name__} makes batches in its own way: they do not repeat"
+                )
+            return super().get_dataloaders()
+        lengths = self.num_iterations_per_epoch, self.num_val_iterations_per_epoch
+        workers = get_allowed_n_proc_DA()
+        pin = self.device.type == "cuda"
+        train, val = (
+            RepeatableBatches(source, (seed, self.local_rank, kind), self.current_epoch * length, processes, pin)
+            for kind, (source, length, processes) in enumerate(
+                zip(sources, lengths, (workers, math.ceil(workers / 2)), strict=True)
+            )
+        )
+        return train, val
 
     def configure_optimizers(self) -> tuple[Optimizer, Any]:
         """Make the optimizer and the learning rate schedule that the name asks for."""
