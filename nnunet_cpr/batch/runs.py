@@ -14,10 +14,9 @@ from nnunet_cpr.batch.study import Study
 from nnunet_cpr.evaluation.nnunet_results import Training
 from nnunet_cpr.evaluation.provenance import newer_training
 from nnunet_cpr.files import read_json
-from nnunet_cpr.training.settings import parse
+from nnunet_cpr.training.settings import NNUNET_EPOCHS, parse
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
-NNUNET_EPOCHS = 1000
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,13 @@ class Run(Training):
     @property
     def epochs(self) -> int:
         """The number of epochs that the trainer's name stands for."""
+        name = self.run
         with suppress(ValueError):
-            return parse(self.run).epochs
-        named = re.search(r"_(\d+)epochs?(_|$)", self.run)
+            settings = parse(name)
+            if settings.epochs:
+                return settings.epochs
+            name = settings.base or name
+        named = re.search(r"_(\d+)epochs?(_|$)", name)
         return int(named[1]) if named else NNUNET_EPOCHS
 
     def is_done(self) -> bool:

@@ -14,7 +14,7 @@ from nnunet_cpr.datasets.small_plans import CONFIGURATION as SMALL
 from nnunet_cpr.evaluation.nnunet_results import dataset_name
 from nnunet_cpr.files import read_json, user_path
 from nnunet_cpr.labels import foreground_labels, printable, read_dataset_json
-from nnunet_cpr.nnunet.trainer_files import defining_file
+from nnunet_cpr.nnunet.trainer_sources import defining_file
 from nnunet_cpr.training.settings import family_of, parse
 
 KEYS = ["datasets", "configuration", "plans", "trainers", "folds", "seeds", "baseline", "surface", "tolerance",

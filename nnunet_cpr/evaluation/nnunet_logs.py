@@ -14,7 +14,7 @@ import pandas as pd
 from nnunet_cpr.evaluation.nnunet_results import Training, name_trainings
 from nnunet_cpr.evaluation.results import EPOCH_COLUMNS
 from nnunet_cpr.files import read_json
-from nnunet_cpr.training.settings import TrainerSettings, parse
+from nnunet_cpr.training.settings import NNUNET_ITERATIONS, parse
 
 VALUES = ["train_loss", "validation_loss", "pseudo_dice", "seconds"]
 EPOCH = re.compile(r": Epoch (\d{1,9})(?!\d)")
@@ -86,8 +86,8 @@ def steps_per_epoch(run: str, folder: Path) -> int:
         if 0 < steps <= _MOST_STEPS:
             return steps
     with suppress(ValueError):
-        return parse(run).iterations
-    return TrainerSettings.iterations
+        return parse(run).iterations or NNUNET_ITERATIONS
+    return NNUNET_ITERATIONS
 
 
 def _read_value(found: re.Match[str]) -> dict[str, float]:

@@ -82,7 +82,7 @@ def extend(module: "ModuleType") -> None:
 
     def __getattr__(name: str) -> "Any":
         if name.startswith("nnUNetTrainer"):
-            from nnunet_cpr.nnunet.trainer_files import trainer_attribute
+            from nnunet_cpr.nnunet.trainer_lookup import trainer_attribute
 
             try:
                 return trainer_attribute(name)

@@ -21,7 +21,7 @@ PREVIOUS = "checkpoint_previous.pth"
 RESUME_ORDER = (FINAL, LATEST, PREVIOUS, BEST)  # nnU-Net's order, and the one before the latest
 
 _NUMBERS = (np.float64(), np.float32(), np.float16(), np.int64(), np.int32(), np.bool_())
-_IN_LOGS: list[Any] = [_NUMBERS[0].__reduce__()[0], np.dtype, *(type(number.dtype) for number in _NUMBERS)]
+IN_LOGS: list[Any] = [_NUMBERS[0].__reduce__()[0], np.dtype, *(type(number.dtype) for number in _NUMBERS)]
 """What torch must know to load NumPy's numbers, of which nnU-Net's logs consist."""
 _FOLDER = 0x10  # MS-DOS's attribute, which zip's table of contents keeps
 
@@ -67,7 +67,7 @@ def damage(path: Path) -> str | None:
             raise
         return str(error) or type(error).__name__
     try:  # mmap: finds every tensor's record without reading it. weights_only: runs nothing that the file brings along
-        with torch.serialization.safe_globals(_IN_LOGS):
+        with torch.serialization.safe_globals(IN_LOGS):
             torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except RuntimeError as error:
         if "PytorchStreamReader" not in str(error) and "inline_container" not in str(error):

@@ -3,9 +3,10 @@
 import argparse
 import textwrap
 
+from nnunet_cpr.nnunet.trainer_sources import defining_file
 from nnunet_cpr.optim.bounds import RULES
 from nnunet_cpr.optim.regularizers import REGULARIZERS
-from nnunet_cpr.training.settings import FAMILIES, PARTS, TrainerSettings, parse
+from nnunet_cpr.training.settings import FAMILIES, NNUNET_LR, PARTS, TrainerSettings, parse
 
 FAMILY_MEANINGS = {
     "nnUNetTrainerCPR": "nnU-Net's SGD and schedule, CPR instead of weight decay",
@@ -44,6 +45,10 @@ def grammar() -> str:
         "",
         "Numbers are written 1000, 0.01 or 1e-2. One name is one setting and one results folder, for example",
         "  nnUNetv2_train 4 3d_fullres 0 -tr nnUNetTrainerCPR_ws2000_warmup2000_100epochs",
+        "",
+        "To train on top of another trainer, nnU-Net's or one in nnUNet_extTrainer, put _on_ and its name after the",
+        "family. It decides what the parts do not say: augmentation, loss, network, learning rate, schedule, epochs.",
+        "  nnUNetv2_train 4 3d_fullres 0 -tr nnUNetTrainerCPR_on_nnUNetTrainerDA5_ws2000",
     ]
     return "\n".join(lines)
 
@@ -53,20 +58,47 @@ def describe(name: str) -> str:
     settings = parse(name)
     settings.check_length(settings.total_steps)
     rows = {
-        "optimizer": "SGD, Nesterov momentum 0.99"
-        if settings.optimizer == "SGD"
-        else f"{settings.optimizer}, betas (0.9, 0.99)",
+        **({"on top of": f"{settings.base} in {defining_file(settings.base)}"} if settings.base else {}),
+        "optimizer": _optimizer(settings),
         "learning rate": _schedule(settings),
-        "steps": f"{settings.total_steps:,} ({settings.epochs:,} epochs of {settings.iterations:,})",
+        "steps": _length(settings),
         **_regularization(settings),
-        "weight decay": f"{settings.weight_decay:g}, of all parameters" if settings.weight_decay else "none",
+        "weight decay": _weight_decay(settings),
         "precision": "bfloat16 autocast on every device"
         if settings.bf16
         else "nnU-Net's (float16 autocast on CUDA, float32 elsewhere)",
         "seed": "none" if settings.seed is None else str(settings.seed),
+        **({"all else": "the base's"} if settings.base else {}),
         "results": f"$nnUNet_results/<dataset>/{name}__<plans>__<configuration>/fold_<fold>",
     }
     return "\n".join([name, *(_paragraph(key, text) for key, text in rows.items())])
+
+
+def _optimizer(settings: TrainerSettings) -> str:
+    if settings.optimizer == "SGD":
+        kind, text = "SGD", "SGD, Nesterov momentum 0.99"
+    else:
+        kind, text = "Adam or AdamW", f"{settings.optimizer}, betas (0.9, 0.99)"
+    return f"{text}; if the base uses {kind}, with the settings that it has there" if settings.base else text
+
+
+def _length(settings: TrainerSettings) -> str:
+    if settings.total_steps is not None:
+        return f"{settings.total_steps:,} ({settings.epochs:,} epochs of {settings.iterations:,})"
+    if settings.epochs is None and settings.iterations is None:
+        return "as many as the base does"
+    epochs = "as many epochs as the base has" if settings.epochs is None else f"{settings.epochs:,} epochs"
+    return epochs + (" of the base's length" if settings.iterations is None else f" of {settings.iterations:,}")
+
+
+def _weight_decay(settings: TrainerSettings) -> str:
+    if settings.base is None:
+        return f"{settings.weight_decay:g}, of all parameters" if settings.weight_decay else "none"
+    if settings.cpr:
+        return "none; what the base exempts from weight decay, CPR leaves alone, too"
+    if settings.weight_decay is not None:
+        return f"{settings.weight_decay:g}, of all parameters that the base does not exempt"
+    return f"the base's, if its optimizer is of the same kind, else {settings.family.weight_decay:g}"
 
 
 def _paragraph(key: str, text: str) -> str:
@@ -81,12 +113,20 @@ def _paragraph(key: str, text: str) -> str:
 
 
 def _schedule(settings: TrainerSettings) -> str:
+    if settings.lr is not None:
+        rate = f"{settings.lr:g}"
+    else:
+        rate = "the base's"
+        if settings.family.lr != NNUNET_LR:
+            rate += f" ({settings.family.lr:g} if that is nnU-Net's {NNUNET_LR:g})"
     if settings.warmup_steps:
         return (
-            f"{settings.lr:g}, linear warmup over {settings.warmup_steps:,} steps, "
+            f"{rate}, linear warmup over {settings.warmup_steps:,} steps, "
             "then polynomial decay (exponent 0.9), both per step"
         )
-    return f"{settings.lr:g}, nnU-Net's polynomial decay (exponent 0.9) per epoch, no warmup"
+    if settings.base:
+        return f"{rate}, with the base's schedule"
+    return f"{rate}, nnU-Net's polynomial decay (exponent 0.9) per epoch, no warmup"
 
 
 def _regularization(settings: TrainerSettings) -> dict[str, str]:

@@ -33,7 +33,7 @@ class InterruptibleTrainer(nnUNetTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
     ):
         """Take nnU-Net's arguments."""
-        super().__init__(plans, configuration, fold, dataset_json, device)
+        super().__init__(plans, configuration, fold, dataset_json, device=device)  # older trainers take more before it
         self._signals = StopSignals()
         self._pace = checkpoints.Pace()
 
@@ -88,14 +88,19 @@ class InterruptibleTrainer(nnUNetTrainer):
             if newest is None:
                 self.initialize()
             else:
-                super().load_checkpoint(str(newest))
+                self._load_file(newest)
             return
         path = Path(filename_or_checkpoint)
         if reason := checkpoints.damage(path):
             raise ValueError(
                 f"{path} is broken ({reason}). nnUNetv2_train with --c goes on from the newest checkpoint that is not."
             )
-        super().load_checkpoint(str(path))
+        self._load_file(path)
+
+    def _load_file(self, path: Path) -> None:
+        # nnU-Net's warm-up trainers leave weights_only at torch's default, which refuses the numbers of nnU-Net's logs.
+        with torch.serialization.safe_globals(checkpoints.IN_LOGS):
+            super().load_checkpoint(str(path))
 
     def _newest_intact(self) -> Path | None:
         """Choose on one rank, for all."""

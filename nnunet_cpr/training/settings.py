@@ -1,17 +1,21 @@
 """What a trainer's name means: `nnUNetTrainerCPR_ws2000_warmup2000_100epochs` and its kin.
 
 nnU-Net has one knob, the trainer's name, and files results under it. So a name is a family followed by any of the
-parts in `PARTS`, joined by `_` in any order; one name is one setting. Nothing here imports torch or nnU-Net.
+parts in `PARTS`, joined by `_` in any order; one name is one setting. Between the two may stand `_on_` and the name of
+another trainer, which then decides whatever the parts do not. Nothing here imports torch or nnU-Net.
 """
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from nnunet_cpr.nnunet.trainer_sources import trainer_sources
 from nnunet_cpr.optim.bounds import RULES, BoundRule
 from nnunet_cpr.optim.regularizers import REGULARIZERS, STEP_FORMS
+
+NNUNET_LR, NNUNET_EPOCHS, NNUNET_ITERATIONS = 1e-2, 1000, 250
 
 
 @dataclass(frozen=True)
@@ -28,23 +32,30 @@ class CPRSettings:
 
 @dataclass(frozen=True)
 class TrainerSettings:
-    """Everything that a trainer's name decides."""
+    """Everything that a trainer's name decides. What it leaves to the trainer that it is on top of is None."""
 
     name: str
     optimizer: str
-    lr: float
-    weight_decay: float = 0.0
+    lr: float | None
+    weight_decay: float | None = 0.0
     cpr: CPRSettings | None = None
     warmup_steps: int = 0
-    epochs: int = 1000
-    iterations: int = 250
+    epochs: int | None = NNUNET_EPOCHS
+    iterations: int | None = NNUNET_ITERATIONS
     seed: int | None = None
     bf16: bool = False
+    base: str | None = None
+    """The trainer that this is on top of, None for nnU-Net's default."""
 
     @property
-    def total_steps(self) -> int:
-        """Optimizer steps of the whole training."""
-        return self.epochs * self.iterations
+    def family(self) -> "TrainerSettings":
+        """The settings of the family's name alone."""
+        return FAMILIES[family_of(self.name) or ""]
+
+    @property
+    def total_steps(self) -> int | None:
+        """Optimizer steps of the whole training, None if the base decides."""
+        return None if self.epochs is None or self.iterations is None else self.epochs * self.iterations
 
     def optimizer_arguments(self) -> dict[str, Any]:
         """Arguments for the optimizer besides the parameters and the learning rate."""
@@ -52,14 +63,16 @@ class TrainerSettings:
             {"momentum": 0.99, "nesterov": True} if self.optimizer == "SGD" else {"betas": (0.9, 0.99)}
         )
         if self.cpr is None:
-            return arguments | {"weight_decay": self.weight_decay}
+            return arguments if self.weight_decay is None else arguments | {"weight_decay": self.weight_decay}
         arguments |= {key: value for key, value in asdict(self.cpr).items() if value is not None}
         if "reg_step_size" in RULES[self.cpr.kappa_init_method].settings and self.warmup_steps:
             arguments["reg_step_size"] = max(1, self.warmup_steps // 10)  # the paper: every 10 % of the warmup
         return arguments
 
-    def check_length(self, total_steps: int) -> None:
-        """Raise ValueError if warmup or warm start do not fit into so many steps."""
+    def check_length(self, total_steps: int | None) -> None:
+        """Raise ValueError if warmup or warm start do not fit into so many steps; None: that is not known yet."""
+        if total_steps is None:
+            return
         if self.warmup_steps >= total_steps:
             raise ValueError(
                 f"{self.name}: the warmup takes {self.warmup_steps} steps, but the training has only {total_steps}; "
@@ -80,9 +93,9 @@ class TrainerSettings:
 FAMILIES = {
     settings.name: settings
     for settings in (
-        TrainerSettings("nnUNetTrainerCPR", "SGD", 1e-2, cpr=CPRSettings()),
+        TrainerSettings("nnUNetTrainerCPR", "SGD", NNUNET_LR, cpr=CPRSettings()),
         TrainerSettings("nnUNetTrainerAdamCPR", "Adam", 1e-3, cpr=CPRSettings()),
-        TrainerSettings("nnUNetTrainerSGD", "SGD", 1e-2, weight_decay=3e-5),
+        TrainerSettings("nnUNetTrainerSGD", "SGD", NNUNET_LR, weight_decay=3e-5),
         TrainerSettings("nnUNetTrainerAdamW", "AdamW", 1e-3, weight_decay=1e-2),
     )
 }
@@ -185,29 +198,58 @@ def family_of(name: str) -> str | None:
     return next((family for family in FAMILIES if name.startswith(family)), None)
 
 
+ON = "_on_"
 LONGEST_NAME = 200
 """A results folder has the name of the trainer, plans and configuration; file systems allow 255 bytes."""
 
 
-def parse(name: str) -> TrainerSettings:
-    """What the name means. Raises ValueError, saying why, if it is not one of our trainers."""
+def parse(name: str, base: str | None = None) -> TrainerSettings:
+    """What the name means.
+
+    Args:
+        name: a trainer's name.
+        base: the trainer that it is on top of, where that is known; by default it is searched for, where nnU-Net would.
+
+    Raises:
+        ValueError: it is not one of our trainers; says why.
+    """
     family = family_of(name)
     if family is None:
         raise ValueError(f"{name} does not begin with one of {', '.join(FAMILIES)}")
     if len(name) > LONGEST_NAME:
         raise ValueError(f"{name[:60]}... has {len(name)} characters, but may have {LONGEST_NAME}")
-    suffix = name[len(family) :]
-    if suffix and not suffix.startswith("_"):
-        raise ValueError(f"{name}: an underscore must follow {family}")
+    rest = name[len(family) :]
+    if rest.startswith(ON):
+        base, rest = _split_base(name, rest.removeprefix(ON), [base] if base else trainer_sources())
+    if rest and not rest.startswith("_"):
+        raise ValueError(f"{name}: an underscore must follow {base or family}")
     values: dict[str, Any] = {}
-    for text in suffix.split("_")[1:]:
+    for text in rest.split("_")[1:]:
         part, value = _read(name, text)
         if part.only and part.only != ("CPR" if FAMILIES[family].cpr else "weight decay"):
             raise ValueError(f"{name}: {text!r} is for trainers with {part.only}, which {family} is not")
         if part.setting in values:
             raise ValueError(f"{name}: {text!r} sets the {part.setting} a second time")
         values[part.setting] = value
-    return _build(name, FAMILIES[family], values)
+    default = FAMILIES[family]
+    if base:
+        weight_decay = None if default.cpr is None else 0.0
+        default = replace(default, base=base, lr=None, weight_decay=weight_decay, epochs=None, iterations=None)
+    return _build(name, default, values)
+
+
+def _split_base(name: str, text: str, known: Collection[str]) -> tuple[str, str]:
+    """Split what follows `_on_` into the base's name, the longest that there is, and the rest."""
+    words = text.split("_")
+    for count in range(len(words), 0, -1):
+        base = "_".join(words[:count])
+        if base in known:
+            return base, text[len(base) :]
+    if family_of(text):
+        raise ValueError(
+            f"{name}: {family_of(text)} is one of nnunet-cpr's own; name a trainer of nnU-Net's or of yours"
+        )
+    raise ValueError(f"{name}: there is no trainer {text}, neither in nnU-Net nor in nnUNet_extTrainer")
 
 
 def _read(name: str, text: str) -> tuple[Part, Any]:

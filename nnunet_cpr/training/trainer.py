@@ -2,16 +2,13 @@
 
 import math
 import os
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
-from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from nnunet_cpr.optim import SGDCPR, AdamCPR, Constraint
@@ -19,9 +16,8 @@ from nnunet_cpr.schedules import warmup_poly_lr
 from nnunet_cpr.training.batches import RepeatableBatches, augmentation_in_this_process
 from nnunet_cpr.training.checkpoints import LATEST, set_aside
 from nnunet_cpr.training.interruptible import InterruptibleTrainer
-from nnunet_cpr.training.precision import in_bfloat16
 from nnunet_cpr.training.seeding import seed_everything, without_benchmarks
-from nnunet_cpr.training.settings import TrainerSettings, parse
+from nnunet_cpr.training.settings import TrainerSettings
 from nnunet_cpr.training.trace import TRACE_FILE, Trace
 
 
@@ -50,6 +46,16 @@ class WarmupPoly:
             group["lr"] = lr
 
 
+def make_optimizer(settings: TrainerSettings, params: Any, lr: float, **arguments: Any) -> Optimizer:
+    """Make the optimizer that a trainer's name asks for; `arguments` take the place of the family's own."""
+    arguments = settings.optimizer_arguments() | arguments
+    if settings.cpr:
+        return {"SGD": SGDCPR, "Adam": AdamCPR}[settings.optimizer](params, lr=lr, **arguments)
+    plain_class = {"SGD": SGD, "AdamW": AdamW}[settings.optimizer]
+    # AdamW is fused, as AdamCPR is by default. SGD stays nnU-Net's own, bit for bit.
+    return plain_class(params, lr=lr, fused=True if plain_class is AdamW else None, **arguments)
+
+
 def _check_results_folder() -> None:
     """Say what is wrong with nnU-Net's results folder, where nnU-Net would fail in `makedirs`."""
     folder = os.environ.get("nnUNet_results")  # noqa: SIM112 (nnU-Net's name)
@@ -64,7 +70,7 @@ def _check_results_folder() -> None:
 
 
 class NamedTrainer(InterruptibleTrainer):
-    """What all our trainers share; `trainer_class` makes one class of it per name."""
+    """What all our trainers share; `factory.trainer_class` makes one class of it per name."""
 
     settings: TrainerSettings
 
@@ -80,11 +86,17 @@ class NamedTrainer(InterruptibleTrainer):
         if device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError("CUDA was asked for (it is nnU-Net's default), but torch finds none here; use -device cpu")
         _check_results_folder()
-        super().__init__(plans, configuration, fold, dataset_json, device)
+        super().__init__(plans, configuration, fold, dataset_json, device=device)
         settings = self.settings
-        self.initial_lr, self.weight_decay = settings.lr, settings.weight_decay
-        self.num_epochs, self.num_iterations_per_epoch = settings.epochs, settings.iterations
-        self.num_val_iterations_per_epoch = max(1, settings.iterations // 5)  # nnU-Net: 50 for 250
+        if settings.lr is not None:
+            self.initial_lr = settings.lr
+        if settings.weight_decay is not None:
+            self.weight_decay = settings.weight_decay
+        if settings.epochs is not None:
+            self.num_epochs = settings.epochs
+        if settings.iterations is not None:
+            self.num_iterations_per_epoch = settings.iterations
+            self.num_val_iterations_per_epoch = max(1, settings.iterations // 5)  # nnU-Net: 50 for 250
         if settings.bf16:
             self.grad_scaler = None  # bfloat16 has float32's range, so nothing underflows
         self._trace: Trace | None = None
@@ -131,23 +143,16 @@ class NamedTrainer(InterruptibleTrainer):
 
     def configure_optimizers(self) -> tuple[Optimizer, Any]:
         """Make the optimizer and the learning rate schedule that the name asks for."""
-        settings = self.settings
-        settings.check_length(self.num_epochs * self.num_iterations_per_epoch)
-        arguments = settings.optimizer_arguments()
-        optimizer: Optimizer
-        if settings.cpr:
-            optimizer_class = {"SGD": SGDCPR, "Adam": AdamCPR}[settings.optimizer]
-            optimizer = optimizer_class(self.network, lr=self.initial_lr, **arguments)
-        else:
-            plain_class = {"SGD": SGD, "AdamW": AdamW}[settings.optimizer]
-            # AdamW is fused, as AdamCPR is by default. SGD stays nnU-Net's own, bit for bit.
-            arguments["fused"] = True if plain_class is AdamW else None
-            optimizer = plain_class(self.network.parameters(), lr=self.initial_lr, **arguments)
-        if settings.warmup_steps:
-            return optimizer, WarmupPoly(
-                optimizer, self.initial_lr, settings.warmup_steps, self.num_epochs, self.num_iterations_per_epoch
-            )
-        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+        self.settings.check_length(self.num_epochs * self.num_iterations_per_epoch)
+        params = self.network if self.settings.cpr else self.network.parameters()
+        optimizer = make_optimizer(self.settings, params, self.initial_lr)
+        return optimizer, self._warmup(optimizer) or PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+
+    def _warmup(self, optimizer: Optimizer) -> WarmupPoly | None:
+        steps = self.settings.warmup_steps
+        if not steps:
+            return None
+        return WarmupPoly(optimizer, self.initial_lr, steps, self.num_epochs, self.num_iterations_per_epoch)
 
     def on_train_start(self) -> None:
         """Seed what nnU-Net starts here, the augmentation workers among it, and take up the trace."""
@@ -230,34 +235,3 @@ class NamedTrainer(InterruptibleTrainer):
         )
         self.print_to_log_file(message)
         self._leave_together(SystemExit(1))
-
-
-def _build_in_bfloat16(
-    plans_manager: Any,
-    configuration_manager: Any,
-    num_input_channels: int,
-    num_output_channels: int,
-    enable_deep_supervision: bool = True,
-) -> nn.Module:
-    """Replace nnU-Net's `build_network_architecture`, so that prediction runs as validation did."""
-    return in_bfloat16(
-        nnUNetTrainer.build_network_architecture(
-            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
-        )
-    )
-
-
-@cache
-def trainer_class(name: str) -> type[NamedTrainer]:
-    """The trainer of that name, always the same class. Raises ValueError, saying why, if there is none."""
-    settings = parse(name)
-    members: dict[str, Any] = {"__doc__": f"nnU-Net trainer; see `nnunet-cpr trainers {name}`.", "settings": settings}
-    if settings.bf16:
-        members["build_network_architecture"] = staticmethod(_build_in_bfloat16)
-    return type(name, (NamedTrainer,), members)
-
-
-@cache
-def explain_once(reason: str) -> None:
-    """Print a line, once in a process: nnU-Net asks for a trainer several times."""
-    print(reason)

@@ -13,12 +13,12 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find
 
 from nnunet_cpr.nnunet import startup
-from nnunet_cpr.training.trainer import explain_once
+from nnunet_cpr.training.factory import explain_once
 
 EXT_TRAINERS = str(Path(startup.__file__).with_name("ext_trainers"))
 NAMES = ["nnUNetTrainerCPR", "nnUNetTrainerCPR_ws2000_warmup2000_100epochs", "nnUNetTrainerAdamCPR",
          "nnUNetTrainerAdamCPR_ip", "nnUNetTrainerSGD", "nnUNetTrainerSGD_wd1e-2", "nnUNetTrainerAdamW",
-         "nnUNetTrainerAdamW_bf16"]  # fmt: skip
+         "nnUNetTrainerAdamW_bf16", "nnUNetTrainerCPR_on_nnUNetTrainerDA5_ws20"]  # fmt: skip
 
 
 @pytest.fixture(params=["hook", "nnUNet_extTrainer"])
@@ -114,7 +114,14 @@ def test_nothing_is_said_where_a_name_only_begins_as_ours(own_trainers, capsys):
 
 
 def test_ours_are_found_beside_the_users(own_trainers):
-    assert find("nnUNetTrainerAdamCPR").__module__ == "nnunet_cpr.training.trainer"
+    assert find("nnUNetTrainerAdamCPR").__module__ == "nnunet_cpr.training.factory"
+
+
+def test_ours_are_found_on_top_of_the_users_without_a_word_of_a_search(own_trainers, capfd):
+    trainer = find("nnUNetTrainerCPR_on_nnUNetTrainerCPR_myloss_ws20")
+    assert trainer.__name__ == "nnUNetTrainerCPR_on_nnUNetTrainerCPR_myloss_ws20"
+    assert trainer.__mro__[-3].__name__ == "nnUNetTrainerCPR_myloss"
+    assert capfd.readouterr().out == ""
 
 
 def bare_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:

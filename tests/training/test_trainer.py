@@ -17,8 +17,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from training_helpers import ddp_trainer, make_trainer, same, weights
 
 from nnunet_cpr.optim import SGDCPR, AdamCPR
+from nnunet_cpr.training.factory import trainer_class
 from nnunet_cpr.training.trace import read_trace
-from nnunet_cpr.training.trainer import trainer_class
 
 
 @pytest.fixture(autouse=True)

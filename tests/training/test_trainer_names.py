@@ -35,6 +35,21 @@ MEANINGS = [
     ("nnUNetTrainerCPR_seed0", dict(optimizer="SGD", lr=0.01, seed=0), {}),
 ]  # fmt: skip
 
+# On top of another trainer, what the name does not say is None. The longest name that there is, is the base's.
+LEFT = dict(lr=None, epochs=None, iterations=None)
+MEANINGS += [
+    ("nnUNetTrainerCPR_on_nnUNetTrainerDA5", LEFT | dict(optimizer="SGD", base="nnUNetTrainerDA5"), {}),
+    ("nnUNetTrainerAdamCPR_on_nnUNetTrainer_5epochs_ws20", LEFT | dict(optimizer="Adam", base="nnUNetTrainer_5epochs"),
+     dict(kappa_init_param=20)),
+    ("nnUNetTrainerCPR_on_nnUNetTrainer_6epochs_ws20", LEFT | dict(optimizer="SGD", base="nnUNetTrainer", epochs=6),
+     dict(kappa_init_param=20)),
+    ("nnUNetTrainerSGD_on_nnUNet_Primus_S_Trainer", LEFT | dict(optimizer="SGD", base="nnUNet_Primus_S_Trainer",
+                                                               weight_decay=None), None),
+    ("nnUNetTrainerAdamW_on_nnUNetTrainer_250epochs_NoMirroring_wd0_lr1e-3_7iters_seed1",
+     dict(optimizer="AdamW", base="nnUNetTrainer_250epochs_NoMirroring", lr=1e-3, weight_decay=0.0, epochs=None,
+          iterations=7, seed=1), None),
+]  # fmt: skip
+
 # The paper's Table J.1 with Table J.2's protocol: 125k steps for BTCV, 25k for Heart and BraTS, 2000 steps of warmup.
 for epochs in (500, 100):
     protocol = dict(optimizer="SGD", lr=0.01, warmup_steps=2000, epochs=epochs, iterations=250)
@@ -49,7 +64,8 @@ for epochs in (500, 100):
 
 @pytest.mark.parametrize(("name", "changes", "cpr"), MEANINGS, ids=[m[0] for m in MEANINGS])
 def test_meaning(name, changes, cpr):
-    expected = dict(name=name, weight_decay=0.0, warmup_steps=0, epochs=1000, iterations=250, seed=None, bf16=False)
+    expected = dict(name=name, weight_decay=0.0, warmup_steps=0, epochs=1000, iterations=250, seed=None, bf16=False,
+                    base=None)  # fmt: skip
     expected |= changes | {"cpr": None if cpr is None else CPRSettings(**(CPR | cpr))}
     settings = parse(name)
     assert {f.name: getattr(settings, f.name) for f in fields(settings)} == expected
@@ -93,6 +109,14 @@ def test_the_papers_step_counts():
         ("nnUNetTrainerSGD_ip", "for trainers with CPR"),
         ("nnUNetTrainerAdamW_mu1", "for trainers with CPR"),
         ("nnUNetTrainerSGD_proximal", "for trainers with CPR"),
+        ("nnUNetTrainerCPR_on_", "no trainer"),
+        ("nnUNetTrainerCPR_on", "cannot read"),
+        ("nnUNetTrainerCPR_on_nnUNetTrainerXY_ws2", "no trainer nnUNetTrainerXY_ws2"),
+        ("nnUNetTrainerCPR_on_nnUNetTrainerDA5ws2", "no trainer nnUNetTrainerDA5ws2"),
+        ("nnUNetTrainerCPR_on_nnUNetTrainerDA5_ws2_ip", "bound rule a second time"),
+        ("nnUNetTrainerCPR_on_nnUNetTrainerDA5_wd1", "for trainers with weight decay"),
+        ("nnUNetTrainerCPR_on_nnUNetTrainerAdamW", "own"),
+        ("nnUNetTrainerCPR_ws2_on_nnUNetTrainerDA5", "cannot read"),
         ("nnUNetTrainerCPRws10", "underscore"),
         ("nnUNetTrainerCPR.ws10", "underscore"),
         ("nnUNetTrainer", "does not begin"),
@@ -165,7 +189,7 @@ def test_the_optimizers_take_every_setting():
         if cpr is not None:
             settings = parse(name)
             optimizer_class = SGDCPR if settings.optimizer == "SGD" else AdamCPR
-            optimizer = optimizer_class(torch.nn.Linear(3, 2), lr=settings.lr, **settings.optimizer_arguments())
+            optimizer = optimizer_class(torch.nn.Linear(3, 2), lr=settings.lr or 0.1, **settings.optimizer_arguments())
             assert optimizer.param_groups[0]["kappa_init_method"] == settings.cpr.kappa_init_method
 
 

@@ -27,6 +27,19 @@ def test_says_what_a_name_means():
         assert words in output
 
 
+def test_says_what_a_name_on_top_of_another_trainer_means():
+    names = (
+        "nnUNetTrainerAdamCPR_on_nnUNetTrainerDA5_ws20",
+        "nnUNetTrainerAdamW_on_nnUNetTrainer_50epochs_warmup9_3iters",
+    )
+    first, second = run_command("nnunet-cpr", "trainers", *names).stdout.split("\n\n")
+    for words in ("nnUNetTrainerDA5.py", "0.001 if that is nnU-Net's 0.01", "with the base's schedule",
+                  "as many as the base does", "exempts from weight decay", "all else         the base's"):  # fmt: skip
+        assert " ".join(words.split()) in " ".join(first.split())
+    for words in ("linear warmup over 9 steps", "as many epochs as the base has of 3", "of the same kind, else 0.01"):
+        assert words in " ".join(second.split())
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [

@@ -13,7 +13,8 @@ import torch
 import torch.distributed as dist
 from nnunetv2.run.run_training import maybe_load_checkpoint
 
-from nnunet_cpr.training.trainer import NamedTrainer, trainer_class
+from nnunet_cpr.training.factory import trainer_class
+from nnunet_cpr.training.trainer import NamedTrainer
 
 
 def tiny(configuration: dict, patch: list[int], features: list[int]) -> dict:

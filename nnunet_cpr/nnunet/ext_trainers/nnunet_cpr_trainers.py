@@ -5,7 +5,7 @@ Python reads such files in site-packages only, not in a folder of PYTHONPATH or 
 
 from typing import Any
 
-from nnunet_cpr.nnunet.trainer_files import trainer_attribute
+from nnunet_cpr.nnunet.trainer_lookup import trainer_attribute
 
 
 def __getattr__(name: str) -> Any:
