@@ -10,8 +10,6 @@ grad R of a copy of theta_t.
 """
 
 import inspect
-import itertools
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nnunet_cpr.optim import fused
+from nnunet_cpr.optim import checkpoint, fused
 from nnunet_cpr.optim.algorithm import advance
-from nnunet_cpr.optim.bounds import STATE_KEYS, start_values
+from nnunet_cpr.optim.bounds import start_values
 from nnunet_cpr.optim.constraints import Constraint, read_constraints
 from nnunet_cpr.optim.fused.default import (
     check_fused,
@@ -35,7 +33,7 @@ from nnunet_cpr.optim.grouping import param_groups
 from nnunet_cpr.optim.param_names import match_names
 from nnunet_cpr.optim.reductions import accumulation_dtype, over_shards
 from nnunet_cpr.optim.regularizers import L2, REGULARIZERS
-from nnunet_cpr.optim.settings import check, check_muon, complete, is_regularized
+from nnunet_cpr.optim.settings import check, check_choice, check_muon, complete, is_regularized
 from nnunet_cpr.optim.stacked_state import StackedState, StepCache, group_by_kind, same_objects
 from nnunet_cpr.optim.warm_start import in_warm_start
 
@@ -148,19 +146,7 @@ class CPR(Optimizer):
             _fill_and_check(group, settings)
         fuse_by_default(self, self._stepping, self.param_groups)
         fused.check_switch([param for group in self.param_groups for param in group["params"]])
-        chosen = [p for group in self.param_groups for p in group["params"] if is_regularized(group, p)]
-        if not chosen:
-            message = f"{type(self).__name__} has nothing to regularize: no parameter is selected for it"
-            if from_model:
-                raise ValueError(message + "; print(param_table(model)) says why")
-            warnings.warn(message + "; set regularize=True in a group, or pass the model", stacklevel=2)
-        elif not any(p.requires_grad for p in chosen):
-            # Not an error: a fine-tuning may unfreeze them later, and then they are bounded.
-            warnings.warn(
-                f"{type(self).__name__} has nothing to regularize yet: every parameter selected for it is frozen "
-                "(requires_grad=False)",
-                stacklevel=2,
-            )
+        check_choice(self, from_model)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; CPR settings that it lacks are the optimizer's. A bad one raises ValueError and adds nothing.
@@ -235,16 +221,8 @@ class CPR(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as torch does, but CPR's scalars as copies: each is saved alone, not the vector it is in."""
-
-        def alone(_: Optimizer, packed: dict[str, Any]) -> dict[str, Any]:
-            return {**packed, "state": {key: _copied(state) for key, state in packed["state"].items()}}
-
-        # First, so that hooks of the user see what is saved.
-        handle = self.register_state_dict_post_hook(alone, prepend=True)
-        try:
+        with checkpoint.scalars_alone(self):
             return super().state_dict()
-        finally:
-            handle.remove()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state, CPR's settings included. One of the plain base optimizer loads too; CPR then starts afresh.
@@ -252,37 +230,8 @@ class CPR(Optimizer):
         Args:
             state_dict: what :meth:`state_dict` has returned. Names, `fused` and `foreach` stay this optimizer's own.
         """
-        loaded: dict[str, Any] = {}
-
-        def keep(_: Optimizer, incoming: dict[str, Any]) -> dict[str, Any]:
-            ours = [{key: group[key] for key in self._settings()} for group in self.param_groups]
-            # Names belong to the parameters that are here (the saved model may be split into other parts), and how a
-            # step is computed belongs to the machine.
-            names = [{key: group[key] for key in _NOT_LOADED if key in group} for group in self.param_groups]
-            saved = incoming["param_groups"]
-            if len(ours) == len(saved):  # otherwise torch says what is wrong
-                saved = [{**s, **group, **n} for s, group, n in zip(ours, saved, names, strict=True)]
-            loaded.update(incoming, param_groups=saved)
-            return loaded
-
-        # Registered last, so it sees what hooks of the user made of the state.
-        handle = self.register_load_state_dict_pre_hook(keep)
-        # bitsandbytes has its own way to load, which runs no hooks.
-        runs_hooks = super().load_state_dict.__func__ is Optimizer.load_state_dict  # type: ignore[attr-defined]
-        try:
-            super().load_state_dict(state_dict if runs_hooks else keep(self, state_dict))
-        finally:
-            handle.remove()
+        checkpoint.load(self, super().load_state_dict, state_dict, tuple(self._settings()))
         self._cache.strides.clear()
-        # torch casts every state to its weights' dtype, which would round kappa and lambda of bf16 weights.
-        keys = itertools.chain.from_iterable(group["params"] for group in loaded["param_groups"])
-        params = itertools.chain.from_iterable(group["params"] for group in self.param_groups)
-        for key, param in zip(keys, params, strict=True):
-            for name, value in loaded["state"].get(key, {}).items():
-                if name in STATE_KEYS:
-                    self.state[param][name] = torch.empty_like(
-                        value, device=param.device, dtype=accumulation_dtype(param.dtype)
-                    ).copy_(value)
 
     def _gradients_have_a_graph(self) -> bool:
         """Return whether gradients can be differentiated, which they cannot once a weight has moved."""
@@ -480,15 +429,7 @@ class SGDCPR(CPR, torch.optim.SGD):
 _UPDATES: dict[type[Optimizer], str] = {AdamCPR: "adam", SGDCPR: "sgd"}
 # The code of the wrappers that torch makes. A user's step made by `functools.wraps` has their attribute `hooked`, too.
 _HOOKED = Optimizer.profile_hook_step(Optimizer.step).__code__
-_NOT_LOADED = ("param_names", "fused", "foreach")
 _CHECKED = ("weight_decay", *CPR._settings())
-
-
-def _copied(state: Any) -> Any:
-    """Return a tensor's state with copies of CPR's scalars. Anything else that an optimizer may keep stays as it is."""
-    if not isinstance(state, dict):
-        return state
-    return {name: value.clone() if name in STATE_KEYS else value for name, value in state.items()}
 
 
 def _fill_and_check(group: dict[str, Any], settings: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import numbers
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -135,3 +136,20 @@ def _number(group: Mapping[str, Any], key: str, at_least: float, below: float = 
         kind = "a whole number" if whole else "a number"
         upper = "" if below == math.inf else f" and below {below}"
         raise ValueError(f"{key} is {value!r}, but must be {kind} of at least {at_least}{upper}")
+
+
+def check_choice(optimizer: Optimizer, from_model: bool) -> None:
+    """Raise ValueError if nothing of a model is regularized. Warn of other such choices."""
+    chosen = [p for group in optimizer.param_groups for p in group["params"] if is_regularized(group, p)]
+    name = type(optimizer).__name__
+    if not chosen:
+        message = f"{name} has nothing to regularize: no parameter is selected for it"
+        if from_model:
+            raise ValueError(message + "; print(param_table(model)) says why")
+        warnings.warn(message + "; set regularize=True in a group, or pass the model", stacklevel=3)
+    elif not any(p.requires_grad for p in chosen):
+        # Not an error: a fine-tuning may unfreeze them later, and then they are bounded.
+        warnings.warn(
+            f"{name} has nothing to regularize yet: every parameter selected for it is frozen (requires_grad=False)",
+            stacklevel=3,
+        )
