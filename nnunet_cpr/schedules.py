@@ -11,7 +11,7 @@ def warmup_poly_lr(step: int, peak_lr: float, warmup_steps: int, total_steps: in
     """
     if step < warmup_steps:
         return peak_lr * (step + 1) / warmup_steps
-    return peak_lr * (1 - (step - warmup_steps) / (total_steps - warmup_steps)) ** exponent
+    return peak_lr * float((1 - (step - warmup_steps) / (total_steps - warmup_steps)) ** exponent)
 
 
 def warmup_cosine_lr(step: int, peak_lr: float, warmup_steps: int, total_steps: int, final_share: float = 0.1) -> float:

@@ -11,7 +11,7 @@ from nnunet_cpr.files import user_path
 from nnunet_cpr.output_folder import check_folder
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Register the command."""
     parser = subparsers.add_parser(
         "demo",

@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -226,7 +227,7 @@ def _describe_network(workspace: Workspace) -> str:
     plans = read_json(workspace.preprocessed / "nnUNetPlans.json")
     small, full = (plans["configurations"][name] for name in (CONFIGURATION, "3d_fullres"))
 
-    def summary(configuration: dict) -> str:
+    def summary(configuration: dict[str, Any]) -> str:
         features = configuration["architecture"]["arch_kwargs"]["features_per_stage"]
         return (
             f"features {', '.join(map(str, features))}, batch {configuration['batch_size']}, "

@@ -68,7 +68,7 @@ def run_command(command: list[str], log: Path, variables: dict[str, str], meters
         )
 
 
-def _follow(process: subprocess.Popen, meter: Meter) -> None:
+def _follow(process: subprocess.Popen[bytes], meter: Meter) -> None:
     total, done = meter.total(), meter.count()
     with tqdm(desc=meter.label, unit=meter.unit, total=total, initial=done, disable=None, leave=False) as bar:
         while bar.n < total and process.poll() is None:
@@ -77,7 +77,7 @@ def _follow(process: subprocess.Popen, meter: Meter) -> None:
             bar.set_postfix_str(meter.note(), refresh=True)
 
 
-def _stop(process: subprocess.Popen) -> None:
+def _stop(process: subprocess.Popen[bytes]) -> None:
     for how in (signal.SIGTERM, signal.SIGKILL):
         os.killpg(process.pid, how)
         try:

@@ -90,7 +90,7 @@ class Workspace:
         if not path.is_file():
             return None
         record = read_json(path)
-        kinds = {"settings": dict, "seconds": (int, float), "finished": bool, "commands": list}
+        kinds: dict[str, Any] = {"settings": dict, "seconds": (int, float), "finished": bool, "commands": list}
         if not (isinstance(record, dict) and all(isinstance(record.get(key), kind) for key, kind in kinds.items())):
             raise ValueError(f"{path} is damaged; choose another --out, or delete {self.out}")
         return record
@@ -109,7 +109,7 @@ class Workspace:
                 f"{self.out} holds results of {self.dataset} with another {' and '.join(changed)} (stage {stage}); "
                 "choose another --out, or delete that folder"
             )
-        return record["finished"]
+        return bool(record["finished"])
 
     @contextmanager
     def stage(self, stage: str, settings: dict[str, Any], commands: list[str]) -> Iterator[None]:

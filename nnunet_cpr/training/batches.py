@@ -44,7 +44,7 @@ class RepeatableBatches:
             batches = DataLoader(
                 _NumberedBatches(source, entropy),
                 batch_size=None,
-                sampler=itertools.count(start),  # type: ignore[arg-type]  # an endless one has no length
+                sampler=itertools.count(start),
                 num_workers=workers,
                 collate_fn=_unchanged,
                 pin_memory=pin_memory,

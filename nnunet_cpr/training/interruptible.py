@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -24,12 +24,14 @@ class InterruptibleTrainer(nnUNetTrainer):
     signal therefore saves nothing; `checkpoint_latest.pth` is recent already, and the epoch in progress is repeated.
     """
 
+    save_every: int
+
     def __init__(
         self,
-        plans: dict,
+        plans: dict[str, Any],
         configuration: str,
         fold: int,
-        dataset_json: dict,
+        dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
     ):
         """Take nnU-Net's arguments."""
@@ -47,7 +49,7 @@ class InterruptibleTrainer(nnUNetTrainer):
         path = Path(filename)
         try:
             with checkpoints.open_whole(path) as file:
-                super().save_checkpoint(file)  # type: ignore[arg-type]  # torch.save takes both
+                super().save_checkpoint(file)  # torch.save takes both
         except OSError as error:
             if path.name not in (LATEST, BEST):
                 raise
@@ -57,7 +59,8 @@ class InterruptibleTrainer(nnUNetTrainer):
         """Save `checkpoint_latest.pth` after every epoch, unless saving is slow; see `checkpoints.Pace`."""
         if self.current_epoch == 0 and self.local_rank == 0 and not self.disable_checkpointing:
             self._set_aside_earlier_training()
-        save_every, self.save_every = self.save_every, self.num_epochs + 1  # nnU-Net's would miss this epoch's best
+        save_every = self.save_every
+        self.save_every = self.num_epochs + 1  # nnU-Net's would miss this epoch's best
         super().on_epoch_end()
         self.save_every = save_every
         if self.current_epoch < self.num_epochs and (self.current_epoch % save_every == 0 or self._pace.due()):
@@ -75,7 +78,7 @@ class InterruptibleTrainer(nnUNetTrainer):
 
     # resuming
 
-    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
         """Load a checkpoint. To resume (--c), that is the newest intact one, whichever is named; else the named one.
 
         Raises ValueError if the file is broken. Resuming with nothing but broken files begins a new training.
@@ -157,15 +160,15 @@ class InterruptibleTrainer(nnUNetTrainer):
         self._stop_if_asked()
         super().on_epoch_start()
 
-    def train_step(self, batch: dict) -> dict:
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """nnU-Net's step, after which the training may stop."""
-        result = super().train_step(batch)
+        result: dict[str, Any] = super().train_step(batch)
         self._stop_if_asked()
         return result
 
-    def validation_step(self, batch: dict) -> dict:
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """nnU-Net's step, after which the training may stop."""
-        result = super().validation_step(batch)
+        result: dict[str, Any] = super().validation_step(batch)
         self._stop_if_asked()
         return result
 

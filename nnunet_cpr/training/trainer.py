@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,11 @@ class WarmupPoly:
 def make_optimizer(settings: TrainerSettings, params: Any, lr: float, **arguments: Any) -> Optimizer:
     """Make the optimizer that a trainer's name asks for; `arguments` take the place of the family's own."""
     arguments = settings.optimizer_arguments() | arguments
-    if settings.cpr:
-        return {"SGD": SGDCPR, "Adam": AdamCPR}[settings.optimizer](params, lr=lr, **arguments)
-    plain_class = {"SGD": SGD, "AdamW": AdamW}[settings.optimizer]
-    # AdamW is fused, as AdamCPR is by default. SGD stays nnU-Net's own, bit for bit.
-    return plain_class(params, lr=lr, fused=True if plain_class is AdamW else None, **arguments)
+    classes: dict[str, Callable[..., Optimizer]]
+    classes = {"SGD": SGDCPR, "Adam": AdamCPR} if settings.cpr else {"SGD": SGD, "AdamW": AdamW}
+    if settings.optimizer == "AdamW":
+        arguments["fused"] = True  # as AdamCPR is by default; SGD stays nnU-Net's own, bit for bit
+    return classes[settings.optimizer](params, lr=lr, **arguments)
 
 
 def _check_results_folder() -> None:
@@ -76,10 +77,10 @@ class NamedTrainer(InterruptibleTrainer):
 
     def __init__(
         self,
-        plans: dict,
+        plans: dict[str, Any],
         configuration: str,
         fold: int,
-        dataset_json: dict,
+        dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
     ):
         """Take nnU-Net's arguments, and the hyper-parameters from the class's name."""
@@ -120,26 +121,26 @@ class NamedTrainer(InterruptibleTrainer):
     def get_dataloaders(self) -> tuple[Any, Any]:
         """nnU-Net's batches; with a seed they are drawn from it, whatever the number of augmentation workers."""
         seed = self.settings.seed
-        if seed is None:
-            return super().get_dataloaders()
-        with augmentation_in_this_process():
-            sources = super().get_dataloaders()
-        if not all(type(source) is SingleThreadedAugmenter for source in sources):
+        if seed is not None:
+            with augmentation_in_this_process():
+                sources = super().get_dataloaders()
+            if all(type(source) is SingleThreadedAugmenter for source in sources):
+                return self._repeatable(seed, *sources)
             if any(source is not None for source in sources):
                 self.print_to_log_file(
-                    f"WARNING: {type(self).__name__} makes batches in its own way: they do not repeat"
+                    "WARNING: this trainer makes batches in its own way; they do not repeat."
                 )
-            return super().get_dataloaders()
-        lengths = self.num_iterations_per_epoch, self.num_val_iterations_per_epoch
-        workers = get_allowed_n_proc_DA()
-        pin = self.device.type == "cuda"
-        train, val = (
-            RepeatableBatches(source, (seed, self.local_rank, kind), self.current_epoch * length, processes, pin)
-            for kind, (source, length, processes) in enumerate(
-                zip(sources, lengths, (workers, math.ceil(workers / 2)), strict=True)
-            )
+        loaders: tuple[Any, Any] = super().get_dataloaders()
+        return loaders
+
+    def _repeatable(self, seed: int, train: Any, val: Any) -> tuple[Any, Any]:
+        workers, pin = get_allowed_n_proc_DA(), self.device.type == "cuda"
+        first = self.current_epoch * self.num_iterations_per_epoch
+        first_val = self.current_epoch * self.num_val_iterations_per_epoch
+        return (
+            RepeatableBatches(train, (seed, self.local_rank, 0), first, workers, pin),
+            RepeatableBatches(val, (seed, self.local_rank, 1), first_val, math.ceil(workers / 2), pin),
         )
-        return train, val
 
     def configure_optimizers(self) -> tuple[Optimizer, Any]:
         """Make the optimizer and the learning rate schedule that the name asks for."""
@@ -176,7 +177,7 @@ class NamedTrainer(InterruptibleTrainer):
         self._seed(self.current_epoch)
         super().on_epoch_start()
 
-    def train_step(self, batch: dict) -> dict:
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """nnU-Net's step, at the learning rate of this step."""
         if isinstance(self.lr_scheduler, WarmupPoly):
             self.lr_scheduler.before_step()
