@@ -1,9 +1,21 @@
 """Its presence puts this folder on the path, so that the tests of all folders find `damaging`."""
 
 import os
+import signal
+from collections.abc import Iterator
 
+import pytest
 import torch
 
 # Without a GPU the GPU kernels run in Triton's interpreter, which must be asked for before anything imports Triton.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def signals_arrive() -> Iterator[None]:
+    """A shell ignores SIGINT in what it runs in the background, and nohup SIGHUP; children would inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGINT, before[0])
+    signal.signal(signal.SIGHUP, before[1])

@@ -129,7 +129,6 @@ def command(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     workers = [int(process.stdout.readline()) for _ in range(2)]
     yield process, workers
