@@ -1,6 +1,7 @@
 """`nnunet-cpr demo`: its arguments, and what is printed around the stages. Imports no torch."""
 
 import argparse
+import shlex
 import signal
 import sys
 import time
@@ -64,7 +65,8 @@ def _run(args: argparse.Namespace) -> None:
     from nnunet_cpr.demo.device import probe
     from nnunet_cpr.demo.pipeline import run_stages
     from nnunet_cpr.demo.settings import Settings
-    from nnunet_cpr.demo.workspace import REPORT, Workspace
+    from nnunet_cpr.demo.workspace import Workspace
+    from nnunet_cpr.evaluation.report_layout import REPORT
 
     start = time.monotonic()
     data = open_data(None if args.data is None else user_path(args.data))
@@ -85,5 +87,6 @@ def _run(args: argparse.Namespace) -> None:
 
         from nnunet_cpr.demo.report import write_report
 
-        page, text = write_report(workspace, data, settings, machine)
+        command = shlex.join(["nnunet-cpr", *sys.argv[1:]])
+        page, text = write_report(workspace, data, settings, machine, command)
     print(f"\n{text}\n\nReport: {page}\nTotal time: {(time.monotonic() - start) / 60:.1f} min")

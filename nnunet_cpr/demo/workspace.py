@@ -1,7 +1,6 @@
 """The demo's folder: nnU-Net's three folders, logs, and a record of each stage so that none is done twice."""
 
 import os
-import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -12,14 +11,7 @@ from typing import Any
 from nnunet_cpr.demo.settings import Settings
 from nnunet_cpr.files import read_json, write_json
 from nnunet_cpr.images import check_itk_path
-from nnunet_cpr.output_folder import Layout
 from nnunet_cpr.parallel import job_cores
-
-REPORT = Layout(
-    ("report.md", "table.md", "cases.csv", "comparisons.csv"),
-    re.compile(r"(training_curves|cpr_progress|slice)\.png"),
-)
-"""The files of the demo's report."""
 
 
 class Workspace:
@@ -80,6 +72,17 @@ class Workspace:
             "nnUNet_compile": "f",  # compiling takes longer than it saves in so short a training
             "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait slow down a busy machine
         }
+
+    @contextmanager
+    def environment(self) -> Iterator[None]:
+        """Set the variables for what this process does in the block."""
+        before = dict(os.environ)
+        os.environ.update(self.variables())
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
 
     def record(self, stage: str) -> dict[str, Any] | None:
         """What is known of a stage: its settings, commands, seconds so far and if it finished; None if never begun.

@@ -1,5 +1,6 @@
 """The report of a comparison: a folder with a page, tables and figures."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +14,7 @@ from nnunet_cpr.evaluation.report_html import html_page
 from nnunet_cpr.evaluation.report_latex import latex_table
 from nnunet_cpr.evaluation.report_layout import REPORT
 from nnunet_cpr.evaluation.report_markdown import markdown_page
-from nnunet_cpr.evaluation.report_sections import make_sections
+from nnunet_cpr.evaluation.report_sections import Section, make_sections
 from nnunet_cpr.evaluation.report_terminal import terminal_table
 from nnunet_cpr.evaluation.results import CASE_COLUMNS, Results
 from nnunet_cpr.evaluation.training_figures import draw_training
@@ -40,8 +41,8 @@ def write_report(results: Results, folder: Path) -> None:
         write_files(results, new)
 
 
-def write_files(results: Results, folder: Path) -> None:
-    """Write the report's files into a folder that has none yet."""
+def write_files(results: Results, folder: Path, closing: Sequence[Section] = ()) -> None:
+    """Write the report's files into a folder that has none yet; `closing` sections come last."""
     figures = folder / "figures"
     figures.mkdir()
     tables: list[tuple[str, pd.DataFrame, list[str]]] = [
@@ -57,7 +58,7 @@ def write_files(results: Results, folder: Path) -> None:
         write_text(folder / name, text)
     drawings = [*draw_comparison(results), *draw_slices(results), *draw_training(results), *draw_constraints(results)]
     svgs = {drawing.name: save_both(drawing, figures) for drawing in drawings}
-    sections = make_sections(results, drawings)
+    sections = [*make_sections(results, drawings), *closing]
     pages = {"report.md": markdown_page(results, sections), "report.html": html_page(results, sections, svgs)}
     for name, text in pages.items():
         write_text(folder / name, text)

@@ -24,6 +24,7 @@ def markdown_page(results: Results, sections: Sequence[Section]) -> str:
     for section in sections:
         parts.append(f"## {escape(section.heading)}")
         parts += map(escape, section.notes)
+        parts += [_fenced(section.commands)] if section.commands else []
         for table in section.tables:
             parts += [f"**{escape(table.caption)}**", _table(table)] if table.rows else []
         for drawing in section.drawings:
@@ -37,6 +38,13 @@ def markdown_page(results: Results, sections: Sequence[Section]) -> str:
 def escape(text: str) -> str:
     """Escape what Markdown, or the HTML in it, would not print as it is; on one line."""
     return re.sub(r"([\\`*_\[\]<>|#~$])", r"\\\1", name(text).replace("&", "&amp;"))
+
+
+def _fenced(commands: Sequence[str]) -> str:
+    """Fence the commands with more backticks than they have in a row."""
+    code = "\n".join(commands)
+    fence = max(["```", *(f"{run}`" for run in re.findall("`{3,}", code))], key=len)
+    return f"{fence}sh\n{code}\n{fence}"
 
 
 def _table(table: Table) -> str:

@@ -17,7 +17,7 @@ _ORIENTATION = (
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with sentences, tables and figures; `folded` ones open on a click."""
+    """A heading with sentences, commands, tables and figures; `folded` ones open on a click."""
 
     anchor: str
     heading: str
@@ -25,6 +25,7 @@ class Section:
     tables: Sequence[report_tables.Table] = ()
     drawings: Sequence[Drawing] = ()
     folded: bool = False
+    commands: Sequence[str] = ()
 
 
 def make_sections(results: Results, drawings: Sequence[Drawing]) -> list[Section]:

@@ -127,9 +127,7 @@ class NamedTrainer(InterruptibleTrainer):
             if all(type(source) is SingleThreadedAugmenter for source in sources):
                 return self._repeatable(seed, *sources)
             if any(source is not None for source in sources):
-                self.print_to_log_file(
-                    "WARNING: this trainer makes batches in its own way; they do not repeat."
-                )
+                self.print_to_log_file("WARNING: this trainer makes batches in its own way; they do not repeat.")
         loaders: tuple[Any, Any] = super().get_dataloaders()
         return loaders
 
