@@ -33,8 +33,13 @@ class Settings:
 
     @property
     def warm_start(self) -> int:
-        """Steps until CPR fixes its bounds: a quarter of the training."""
-        return self.steps // 4
+        """Steps until CPR fixes its bounds: half of the training.
+
+        By then the loss of the training with weight decay has made nearly nine tenths of its way (seed 0, 300 steps:
+        0.87; after a quarter of the steps it was 0.67). So the weights are near the size that they need, and in half of
+        the training the bounds act.
+        """
+        return self.steps // 2
 
     @property
     def trainers(self) -> dict[str, str]:

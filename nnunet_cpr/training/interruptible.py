@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,9 +13,16 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_cpr.files import remove_leftovers
 from nnunet_cpr.training import checkpoints
-from nnunet_cpr.training.checkpoints import BEST, LATEST, PREVIOUS, RESUME_ORDER
+from nnunet_cpr.training.checkpoints import BEST, FINAL, LATEST, PREVIOUS, RESUME_ORDER
 from nnunet_cpr.training.stopping import RESUME_ME, Stopped, StopSignals
 from nnunet_cpr.training.trace import FIGURE_FILE, TRACE_FILE
+
+FINISH = "finish"
+"""A file of this name in the fold's folder ends the training after the epoch in progress, as if it were the last."""
+
+
+class _Finish(Exception):
+    """Leaves nnU-Net's loop over epochs."""
 
 
 class InterruptibleTrainer(nnUNetTrainer):
@@ -68,10 +76,12 @@ class InterruptibleTrainer(nnUNetTrainer):
             with self._pace.saving():
                 self.save_checkpoint(os.path.join(self.output_folder, LATEST))
             self.current_epoch += 1
+            if self.local_rank == 0 and not self.disable_checkpointing and Path(self.output_folder, LATEST).exists():
+                self._set_aside_earlier_training((FINAL,))  # of a training that was finished early and now goes on
 
-    def _set_aside_earlier_training(self) -> None:
+    def _set_aside_earlier_training(self, names: Sequence[str] = RESUME_ORDER) -> None:
         """Without --c a new training began, which must not be resumed from an earlier one's checkpoints."""
-        for path in (Path(self.output_folder, name) for name in RESUME_ORDER):
+        for path in (Path(self.output_folder, name) for name in names):
             if path.exists():
                 kept = checkpoints.set_aside(path, "old")
                 self.print_to_log_file(f"{path.name} is of an earlier training and was renamed to {kept.name}.")
@@ -132,13 +142,13 @@ class InterruptibleTrainer(nnUNetTrainer):
             remove_leftovers(Path(self.output_folder), {*RESUME_ORDER, TRACE_FILE, FIGURE_FILE})
         if self.disable_checkpointing:
             try:
-                super().run_training()
+                self._train()
             finally:
                 self._finish_workers()
             return
         with self._signals:
             try:
-                super().run_training()
+                self._train()
                 self._stop_if_asked()
             except Exception as error:
                 if self._signals.received is None:
@@ -149,6 +159,12 @@ class InterruptibleTrainer(nnUNetTrainer):
             finally:
                 self._finish_workers()
 
+    def _train(self) -> None:
+        try:
+            super().run_training()
+        except _Finish:
+            self.on_train_end()  # saves the final checkpoint; nnU-Net then validates
+
     def on_train_end(self) -> None:
         """Remove what the final checkpoint replaces."""
         super().on_train_end()
@@ -156,9 +172,25 @@ class InterruptibleTrainer(nnUNetTrainer):
             Path(self.output_folder, PREVIOUS).unlink(missing_ok=True)
 
     def on_epoch_start(self) -> None:
-        """Stop here if asked to."""
+        """Stop here if asked to, or finish."""
         self._stop_if_asked()
+        self._finish_if_asked()
         super().on_epoch_start()
+
+    def _finish_if_asked(self) -> None:
+        """End the training here on all ranks if there is the file; never before the first epoch."""
+        if not self.current_epoch:
+            return
+        request = Path(self.output_folder, FINISH)
+        if not self._on_any_rank(self.local_rank == 0 and request.exists()):
+            return
+        if self.local_rank == 0:
+            request.unlink(missing_ok=True)
+            self.print_to_log_file(
+                f"Asked to finish by the file {FINISH}: the training ends after epoch {self.current_epoch - 1} of "
+                f"{self.num_epochs} epochs. Validation follows; --c goes on with the other epochs."
+            )
+        raise _Finish
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """nnU-Net's step, after which the training may stop."""
@@ -188,7 +220,9 @@ class InterruptibleTrainer(nnUNetTrainer):
         raise exit
 
     def _asked_to_stop(self) -> bool:
-        asked = self._signals.received is not None
+        return self._on_any_rank(self._signals.received is not None)
+
+    def _on_any_rank(self, asked: bool) -> bool:
         if self.is_ddp:
             any_rank = torch.tensor(float(asked), device=self.device)
             dist.all_reduce(any_rank, dist.ReduceOp.MAX)

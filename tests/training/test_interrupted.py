@@ -367,6 +367,52 @@ def test_a_full_disk_costs_checkpoints_but_not_the_training(nnunet, monkeypatch)
         trainer.run_training()
 
 
+# finishing early
+
+
+def finish_in(trainer, epoch):
+    """Put the file there in the middle of an epoch."""
+    step = trainer.train_step
+
+    def train_step(batch):
+        if trainer.current_epoch == epoch:
+            (folder(trainer) / interruptible.FINISH).touch()
+        return step(batch)
+
+    trainer.train_step = train_step
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_finished_early_it_is_whole_and_goes_on_as_undisturbed(nnunet, undisturbed, name):
+    trainer = make_trainer(nnunet, name)
+    finish_in(trainer, 1)
+    trainer.run_training()
+    left = names(trainer)
+    assert FINAL in left and not left & {LATEST, PREVIOUS, interruptible.FINISH}
+    final = torch.load(folder(trainer) / FINAL, weights_only=False)
+    assert final["current_epoch"] == 2 and len(final["logging"]["train_losses"]) == 2
+    assert "the training ends after epoch 1 of 4 epochs" in log(trainer)
+    trainer.perform_actual_validation()
+    assert (folder(trainer) / "validation" / "summary.json").is_file()
+
+    again = resumed(nnunet, name)
+    assert again.current_epoch == 2
+    signal_at(again, "train_step", 3, 1)  # epoch 2 is done and saved, and then it is the newest
+    stop(again)
+    assert resumed(nnunet, name).current_epoch == 3
+    last = resumed(nnunet, name)
+    last.run_training()
+    assert_equal(state(last), undisturbed(name))
+
+
+def test_a_request_to_finish_before_the_first_epoch_waits_for_its_end(nnunet):
+    trainer = make_trainer(nnunet, NAMES[1])
+    folder(trainer).mkdir(parents=True, exist_ok=True)
+    (folder(trainer) / interruptible.FINISH).touch()
+    trainer.run_training()
+    assert torch.load(folder(trainer) / FINAL, weights_only=False)["current_epoch"] == 1
+
+
 def test_leftovers_of_a_killed_predecessor_are_removed(nnunet):
     trainer = make_trainer(nnunet, NAMES[1])
     leftover = folder(trainer) / ".999999999-checkpoint_latest.pth"
