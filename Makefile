@@ -2,6 +2,9 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Two processes, each with a torch thread: most tests keep only one core busy. WORKERS=0 runs them in one.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: install demo test test-all test-slurm lint bench clean
 install: $(INSTALLED)
@@ -15,10 +18,10 @@ demo: $(INSTALLED)
 	$(BIN)/nnunet-cpr demo $(DEMO_ARGS)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
 test-all: $(INSTALLED)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 # As root on Debian or Ubuntu: installs SLURM, starts it on this machine alone, and stops it again.
 test-slurm: $(INSTALLED)
