@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from nnunet_cpr.images import check_itk_path
+from nnunet_cpr.nnunet.paths import needed_folder
 
 FOLDS = 5  # nnU-Net's cross-validation; it needs at least one case a fold
 
@@ -65,13 +66,9 @@ def leftovers(target: Path) -> list[str]:
 
 def target_folder(nnunet_name: str) -> Path:
     """Return the dataset's folder below nnUNet_raw; ValueError if it exists or another dataset has its number."""
-    from nnunetv2.paths import nnUNet_raw
     from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
-    raw = nnUNet_raw.get()
-    if not raw:
-        raise ValueError("nnUNet_raw is not set; export nnUNet_raw=FOLDER, where nnU-Net looks for its datasets")
-    target = Path(raw).absolute() / nnunet_name
+    target = needed_folder("nnUNet_raw").absolute() / nnunet_name
     check_itk_path(target)
     again = "give another number with -d"
     if os.path.lexists(target):

@@ -10,13 +10,9 @@ from pathlib import Path
 
 from nnunet_cpr.doctor.fact import Fact
 from nnunet_cpr.files import user_path
+from nnunet_cpr.nnunet.paths import FOLDERS, external_trainers
 from nnunet_cpr.parallel import job_cores
 
-FOLDERS = {
-    "nnUNet_raw": "raw datasets",
-    "nnUNet_preprocessed": "preprocessed datasets",
-    "nnUNet_results": "trained models",
-}
 LITTLE_GIB = 10.0
 """Less free disk than this is worth a word: one preprocessed dataset and a few trainings take more."""
 NNUNET_WORKERS = 12
@@ -61,11 +57,11 @@ def _expanded(value: str) -> str:
 
 
 def _ext_trainer() -> Fact:
-    value = os.environ.get("nnUNet_extTrainer")  # noqa: SIM112 (nnU-Net's name)
-    if not value:
+    folders = external_trainers()
+    if not folders:
         return Fact("nnUNet_extTrainer", "not set; our trainers do not need it")
-    missing = [folder for folder in value.split(os.pathsep) if folder.strip() and not Path(folder).is_dir()]
-    if missing:
+    value = os.pathsep.join(map(str, folders))
+    if missing := [folder for folder in folders if not folder.is_dir()]:
         return Fact("nnUNet_extTrainer", value, f"{missing[0]} is not a folder; nnU-Net passes over it", needed=False)
     return Fact("nnUNet_extTrainer", value)
 

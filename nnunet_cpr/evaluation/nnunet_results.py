@@ -1,6 +1,5 @@
 """Finished nnU-Net trainings: Dice per case from their summary.json, their labels and files."""
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +19,7 @@ from nnunet_cpr.labels import Label as Label
 from nnunet_cpr.labels import check_case_name, read_dataset_json
 from nnunet_cpr.labels import foreground_labels as foreground_labels
 from nnunet_cpr.labels import ignore_label as ignore_label
+from nnunet_cpr.nnunet.paths import known_folder, needed_folder
 
 
 @dataclass(frozen=True)
@@ -85,14 +85,14 @@ class Training:
 
     def spacing_files(self, reference: Path) -> tuple[Path, ...]:
         """Return where nnU-Net has the spacing of a case whose files are TIFF volumes."""
-        raw = os.environ.get("nnUNet_raw")  # noqa: SIM112 (nnU-Net's name)
-        labels = [Path(raw) / self.dataset / "labelsTr" / reference.name] if raw else []
+        raw = known_folder("nnUNet_raw")
+        labels = [raw / self.dataset / "labelsTr" / reference.name] if raw else []
         return spacing_files(*labels, reference)
 
     def image(self, case: str) -> Path | None:
         """Return where the first channel of a case's image is in nnU-Net's raw data, None if that is not set."""
-        raw = os.environ.get("nnUNet_raw")  # noqa: SIM112 (nnU-Net's name)
-        return Path(raw) / self.dataset / "imagesTr" / f"{case}_0000{self._description['file_ending']}" if raw else None
+        raw = known_folder("nnUNet_raw")
+        return raw / self.dataset / "imagesTr" / f"{case}_0000{self._description['file_ending']}" if raw else None
 
     def files(self) -> list[tuple[str, Path, Path]]:
         """Return case, reference and prediction file of every validation case.
@@ -112,9 +112,9 @@ class Training:
         """Return where reference and prediction of every validation case should be; they may be missing."""
         ending = self._description["file_ending"]
         places = [
-            Path(os.environ[variable]) / self.dataset / part
+            folder / self.dataset / part
             for variable, part in (("nnUNet_preprocessed", "gt_segmentations"), ("nnUNet_raw", "labelsTr"))
-            if variable in os.environ
+            if (folder := known_folder(variable))
         ]
         found = {}
         for case in read_json(self.validation / "summary.json")["metric_per_case"]:
@@ -152,13 +152,9 @@ def find_trainings(
     Raises:
         ValueError: nnUNet_results is not set, or a summary.json is missing (unless `skip_missing`); names all that are.
     """
-    root = os.environ.get("nnUNet_results")  # noqa: SIM112 (nnU-Net's name)
-    if not root:
-        raise ValueError("nnUNet_results is not set: export nnUNet_results=FOLDER, where nnU-Net keeps trained models")
+    root = needed_folder("nnUNet_results")
     trainings = [
-        Training(
-            dataset, trainer, run, fold, Path(root) / dataset / f"{run}__{plans}__{configuration}" / f"fold_{fold}"
-        )
+        Training(dataset, trainer, run, fold, root / dataset / f"{run}__{plans}__{configuration}" / f"fold_{fold}")
         for dataset in dict.fromkeys(map(dataset_name, datasets))
         for trainer, runs in trainers.items()
         for run in runs

@@ -7,7 +7,6 @@ Imports no torch.
 
 import ast
 import math
-import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_cpr.files import read_json
+from nnunet_cpr.nnunet.paths import known_folder
 
 FINAL, LATEST = "checkpoint_final.pth", "checkpoint_latest.pth"  # nnU-Net's names
 LATE_SECONDS = 3600.0
@@ -61,10 +61,10 @@ def changed_since(folder: Path, dataset: str, fold: str, validated: Sequence[str
     `validated` are the cases of its result, empty if they are not known or there is none. Only what is below
     nnUNet_preprocessed can be compared.
     """
-    preprocessed = os.environ.get("nnUNet_preprocessed")  # noqa: SIM112 (nnU-Net's name)
-    if not preprocessed:
+    preprocessed = known_folder("nnUNet_preprocessed")
+    if preprocessed is None:
         return None
-    here = Path(preprocessed) / dataset
+    here = preprocessed / dataset
     checks = (_other_split(folder, here, fold, validated), _other_plans(folder, here), _other_data(folder, here))
     return next((doubt for doubt in checks if doubt is not None), None)
 

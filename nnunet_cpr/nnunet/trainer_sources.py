@@ -1,9 +1,10 @@
 """Which classes nnU-Net can find among its own trainers and in nnUNet_extTrainer, told without importing them."""
 
-import os
 import re
 from importlib.util import find_spec
 from pathlib import Path
+
+from nnunet_cpr.nnunet.paths import external_trainers
 
 _DEFINITION = re.compile(rb"^class ([A-Za-z_]\w*)\b", re.MULTILINE)
 
@@ -14,7 +15,7 @@ def trainer_sources() -> dict[str, Path]:
     Of several definitions the first counts, as for nnU-Net. Files that cannot be read, such as an editor's lock, are
     passed over.
     """
-    folders = [nnunet_folder(), *external_folders()]
+    folders = [nnunet_folder(), *external_trainers()]
     sources: dict[str, Path] = {}
     for folder in folders:
         for file in sorted(folder.rglob("*.py")) if folder else []:
@@ -32,12 +33,6 @@ def nnunet_folder() -> Path | None:
     spec = find_spec("nnunetv2")
     places = spec.submodule_search_locations if spec else None
     return Path(next(iter(places))) / "training" / "nnUNetTrainer" if places else None
-
-
-def external_folders() -> list[Path]:
-    """Return the folders of nnUNet_extTrainer."""
-    folders = os.environ.get("nnUNet_extTrainer", "")  # noqa: SIM112 (nnU-Net's name)
-    return [Path(folder) for folder in folders.split(os.pathsep) if folder.strip()]
 
 
 def defining_file(name: str) -> Path | None:

@@ -1,7 +1,6 @@
 """The nnU-Net trainer behind every name: nnU-Net's own, with the optimizer, schedule and length the name asks for."""
 
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch.optim import SGD, AdamW, Optimizer
 
+from nnunet_cpr.nnunet.paths import writable_results
 from nnunet_cpr.optim import SGDCPR, AdamCPR, Constraint
 from nnunet_cpr.schedules import warmup_poly_lr
 from nnunet_cpr.training.batches import RepeatableBatches, augmentation_in_this_process
@@ -57,19 +57,6 @@ def make_optimizer(settings: TrainerSettings, params: Any, lr: float, **argument
     return classes[settings.optimizer](params, lr=lr, **arguments)
 
 
-def _check_results_folder() -> None:
-    """Say what is wrong with nnU-Net's results folder, where nnU-Net would fail in `makedirs`."""
-    folder = os.environ.get("nnUNet_results")  # noqa: SIM112 (nnU-Net's name)
-    if not folder:
-        raise ValueError("nnUNet_results is not set: export nnUNet_results=FOLDER, where trained models shall be kept")
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"nnUNet_results is {folder}, which cannot be made: {error.strerror}") from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"nnUNet_results is {folder}, which is not writable")
-
-
 class NamedTrainer(InterruptibleTrainer):
     """What all our trainers share; `factory.trainer_class` makes one class of it per name."""
 
@@ -86,7 +73,7 @@ class NamedTrainer(InterruptibleTrainer):
         """Take nnU-Net's arguments, and the hyper-parameters from the class's name."""
         if device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError("CUDA was asked for (it is nnU-Net's default), but torch finds none here; use -device cpu")
-        _check_results_folder()
+        writable_results()
         super().__init__(plans, configuration, fold, dataset_json, device=device)
         settings = self.settings
         if settings.lr is not None:

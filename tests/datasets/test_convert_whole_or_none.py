@@ -163,7 +163,7 @@ def test_mistakes_of_the_user(raw, capsys, arguments, message):
 
 def test_without_nnunets_folder(source, monkeypatch, capsys):
     monkeypatch.delenv("nnUNet_raw", raising=False)
-    assert "nnUNet_raw is not set; export nnUNet_raw=FOLDER" in fails(capsys, "btcv", source)
+    assert "nnUNet_raw is not set: export nnUNet_raw=FOLDER" in fails(capsys, "btcv", source)
 
 
 @pytest.mark.parametrize("part", ["img", "label"])

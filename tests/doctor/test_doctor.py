@@ -156,7 +156,7 @@ def test_trainers_that_nnunet_does_not_find(monkeypatch):
     fact = installation._trainers({"trainers": {"error": "RuntimeError: Could not find ..."}})
     assert fact.state == "FAULT" and "nnUNet_extTrainer=" in fact.advice
     folder = fact.advice.rpartition("nnUNet_extTrainer=")[2]
-    assert run(nnUNet_extTrainer=folder).stdout.strip() == "nnunet_cpr.training.trainer.nnUNetTrainerCPR_ws2000"
+    assert run(nnUNet_extTrainer=folder).stdout.strip() == "nnunet_cpr.training.factory.nnUNetTrainerCPR_ws2000"
 
 
 def test_a_library_that_crashes_is_reported(monkeypatch):
