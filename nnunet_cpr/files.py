@@ -7,7 +7,9 @@ import json
 import os
 import re
 import secrets
+import shutil
 import stat
+import tempfile
 from collections.abc import Collection, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -73,11 +75,16 @@ def write_whole(path: Path) -> Iterator[Path]:
 
     The temporary name cannot be foreseen, and its file is new, so nothing is written through a link that somebody put
     there. A link called `path` is replaced by the file; what it points to stays as it is. The temporary name keeps the
-    file's ending, because nibabel and matplotlib choose the format by it.
+    file's ending, because nibabel and matplotlib choose the format by it. A device or a pipe, such as /dev/null, gets the
+    whole content and stays what it is.
 
     Raises:
         OSError: the file cannot be written; it names `path`.
     """
+    if _is_special(path):
+        with _written_through(path) as temporary:
+            yield temporary
+        return
     try:
         temporary, descriptor = _new_file(path)
     except OSError as error:
@@ -93,6 +100,24 @@ def write_whole(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         if descriptor is not None:
             os.close(descriptor)
+
+
+def _is_special(path: Path) -> bool:
+    """Whether there is a device, pipe or socket; all below /dev count, as /dev/stdout may lead to a file."""
+    return path.parent == Path("/dev") or (path.exists() and not path.is_file() and not path.is_dir())
+
+
+@contextmanager
+def _written_through(path: Path) -> Iterator[Path]:
+    """Yield a temporary path whose content is then copied to `path`. Raises OSError, which names `path`."""
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = Path(folder) / path.name
+        yield temporary
+        try:
+            with temporary.open("rb") as source, path.open("wb") as target:
+                shutil.copyfileobj(source, target)
+        except OSError as error:
+            raise name_file(error, path) from error
 
 
 def name_file(error: OSError, path: Path) -> OSError:

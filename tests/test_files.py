@@ -111,6 +111,29 @@ def test_a_link_is_replaced_and_what_it_points_to_stays(tmp_path):
     assert (target.read_text(), link.read_text(), link.is_symlink()) == ("kept", "new", False)
 
 
+def test_a_pipe_gets_the_content_and_stays(tmp_path):
+    path = tmp_path / "pipe.png"
+    os.mkfifo(path)
+    reader = subprocess.Popen(["cat", path], stdout=subprocess.PIPE)
+    write_text(path, "some text")
+    assert reader.communicate()[0] == b"some text"
+    assert path.is_fifo()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["pipe.png"]
+
+
+def test_a_device_stays_a_device(tmp_path):
+    """Who runs as root, as in a container, must not lose /dev/null to `--json /dev/null`."""
+    device, name = tmp_path / "null", tmp_path / "link"
+    try:
+        os.mknod(device, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("only root makes devices")
+    name.symlink_to(device)
+    for path in (device, name):
+        write_text(path, "nothing of this is kept")
+        assert path.is_char_device() and path.read_bytes() == b""
+
+
 def test_files_get_the_mode_that_the_umask_gives(tmp_path):
     before = os.umask(0o027)
     try:

@@ -56,6 +56,10 @@ def run(world: World, stop: Stop | None) -> Ending:
     out, err = (path.read_bytes().decode(world.encoding, errors="replace") for path in files)
     for path in files:
         path.unlink()
+    if not Path(os.devnull).is_char_device():  # root may replace it, and then all on this machine that uses it is lost
+        raise SystemExit(
+            f"{world.argv} replaced {os.devnull} by a file; rm {os.devnull}; mknod -m 666 {os.devnull} c 1 3"
+        )
     return Ending(os.waitstatus_to_exitcode(status), out, err, hung)
 
 

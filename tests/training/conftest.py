@@ -24,8 +24,8 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def nnunet(tmp_path_factory) -> Iterator[SimpleNamespace]:
-    """nnU-Net's three folders with 8 Hippocampus cases preprocessed, in the environment for the whole session."""
+def nnunet_folders(tmp_path_factory) -> SimpleNamespace:
+    """nnU-Net's three folders with 8 Hippocampus cases preprocessed."""
     if not HIPPOCAMPUS.is_dir():
         pytest.skip(f"{HIPPOCAMPUS} is absent")
     root = tmp_path_factory.mktemp("nnunet")
@@ -39,27 +39,39 @@ def nnunet(tmp_path_factory) -> Iterator[SimpleNamespace]:
     for case in description["training"]:
         for file in case.values():
             shutil.copy(HIPPOCAMPUS / file, source / file)
-    folders = {name: root / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    variables = {name: str(root / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    for folder in variables.values():
+        Path(folder).mkdir()
+    # Spinning threads make a busy machine many times slower.
+    variables |= {"nnUNet_def_n_proc": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    environment = variables | {"nnUNet_n_proc_DA": "1"}  # the planner cannot take a 0
+    run_command("nnUNetv2_convert_MSD_dataset", "-i", str(source), "-np", "1", **environment)
+    plan = ("nnUNetv2_plan_and_preprocess", "-d", "4", "-c", "2d", "3d_fullres", "-np", "1", "1", "-npfp", "1")
+    run_command(*plan, **environment)
+    dataset = Path(variables["nnUNet_preprocessed"]) / "Dataset004_Hippocampus"
+    plans_file = dataset / "nnUNetPlans.json"
+    plans = json.loads(plans_file.read_text())
+    full, flat = plans["configurations"]["3d_fullres"], plans["configurations"]["2d"]
+    plans["configurations"] |= {
+        "tiny": {"inherits_from": "3d_fullres"} | tiny(full, [24, 32, 24], [4, 8, 8]),
+        "tiny_2d": {"inherits_from": "2d"} | tiny(flat, [40, 40], [4, 8, 8]),
+    }
+    plans_file.write_text(json.dumps(plans))
+    return SimpleNamespace(
+        raw=Path(variables["nnUNet_raw"]) / dataset.name,
+        preprocessed=dataset,
+        plans=plans,
+        dataset_json=json.loads((dataset / "dataset.json").read_text()),
+        results=Path(variables["nnUNet_results"]) / dataset.name,
+        variables=variables | {"nnUNet_n_proc_DA": "0"},
+    )
+
+
+@pytest.fixture(scope="module")
+def nnunet(nnunet_folders) -> Iterator[SimpleNamespace]:
+    """nnU-Net's folders, in the environment for the tests of one file."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, folder in folders.items():
-            folder.mkdir()
-            patch.setenv(name, str(folder))
-        patch.setenv("nnUNet_n_proc_DA", "1")
-        patch.setenv("nnUNet_def_n_proc", "1")
-        patch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads make a busy machine many times slower
+        for name, value in nnunet_folders.variables.items():
+            patch.setenv(name, value)
         patch.delenv("nnUNet_extTrainer", raising=False)
-        run_command("nnUNetv2_convert_MSD_dataset", "-i", str(source), "-np", "1")
-        run_command("nnUNetv2_plan_and_preprocess", "-d", "4", "-c", "2d", "3d_fullres", "-np", "1", "1", "-npfp", "1")
-        patch.setenv("nnUNet_n_proc_DA", "0")  # for the trainings; nnU-Net's planner cannot take a 0
-        dataset = folders["nnUNet_preprocessed"] / "Dataset004_Hippocampus"
-        plans_file = dataset / "nnUNetPlans.json"
-        plans = json.loads(plans_file.read_text())
-        full, flat = plans["configurations"]["3d_fullres"], plans["configurations"]["2d"]
-        plans["configurations"] |= {
-            "tiny": {"inherits_from": "3d_fullres"} | tiny(full, [24, 32, 24], [4, 8, 8]),
-            "tiny_2d": {"inherits_from": "2d"} | tiny(flat, [40, 40], [4, 8, 8]),
-        }
-        plans_file.write_text(json.dumps(plans))
-        yield SimpleNamespace(raw=folders["nnUNet_raw"] / dataset.name, preprocessed=dataset, plans=plans,
-                              dataset_json=json.loads((dataset / "dataset.json").read_text()),
-                              results=folders["nnUNet_results"] / dataset.name)  # fmt: skip
+        yield nnunet_folders
