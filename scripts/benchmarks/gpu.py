@@ -29,7 +29,16 @@ from unittest import mock
 
 ROOT = Path(__file__).parents[2]
 SECONDS = {"tests": 240, "sync": 60, "training": 120, "steps": 180}
-TESTS = ("test_triton_backend.py", "test_no_host_reads.py", "test_grad_scaler.py", "test_fused_default.py")
+TESTS = (
+    "test_fused_backends.py",
+    "test_fused_coverage.py",
+    "test_fused_norms.py",
+    "test_fused_memory.py",
+    "test_triton_kernels.py",
+    "test_no_host_reads.py",
+    "test_grad_scaler.py",
+    "test_fused_default.py",
+)
 NESTEROV = {"lr": 0.01, "momentum": 0.99, "nesterov": True}
 ACTIVE = {"kappa_init_method": "dependent", "kappa_init_param": 0.99}
 

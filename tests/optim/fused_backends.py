@@ -32,13 +32,16 @@ class WatchedBackend:
         self._backend = fused.BACKENDS.get(name)
         self._reads = None
 
-    def watch_reads(self):
-        """Return a list that gets the tensors of each step from now on that are read to find R; [] is left out.
+    @contextlib.contextmanager
+    def watched_reads(self):
+        """Yield a list that gets the tensors that each step in this block reads to find R, if it reads any.
 
-        A tensor is read if R contains an edit that nothing notices. Those of five elements or less are left out.
+        A tensor was read, at least in part, if R contains an edit that nothing notices. Those of five elements or fewer
+        are left out.
         """
         self._reads = []
-        return self._reads
+        yield self._reads
+        self._reads = None
 
     def why_not(self, params):
         return self._backend.why_not(params)
@@ -52,7 +55,7 @@ class WatchedBackend:
 
     def squared_norms(self, batch, cache):
         if self._reads is not None:
-            with edited_unnoticed(batch.params):
+            with self.edited_unnoticed(batch.params):
                 norms = self._backend.squared_norms(batch, cache).tolist()
             read = [param for param, norm in zip(batch.params, norms, strict=True) if norm >= 1e6]
             self._reads += [read] if read else []
@@ -72,17 +75,23 @@ class WatchedBackend:
         assert self.takes(opt, params)
         return self._backend.squared_norms(batch_of(opt, params), self.cache)
 
+    @contextlib.contextmanager
+    def edited_unnoticed(self, params):
+        """Add a million to the R of each chunk of the weights by edits that no backend notices; undo them in the end."""
+        elements = [param.data.view(-1)[UNSAMPLED :: self.chunk] for param in params]
+        before = [some.clone() for some in elements]
+        for some in elements:
+            some.fill_(1000.0)
+        yield
+        for some, values in zip(elements, before, strict=True):
+            some.copy_(values)
 
-@contextlib.contextmanager
-def edited_unnoticed(params):
-    """Add a million to the R of the weights by an edit that no backend notices; undo it in the end."""
-    elements = [param.data.view(-1)[UNSAMPLED : UNSAMPLED + 1] for param in params]
-    before = [element.clone() for element in elements]
-    for element in elements:
-        element.fill_(1000.0)
-    yield
-    for element, value in zip(elements, before, strict=True):
-        element.copy_(value)
+    def update(self, opt, params, factors):
+        """Do the next step's update with these factors instead of the constraint's."""
+        assert self.takes(opt, params)
+        factors = torch.tensor(factors, device=self.device)
+        with torch.no_grad():
+            self._backend.shrink_and_update(batch_of(opt, params), self.cache, factors, torch.ones_like(factors))
 
 
 def batch_of(opt, params):
@@ -98,12 +107,14 @@ def skip_where_missing(name):
     if name == "c" and c_build.why_not():
         pytest.skip(c_build.why_not())
     if name == "triton":
-        pytest.importorskip("nnunet_cpr.optim.fused.triton_kernels", reason="no Triton, which comes with torch on Linux")
+        pytest.importorskip(
+            "nnunet_cpr.optim.fused.triton_kernels", reason="no Triton, which comes with torch on Linux"
+        )
 
 
 @contextlib.contextmanager
-def in_use(name):
-    """Use only this backend ("c", "triton", None) and watch it. Without a GPU Triton's interpreter runs its kernels."""
+def watched(name):
+    """Watch a backend ("c", "triton", None). Without a GPU Triton's interpreter runs its kernels, on the CPU's tensors."""
     with contextlib.ExitStack() as stack:
         if name == "triton" and GPU == "cpu":
             from nnunet_cpr.optim.fused import triton_kernels
@@ -113,5 +124,16 @@ def in_use(name):
         backend = WatchedBackend(name)
         if name:
             stack.enter_context(mock.patch.dict(fused.BACKENDS, {name: backend}))
-        stack.enter_context(fused.use(name))
         yield backend
+
+
+@contextlib.contextmanager
+def in_use(name):
+    """Watch a backend and use no other."""
+    with watched(name) as backend, fused.use(name):
+        yield backend
+
+
+def same_tensors(some, others):
+    """Return whether two lists of lists hold the same tensors, not just equal ones."""
+    return [list(map(id, row)) for row in some] == [list(map(id, row)) for row in others]

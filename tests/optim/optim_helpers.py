@@ -54,7 +54,9 @@ class Pull:
     def grads(self, weights, step):
         pairs = zip(weights, self.target, self.phase, strict=True)
         return [
-            (self.strength * (w.detach().cpu().double() - c) + 0.3 * torch.sin(ph + 0.37 * step)).to(w.device, w.dtype)
+            (self.strength * (w.detach().to("cpu", torch.float64) - c) + 0.3 * torch.sin(ph + 0.37 * step)).to(
+                w.device, w.dtype
+            )
             for w, c, ph in pairs
         ]
 

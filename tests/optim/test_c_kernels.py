@@ -47,13 +47,12 @@ def test_square_sums_are_exact_and_do_not_depend_on_threads():
 @pytest.mark.parametrize("update", ["adam", "sgd"])
 def test_an_update_returns_what_reading_would(update, threads):
     sizes = (1, 17, CHUNK - 1, CHUNK, CHUNK + 1, 5 * CHUNK + 77)
-    params, gradients, first, second = normal(*sizes), normal(*sizes), normal(*sizes), normal(*sizes)
-    names = ("exp_avg", "exp_avg_sq") if update == "adam" else ("momentum_buffer",)
-    states = [dict(zip(names, pair, strict=False)) for pair in zip(first, second, strict=True)]
+    params, gradients, buffers = normal(*sizes), normal(*sizes), normal(*sizes)
     if update == "adam":
-        states = [{**state, "step": torch.tensor(3.0)} for state in states]
+        states = [{"exp_avg": b, "exp_avg_sq": b.square(), "step": torch.tensor(3.0)} for b in buffers]
         group = {"lr": 0.1, "betas": (0.9, 0.99), "eps": 1e-8, "maximize": False}
     else:
+        states = [{"momentum_buffer": buffer} for buffer in buffers]
         group = {"lr": 0.1, "momentum": 0.9, "dampening": 0.5, "nesterov": True, "maximize": False}
     batch = TensorBatch(update, group, params, gradients, states)
     layout = MemoryLayout(batch, [*batch.buffers(), batch.steps()])
