@@ -77,7 +77,7 @@ class WatchedBackend:
 
     @contextlib.contextmanager
     def edited_unnoticed(self, params):
-        """Add a million to the R of each chunk of the weights by edits that no backend notices; undo them in the end."""
+        """Add a million to the R of each chunk of the weights by edits that no backend notices, and undo them."""
         elements = [param.data.view(-1)[UNSAMPLED :: self.chunk] for param in params]
         before = [some.clone() for some in elements]
         for some in elements:
@@ -114,7 +114,7 @@ def skip_where_missing(name):
 
 @contextlib.contextmanager
 def watched(name):
-    """Watch a backend ("c", "triton", None). Without a GPU Triton's interpreter runs its kernels, on the CPU's tensors."""
+    """Watch a backend ("c", "triton", None). Without a GPU the Triton kernels run in the interpreter, on a CPU."""
     with contextlib.ExitStack() as stack:
         if name == "triton" and GPU == "cpu":
             from nnunet_cpr.optim.fused import triton_kernels

@@ -224,9 +224,8 @@ def test_a_step_that_leaves_a_tensor_out(backend):
     assert same_tensors(reads, [[params[2]]])
     assert are_of_the_weights(backend.norms(opt, params), params)
     params[2].data.view(-1)[UNSAMPLED] = 300.0  # nothing notices
-    assert not are_of_the_weights(
-        backend.norms(opt, params[1:]), params[1:]
-    )  # nor is it read where others are left out
+    # Nor is it read where others are left out.
+    assert not are_of_the_weights(backend.norms(opt, params[1:]), params[1:])
 
 
 @both_optimizers

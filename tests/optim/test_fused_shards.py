@@ -60,9 +60,10 @@ def train(model, opt, start, stop):
 
 
 def check_training(way, edit):
-    """Train, edit and train; return the whole weights, each tensor's R, kappa and lambda, and what kernels did after it.
+    """Train, edit the model and train again.
 
-    That is the number of tensors in each update and in each reading of R.
+    Returns the whole weights; each tensor's R, kappa and lambda; and, after the edit, the number of tensors in each
+    update by kernels and in each reading of R.
     """
     from torch.distributed.fsdp import fully_shard
 
