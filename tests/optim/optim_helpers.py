@@ -52,12 +52,11 @@ class Pull:
         return [torch.nn.Parameter(x.clone().to(device)) for x in self.start]
 
     def grads(self, weights, step):
-        pairs = zip(weights, self.target, self.phase, strict=True)
+        on_cpu = [w.detach().to("cpu", torch.float64) for w in weights]
+        columns = zip(weights, on_cpu, self.target, self.phase, strict=True)
         return [
-            (self.strength * (w.detach().to("cpu", torch.float64) - c) + 0.3 * torch.sin(ph + 0.37 * step)).to(
-                w.device, w.dtype
-            )
-            for w, c, ph in pairs
+            (self.strength * (x - c) + 0.3 * torch.sin(ph + 0.37 * step)).to(w.device, w.dtype)
+            for w, x, c, ph in columns
         ]
 
     def run(self, opt, params, start, stop, scale=1.0):
