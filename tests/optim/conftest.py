@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fused_backends import in_use, skip_where_missing
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for `reference`
 torch.set_num_threads(1)  # the tensors are small: more threads only wait for each other
@@ -11,3 +12,11 @@ torch.set_num_threads(1)  # the tensors are small: more threads only wait for ea
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(params=["c", "triton", None], ids=["c", "triton", "torch"])
+def backend(request):
+    """A kernel backend, in use and watched; None: torch's own operators."""
+    skip_where_missing(request.param)
+    with in_use(request.param) as watched:
+        yield watched

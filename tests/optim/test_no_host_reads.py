@@ -4,11 +4,11 @@ import sys
 
 import pytest
 import torch
-from optim_helpers import CLASSES, REGULARIZER_NAMES, RULES, STEP_FORMS, Pull, cpr_settings, make, plain_path
+from optim_helpers import CLASSES, REGULARIZER_NAMES, RULES, STEP_FORMS, Pull, cpr_settings, make
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nnunet_cpr.optim import CPR
+from nnunet_cpr.optim import CPR, fused
 from nnunet_cpr.optim.warm_start import in_warm_start
 
 aten = torch.ops.aten
@@ -43,7 +43,6 @@ class Reads(TorchDispatchMode):
 @pytest.fixture
 def reads(monkeypatch):
     """`Reads`, plus the ways past the dispatcher. What is for the CPU alone, whose host is the device, stays out."""
-    plain_path(monkeypatch)
     # Not nnunet_cpr.optim.optimizer, which is the function.
     monkeypatch.setattr(sys.modules[CPR.__module__], "in_warm_start", lambda *_: False)
     mode = Reads()
@@ -55,7 +54,8 @@ def reads(monkeypatch):
             return _original(self, *args, **kwargs)
 
         monkeypatch.setattr(torch.Tensor, name, noted)
-    return mode
+    with fused.use(None):
+        yield mode
 
 
 def run(opt, params, pull, mode, steps, start=0):
@@ -81,16 +81,16 @@ def test_every_rule_and_regularizer(reads, rule, reg, form):
     assert reads.seen == []
 
 
-@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("fuse", [True, False])
 @pytest.mark.parametrize("name", CLASSES)
-def test_no_more_than_the_base(reads, name, fused):
+def test_no_more_than_the_base(reads, name, fuse):
     counts = []
     for base in (CLASSES[name], CLASSES[name].__mro__[2]):
         pull = Pull(dtype=torch.bfloat16)
         params = pull.params()
         settings = cpr_settings("dependent") if base is CLASSES[name] else {}
         reads.seen.clear()
-        run(base(params, lr=0.01, fused=fused, **settings), params, pull, reads, 5)
+        run(base(params, lr=0.01, fused=fuse, **settings), params, pull, reads, 5)
         counts.append(len(reads.seen))
     assert counts[0] == counts[1]
 
@@ -100,13 +100,13 @@ def test_whether_a_warm_start_lasts_is_not_asked_elsewhere():
     assert not in_warm_start(values, {"kappa_init_method": "warm_start", "kappa_init_param": 10})
 
 
-@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("fuse", [True, False])
 @pytest.mark.parametrize("name", CLASSES)
-def test_steps_without_data(name, fused):
+def test_steps_without_data(name, fuse):
     """As of torch's estimators of memory: a CPU's fake tensors have no values to read."""
     with FakeTensorMode():
         p = torch.nn.Parameter(torch.ones(4, 3))
-        opt = make(name, [p], "warm_start", fused=fused)
+        opt = make(name, [p], "warm_start", fused=fuse)
         for _ in range(3):
             p.grad = torch.ones(4, 3)
             opt.step()

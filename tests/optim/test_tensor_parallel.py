@@ -5,16 +5,15 @@ Also every way in which a DTensor may lie on a mesh of two dimensions: R and the
 
 import functools
 import itertools
-from unittest import mock
 
 import pytest
 import torch
+from fused_backends import in_use
 from gloo_ranks import on_ranks
 from optim_helpers import REGULARIZER_NAMES, STEP_FORMS, cpr_settings, make_fused
 from torch import nn
 
 from nnunet_cpr.optim import AdamCPR
-from nnunet_cpr.optim.fused import c_backend
 from nnunet_cpr.optim.regularizers import REGULARIZERS
 
 MODES = ("tensor parallel", "FSDP2 over tensor parallel")
@@ -108,12 +107,12 @@ def check_gradients_placed_otherwise():
 
     p = nn.Parameter(placed_on(0, 1))
     counts = []
-    with mock.patch.object(c_backend, "run_update", wraps=c_backend.run_update) as update:
+    with in_use("c") as kernels:
         opt = make_fused([p])
         for dims in ((0, 1), (0, 1), (1, 0)):
             p.grad = placed_on(*dims)
             opt.step()
-            counts.append(update.call_count)
+            counts.append(len(kernels.updated))
     return counts
 
 
