@@ -74,9 +74,9 @@ def write_whole(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to; it becomes `path` when the block ends well, and is removed when it does not.
 
     The temporary name cannot be foreseen, and its file is new, so nothing is written through a link that somebody put
-    there. A link called `path` is replaced by the file; what it points to stays as it is. The temporary name keeps the
-    file's ending, because nibabel and matplotlib choose the format by it. A device or a pipe, such as /dev/null, gets the
-    whole content and stays what it is.
+    there. A link called `path` is replaced by the file; what it points to stays as it is. A device or a pipe, such as
+    /dev/null, gets the whole content and stays what it is. The temporary name keeps the file's ending, because nibabel
+    and matplotlib choose the format by it.
 
     Raises:
         OSError: the file cannot be written; it names `path`.
