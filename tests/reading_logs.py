@@ -1,7 +1,8 @@
-"""Reads what a training has written for TensorBoard and W&B, with these packages' own readers as far as they have one."""
+"""Reads what a training has written for TensorBoard and W&B, with the readers of these packages where they have one."""
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,26 +24,35 @@ def read_tensorboard(folder: Path) -> dict[str, dict[int, float]]:
 
 
 def read_wandb(folder: Path) -> list[dict]:
-    """Return what each of W&B's runs in a folder has: id, history (values of each key by step), summary, config.
+    """Return what each of W&B's runs in a folder has: id, history (values of each key by step), and config.
 
-    A run is one start of a training, in the order of the starts.
+    A run is one start of a training, in the order of the starts. All of them must have ended.
     """
-    from wandb.proto import wandb_internal_pb2
+    files = sorted((folder / "wandb").glob("*run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime_ns)
+    return [_read_run(path) for path in files]
 
-    runs = []
-    for path in sorted((folder / "wandb").glob("*run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime_ns):
-        run = {"id": path.stem.removeprefix("run-"), "history": {}, "summary": {}, "config": {}}
-        for data in _leveldb_records(path.read_bytes()[7:], offset=7):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(data)
-            for item in record.history.item:
-                key = item.key or "/".join(item.nested_key)
-                run["history"].setdefault(key, {})[record.history.step.num] = json.loads(item.value_json)
-            for name in ("summary", "config"):
-                for item in getattr(record, name).update:
-                    run[name][item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
-        runs.append(run)
-    return runs
+
+def _read_run(path: Path) -> dict:
+    run = {"id": path.stem.removeprefix("run-"), "history": {}, "config": {}}
+    for record in _ended(path):
+        for item in record.history.item:
+            name = item.key or "/".join(item.nested_key)
+            run["history"].setdefault(name, {})[record.history.step.num] = json.loads(item.value_json)
+        for item in [*record.config.update, *record.run.config.update]:
+            run["config"][item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
+    return run
+
+
+def _ended(path: Path) -> list:
+    """Return the records of a run when its last one is there; W&B's other process may write it after `finish`."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    for _ in range(600):
+        records = [Record.FromString(data) for data in _leveldb_records(path.read_bytes()[7:], offset=7)]
+        if records and records[-1].HasField("exit"):
+            return records
+        time.sleep(0.1)
+    raise AssertionError(f"{path} has no end")
 
 
 def _leveldb_records(content: bytes, offset: int) -> Iterator[bytes]:

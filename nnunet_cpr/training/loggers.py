@@ -4,6 +4,7 @@ W&B is nnU-Net's own logger, and nnU-Net's environment variables switch it on. T
 values to it as it does to W&B. This module imports no torch.
 """
 
+import importlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -90,7 +91,7 @@ class TensorBoardLogger:
     """
 
     def __init__(self, folder: Path, epoch: int) -> None:
-        check_tensorboard(f"{SWITCH}=1", f"unset {SWITCH}")
+        require("torch.utils.tensorboard", "tensorboard", f"{SWITCH}=1", f"unset {SWITCH}")
         self._folder, self._epochs_done = folder, epoch
         self._waiting: dict[str, float] = {}
         self._writer: SummaryWriter | None = None
@@ -133,12 +134,38 @@ class TensorBoardLogger:
             raise
 
 
+class Guard:
+    """Calls what may fail. The first error is reported; none ends the training.
+
+    Args:
+        name: of what may fail, for the report.
+        report: prints a line.
+    """
+
+    def __init__(self, name: str, report: Callable[[str], None]) -> None:
+        self._name, self._report = name, report
+        self._failed = False
+
+    def __call__(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Call the function."""
+        try:
+            function(*arguments)
+        except Exception as error:
+            if not self._failed:
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                self._report(
+                    f"WARNING: {self._name} failed ({reason}). The training goes on; what is logged there may have "
+                    "gaps. This warning is given once."
+                )
+            self._failed = True
+
+
 class GuardedLogger:
     """A logger whose errors are reported once and end nothing."""
 
     def __init__(self, logger: Logger, report: Callable[[str], None]) -> None:
-        self._logger, self._report = logger, report
-        self._failed = False
+        self._logger = logger
+        self._try = Guard(type(logger).__name__, report)
 
     def update_config(self, config: dict[str, Any]) -> None:
         """Hand on."""
@@ -159,18 +186,6 @@ class GuardedLogger:
             return
         for key, value in values.items():
             self.log(key, value, epoch)
-
-    def _try(self, method: Callable[..., None], *arguments: Any) -> None:
-        try:
-            method(*arguments)
-        except Exception as error:
-            if not self._failed:
-                reason = " ".join(f"{type(error).__name__}: {error}".split())
-                self._report(
-                    f"WARNING: {type(self._logger).__name__} failed ({reason}). The training goes on; what is logged "
-                    "there may have gaps. This warning is given once."
-                )
-            self._failed = True
 
 
 def set_up_loggers(trainer: "NamedTrainer") -> None:
@@ -199,15 +214,15 @@ def log_constraints(trainer: "NamedTrainer", constraints: "Sequence[Constraint]"
             logger.log_constraints(values, trainer.current_epoch)
 
 
-def check_tensorboard(wish: str, way_out: str) -> None:
-    """Raise ValueError where tensorboard, which was asked for by `wish`, cannot be imported."""
+def require(module: str, install: str, wish: str, way_out: str) -> None:
+    """Raise ValueError where a module that the user's `wish` needs cannot be imported."""
     try:
-        import torch.utils.tensorboard  # noqa: F401
-    except Exception as error:  # it is absent, or does not fit the protobuf or NumPy that is installed
+        importlib.import_module(module)
+    except Exception as error:  # it is absent, or does not fit, say, the protobuf that is installed
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"{wish} needs the package tensorboard, which cannot be imported ({reason}): "
-            f"pip install 'nnunet-cpr[tensorboard]', or {way_out}"
+            f"{wish} needs the package {install}, which cannot be imported ({reason}): pip install {install}, "
+            f"or {way_out}"
         ) from error
 
 
