@@ -17,6 +17,7 @@ from nnunet_cpr.schedules import warmup_poly_lr
 from nnunet_cpr.training.batches import RepeatableBatches, augmentation_in_this_process
 from nnunet_cpr.training.checkpoints import LATEST, set_aside
 from nnunet_cpr.training.interruptible import InterruptibleTrainer
+from nnunet_cpr.training.loggers import log_constraints, set_up_loggers
 from nnunet_cpr.training.seeding import seed_everything, without_benchmarks
 from nnunet_cpr.training.settings import TrainerSettings
 from nnunet_cpr.training.trace import TRACE_FILE, Trace
@@ -142,6 +143,7 @@ class NamedTrainer(InterruptibleTrainer):
 
     def on_train_start(self) -> None:
         """Seed what nnU-Net starts here, the augmentation workers among it, and take up the trace."""
+        set_up_loggers(self)
         if not self.was_initialized:
             self.initialize()
         self._seed(self.current_epoch)
@@ -197,6 +199,7 @@ class NamedTrainer(InterruptibleTrainer):
                 "start, ws<steps>) or add _proximal to the trainer's name: that form of the step cannot flip signs. "
                 f"Tensors concerned: {len(flipping)}. This warning is given once; {TRACE_FILE} has every epoch."
             )
+        log_constraints(self, constraints)
         trace.add(self.current_epoch, (self.current_epoch + 1) * self.num_iterations_per_epoch, constraints)
         try:
             trace.save()

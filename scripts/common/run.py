@@ -21,8 +21,10 @@ from tqdm import tqdm
 from common.parsing import CONFIG_FILE
 from common.records import FIGURE_FILE, METRICS_FILE, TRACE_FILE, Table, draw_curves, environment, write_start
 from common.settings import Settings
+from common.tracker import Tracker
 from nnunet_cpr.files import remove_leftovers
 from nnunet_cpr.training.checkpoints import damage, foreign_object, open_whole
+from nnunet_cpr.training.loggers import constraint_values
 
 CHECKPOINT_FILE = "checkpoint.pt"
 FILES = (CONFIG_FILE, METRICS_FILE, CHECKPOINT_FILE, TRACE_FILE, FIGURE_FILE)
@@ -45,7 +47,7 @@ class Run:
 
     Raises:
         ValueError: the folder holds a run already (or, to resume, none that fits); the device does not exist, or
-            cannot be used by several processes or with this precision.
+            cannot be used by several processes or with this precision; what --log-to needs is not installed.
     """
 
     def __init__(
@@ -57,7 +59,13 @@ class Run:
         on_cpu = settings.device == "cpu" or (settings.device == "auto" and not torch.accelerator.is_available())
         if on_cpu and settings.precision == "fp16":  # accelerate would train in fp32 and not say so
             raise ValueError("--precision fp16 needs a GPU; on a CPU there are bf16 and fp32")
-        self.accelerator = Accelerator(cpu=on_cpu, mixed_precision=PRECISIONS[settings.precision])
+        self._tracker = Tracker(settings)
+        self.accelerator = Accelerator(
+            cpu=on_cpu,
+            mixed_precision=PRECISIONS[settings.precision],
+            log_with=settings.log_to,
+            project_dir=self.folder,
+        )
         self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
         started, joined = int(os.environ.get("WORLD_SIZE", "1")), self.accelerator.num_processes
         if started != joined:  # each would train alone, and all would write to the same folder
@@ -102,6 +110,7 @@ class Run:
             write_start(self.folder / CONFIG_FILE, self.script, self.settings.to_json(), start)
             for table in self._tables():
                 table.open()
+        self._tracker.start(self.accelerator, self.first_step)
         return wrapped
 
     def share(self, batch: Any) -> Any:
@@ -156,10 +165,12 @@ class Run:
                 row |= evaluate()
             self._log(row, evaluated=due(s.eval_every))
         if self._trace and due(s.trace_every):
+            constraints = self._optimizer.constraints()
             self._trace.add(
                 {"step": done, "tensor": c.name, "reg": c.reg, "kappa": c.kappa, "lagmul": c.lagmul}
-                for c in self._optimizer.constraints()
+                for c in constraints
             )
+            self._tracker.log(constraint_values(constraints), done)
         if due(s.checkpoint_every):
             self._check_losses()
             self._save(done)
@@ -189,6 +200,7 @@ class Run:
         if not self.main:
             return
         self._metrics.add([row])
+        self._tracker.log({key: value for key, value in row.items() if key != "step"}, row["step"])
         shown = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items() if k != "step"}
         self._bar.set_postfix(shown, refresh=False)
         if evaluated:

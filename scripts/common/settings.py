@@ -22,7 +22,7 @@ OPTIMIZERS = {
     "sgdcpr": (*SGD, *CPR),
 }
 """The settings that belong to some optimizers only, by optimizer."""
-FREE_ON_RESUME = ("config", "resume", "out", "device")
+FREE_ON_RESUME = ("config", "resume", "out", "device", "log_to")
 
 
 def described(meanings: dict[str, str]) -> str:
@@ -98,6 +98,13 @@ class Settings:
     eval_every: int = setting(100, "steps between evaluations", least=1)
     trace_every: int = setting(100, "steps between entries of cpr_trace.csv", least=1)
     checkpoint_every: int = setting(100, "steps between checkpoints", least=1)
+    log_to: str | None = setting(
+        None,
+        "also show metrics and CPR's values in TensorBoard (events in --out) or Weights & Biases (its own variables, "
+        "such as WANDB_MODE, hold)",
+        kind=str,
+        choices=("tensorboard", "wandb"),
+    )
     out: str | None = setting(None, "folder of the run (default: runs/SCRIPT/OPTIMIZER-seedSEED)", kind=Path)
     resume: bool = setting(False, "continue the run in --out")
     config: str | None = setting(None, "YAML file with any of these settings; flags override it", kind=Path)
