@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import lru_cache
+from functools import cache
 from itertools import zip_longest
 from pathlib import Path
 from typing import BinaryIO
@@ -45,7 +45,7 @@ def same_content(first: Path, second: Path) -> bool:
         return False
 
 
-@lru_cache(maxsize=None)
+@cache
 def _content_id(path: Path, size: int, changed: int) -> str:
     """Read a file once, as long as its size and the time of its last change are the same."""
     with path.open("rb") as file:

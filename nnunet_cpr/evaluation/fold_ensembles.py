@@ -20,6 +20,11 @@ from nnunet_cpr.files import read_json
 
 RECORD = "nnunet_cpr_test_set.json"
 """What the predictions belong to."""
+_CHANGES = {
+    "checkpoints": "trained again since: fold {}",
+    "images": "the images of {} have changed",
+    "labels": "the labels of {} have changed",
+}
 ADVICE = "run the study with test_set: true (nnunet-cpr batch)"
 
 
@@ -33,6 +38,11 @@ class FoldEnsemble(Training):
     def folds(self) -> list[str]:
         """The folds that predict together."""
         return self.fold.split("_")
+
+    @property
+    def title(self) -> str:
+        """Its name in sentences about a dataset."""
+        return f"{self.run} folds {', '.join(self.folds)}"
 
     @property
     def validation(self) -> Path:
@@ -56,16 +66,12 @@ class FoldEnsemble(Training):
         """Return None: whether the folds' own data has changed is said of each fold."""
 
     def changed(self) -> str:
-        """Say what has changed since the test set was predicted or evaluated; empty if nothing is known to have."""
-        return self.changed_prediction() or self._changed("labels", "the label of {} has changed", "labels")
+        """Say what has changed since the test set was predicted and evaluated; empty if nothing is known to have."""
+        return self._changed("checkpoints", "images", "labels")
 
     def changed_prediction(self) -> str:
-        """Say what has changed since the test set was predicted; empty if nothing is known to have."""
-        if self._record() is None:
-            return f"{self.folder / RECORD} is missing or damaged, so nobody knows which model predicted this"
-        return self._changed("checkpoints", "fold {} was trained again since", "folds") or self._changed(
-            "images", "the image of {} has changed", "images"
-        )
+        """Say what has changed since the test set was predicted, whatever its labels; empty if nothing is known to."""
+        return self._changed("checkpoints", "images")
 
     def made_of(self) -> dict[str, dict[str, Any]]:
         """Return what tells checkpoints, images and labels apart from others, as it is recorded.
@@ -84,15 +90,21 @@ class FoldEnsemble(Training):
             "labels": {case.name: content_id(case.label) for case in cases},
         }
 
-    def _changed(self, key: str, text: str, noun: str) -> str:
-        recorded, now = (self._record() or {}).get(key, {}), self.made_of()[key]
-        if key != "checkpoints" and now and now.keys() != recorded.keys():
-            more, less = (shortened(sorted(a - b)) for a, b in ((now.keys(), recorded), (recorded.keys(), now)))
-            return f"the test set has other {noun}: " + "; ".join(
-                [*([f"{more} is new"] if more else []), *([f"{less} is missing"] if less else [])]
-            )
-        differing = [name for name in now if now[name] != recorded.get(name)]
-        return text.format(shortened(differing)) if differing else ""
+    def _changed(self, *keys: str) -> str:
+        recorded = self._record()
+        if recorded is None:
+            return f"{RECORD} is missing or damaged, so nobody knows which model predicted this"
+        now = self.made_of()
+        for key in keys:
+            names = now[key].keys()
+            if key != "checkpoints" and names:
+                if more := sorted(names - recorded[key].keys()):
+                    return f"the test set has new cases: {shortened(more)}"
+                if less := sorted(recorded[key].keys() - names):
+                    return f"the test set lacks cases: {shortened(less)}"
+            if differing := [name for name in names if now[key][name] != recorded[key].get(name)]:
+                return _CHANGES[key].format(shortened(differing))
+        return ""
 
     def _record(self) -> Mapping[str, Any] | None:
         with suppress(OSError, ValueError, TypeError, KeyError):

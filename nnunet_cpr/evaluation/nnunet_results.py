@@ -38,6 +38,11 @@ class Training:
     """How nnU-Net ends the names of the folders with the cases' images and labels."""
 
     @property
+    def title(self) -> str:
+        """Its name in sentences about a dataset."""
+        return f"{self.run} fold {self.fold}"
+
+    @property
     def validation(self) -> Path:
         """Where nnU-Net wrote predictions and summary.json."""
         return self.folder / "validation"
