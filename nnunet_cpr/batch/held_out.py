@@ -28,11 +28,12 @@ def test_set_mistakes(raw: Path, preprocessed: Path) -> list[str]:
         ending = str(description["file_ending"])
         if missing := [str(raw / part) for part in ("imagesTs", "labelsTs") if not (raw / part).is_dir()]:
             return [f"{' and '.join(missing)} is missing; a test set is in nnU-Net's imagesTs and labelsTs"]
+        if misnamed := list(_misnamed_files(raw, ending)):
+            return misnamed
         cases = labeled_cases(raw, ending)
         training = _training_cases(raw, description, ending)
         copies = labels_by_case(preprocessed / "gt_segmentations", ending)  # what was preprocessed may be older
         return [
-            *_misnamed_files(raw, ending),
             *_incomplete_cases(raw, ending, cases, description, training),
             *_names_of_training_cases(cases, training, copies),
             *_copies_of_training_files(cases, training, copies.values()),
