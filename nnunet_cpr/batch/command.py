@@ -4,6 +4,7 @@ import argparse
 import json
 import shlex
 import sys
+from dataclasses import asdict
 from importlib.util import find_spec
 from typing import Any
 
@@ -46,12 +47,19 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
 
 def run_status(args: argparse.Namespace) -> int:
     """Print the state of every training."""
+    from nnunet_cpr.batch.ensembles import prediction_states
     from nnunet_cpr.batch.runs import as_dicts, states_of
-    from nnunet_cpr.batch.states_table import states_table
+    from nnunet_cpr.batch.states_table import predictions_table, states_table
     from nnunet_cpr.batch.study import read_study
 
-    states = states_of(read_study(user_path(args.study)))
-    print(json.dumps(as_dicts(states), indent=2) if args.json else states_table(states))
+    study = read_study(user_path(args.study))
+    states, predictions = states_of(study), prediction_states(study)
+    if args.json:
+        print(json.dumps(as_dicts(states) + [asdict(state) for state in predictions], indent=2))
+        return 0
+    print(states_table(states))
+    if predictions:
+        print(f"\n{predictions_table(predictions)}")
     return 0
 
 
@@ -89,30 +97,38 @@ def run_batch(args: argparse.Namespace) -> int:
 
 def _run(study: Any, place: Any) -> int:
     from nnunet_cpr.batch.engine import Stopped, run_snakemake
+    from nnunet_cpr.batch.ensembles import ensembles_of, prediction_states
     from nnunet_cpr.batch.failures import failures, reason_in
     from nnunet_cpr.batch.plan import Plan
     from nnunet_cpr.batch.report import write_study_report
     from nnunet_cpr.batch.runs import runs_of, states_of
     from nnunet_cpr.batch.slurm import wait_for_jobs
-    from nnunet_cpr.batch.states_table import states_table
+    from nnunet_cpr.batch.states_table import predictions_table, states_table
     from nnunet_cpr.batch.watch import Watch
 
-    runs = runs_of(study)
+    runs, ensembles = runs_of(study), ensembles_of(study)
     todo = [run for run in runs if not run.is_done()]
     print(f"{len(runs)} trainings, {len(runs) - len(todo)} done before. Logs and report: {study.output}", flush=True)
+    tests = [ensemble for ensemble in ensembles if not ensemble.is_done()]
+    if ensembles:
+        print(f"{len(ensembles)} test sets to predict, {len(ensembles) - len(tests)} done before.", flush=True)
     study.output.mkdir(parents=True, exist_ok=True)
     try:
-        code, begin = run_snakemake(Plan(study, place.gpus, place.sbatch), place, Watch(study, todo))
+        code, begin = run_snakemake(Plan(study, place.gpus, place.sbatch), place, Watch(study, [*todo, *tests]))
     except Stopped:
         wait_for_jobs(study.output)
         print(f"Stopped. To go on: {shlex.join(['nnunet-cpr', *sys.argv[1:]])}")
         return 130
     missing = [run for run in runs if not run.is_done()]
-    if missing or code:
+    untested = [ensemble for ensemble in ensembles if not ensemble.is_done()]
+    if missing or untested or code:
         print(states_table(states_of(study)))
+        if untested:
+            print(f"\n{predictions_table(prediction_states(study))}")
         log = study.output / "snakemake.log"
-        print(f"{len(missing)} of {len(runs)} trainings are not done; logs: {study.output / 'logs'}, "
-              f"Snakemake's: {log}", file=sys.stderr)  # fmt: skip
+        undone = f"{len(missing)} of {len(runs)} trainings"
+        undone += f" and {len(untested)} of {len(ensembles)} test sets" if untested else ""
+        print(f"{undone} are not done; logs: {study.output / 'logs'}, Snakemake's: {log}", file=sys.stderr)
         reasons = [f"{job}: {reason}" for job, reason in failures(study.output).items()]
         if code and not reasons:
             reasons = [f"Snakemake failed with exit code {code}: {reason_in(log, begin) or 'it left no message'}"]
@@ -120,10 +136,10 @@ def _run(study: Any, place: Any) -> int:
             print(reason, file=sys.stderr)
     if len(study.trainers) < 2:
         print(f"There is no report: with {study.baseline} alone there is nothing to compare")
-        return 1 if missing or code else 0
+        return 1 if missing or untested or code else 0
     try:
         print(write_study_report(study, shlex.join(["nnunet-cpr", *sys.argv[1:]])))
     except ValueError as error:
         print(f"No report: {error}", file=sys.stderr)
         return 1
-    return 1 if missing or code else 0
+    return 1 if missing or untested or code else 0

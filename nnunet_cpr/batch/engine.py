@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from nnunet_cpr.batch.ensembles import ensembles_of
 from nnunet_cpr.batch.failures import forget_failures
 from nnunet_cpr.batch.locks import take
 from nnunet_cpr.batch.place import Place
@@ -94,10 +95,19 @@ def match_markers(study: Study) -> None:
         trained, surface = (study.output / "markers" / f"{job_name(run.key)}.{kind}" for kind in ("trained", "surface"))
         if run.is_done():
             _touch(trained)
-            if surface.is_file() and surface.stat().st_mtime < (run.validation / "summary.json").stat().st_mtime:
-                surface.unlink()
+            _remove_older(surface, run.validation / "summary.json")
         else:
             for stale in (trained, surface, run.record(study.output)):
+                stale.unlink(missing_ok=True)
+    for ensemble in ensembles_of(study):
+        predicted, surface = (
+            study.output / "markers" / f"{job_name(ensemble.key)}.{kind}" for kind in ("predicted", "test_surface")
+        )
+        if ensemble.is_done():
+            _touch(predicted)
+            _remove_older(surface, ensemble.folder / "summary.json")
+        else:
+            for stale in (predicted, surface, ensemble.record(study.output)):
                 stale.unlink(missing_ok=True)
     for dataset in study.datasets:
         marker = study.output / "markers" / f"{job_name(dataset)}.prepared"
@@ -173,3 +183,9 @@ def _touch(marker: Path) -> None:
     if not marker.is_file():
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
+
+
+def _remove_older(marker: Path, result: Path) -> None:
+    """Remove the marker of what was computed of an earlier result."""
+    if marker.is_file() and marker.stat().st_mtime < result.stat().st_mtime:
+        marker.unlink()

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from nnunet_cpr.batch.failures import forget_failure, note_failure
-from nnunet_cpr.batch.plan import FILE, Plan, find_dataset, find_run, read_plan
+from nnunet_cpr.batch.plan import FILE, Plan, find_dataset, find_ensemble, find_run, read_plan
 
 
 def main(kind: str, name: str) -> int:
@@ -33,9 +33,14 @@ def _do(plan: Plan, kind: str, name: str) -> int:
         from nnunet_cpr.batch.train import train
 
         return train(plan, find_run(plan, name))
+    if kind == "predict":
+        from nnunet_cpr.batch.predict import predict
+
+        return predict(plan, find_ensemble(plan, name))
     from nnunet_cpr.batch.report import measure_surfaces
 
-    measure_surfaces(plan.study, find_run(plan, name))
+    find = find_run if kind == "surface" else find_ensemble
+    measure_surfaces(plan.study, find(plan, name))
     return 0
 
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from nnunet_cpr.batch.ensembles import Ensemble, ensembles_of
 from nnunet_cpr.batch.runs import Run, runs_of
 from nnunet_cpr.batch.study import Study
 from nnunet_cpr.evaluation.report_layout import REPORT
@@ -36,7 +37,13 @@ class Plan:
         study = asdict(self.study) | {"path": str(self.study.path), "output": str(self.study.output)}
         # What is outdated is left as it is; the user decides.
         runs = {job_name(run.key): job_name(run.dataset) for run in runs_of(self.study) if not run.outdated()}
-        write_json(self.file, {"study": study, "gpus": self.gpus, "sbatch": self.sbatch, "runs": runs})
+        ensembles = {
+            job_name(ensemble.key): [job_name(run.key) for run in ensemble.runs]
+            for ensemble in ensembles_of(self.study)
+            if all(job_name(run.key) in runs for run in ensemble.runs)
+        }
+        write_json(self.file, {"study": study, "gpus": self.gpus, "sbatch": self.sbatch, "runs": runs,
+                               "ensembles": ensembles})  # fmt: skip
 
 
 def job_name(name: str) -> str:
@@ -82,6 +89,11 @@ def read_plan(file: Path) -> Plan:
 def find_run(plan: Plan, key: str) -> Run:
     """Return the training whose job has that name."""
     return next(run for run in runs_of(plan.study) if job_name(run.key) == key)
+
+
+def find_ensemble(plan: Plan, key: str) -> Ensemble:
+    """Return the fold ensemble whose job has that name."""
+    return next(ensemble for ensemble in ensembles_of(plan.study) if job_name(ensemble.key) == key)
 
 
 def find_dataset(plan: Plan, key: str) -> str:

@@ -1,12 +1,15 @@
 """The end of a study: surface metrics of each training, and the report over all that are finished."""
 
-from nnunet_cpr.batch.runs import Run
 from nnunet_cpr.batch.study import Study
+from nnunet_cpr.evaluation.nnunet_results import Training
 from nnunet_cpr.parallel import job_cores
 
 
-def measure_surfaces(study: Study, run: Run) -> None:
-    """Compute the surface metrics of a training; they are kept beside its predictions, where the report finds them."""
+def measure_surfaces(study: Study, run: Training) -> None:
+    """Compute the surface metrics of a training, or of a fold ensemble's test set.
+
+    They are kept beside the predictions, where the report finds them.
+    """
     from nnunet_cpr.evaluation.surface import SurfaceTask, surface_metrics
 
     labels = run.labels()
@@ -36,6 +39,7 @@ def write_study_report(study: Study, command: str) -> str:
         "trainers": study.trainers,
         "folds": study.folds,
         "baseline": study.baseline,
+        "test_set": study.test_set,
         "surface": study.surface,
         "skip_missing": True,
         "output": study.output / "report",

@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 from nnunet_cpr.batch.failures import one_line
+from nnunet_cpr.batch.job_files import JobFiles
 from nnunet_cpr.batch.locks import is_locked
 from nnunet_cpr.batch.study import Study
 from nnunet_cpr.evaluation.nnunet_results import Training
@@ -20,26 +21,8 @@ CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best
 
 
 @dataclass(frozen=True)
-class Run(Training):
+class Run(JobFiles, Training):
     """One training of a study: a fold of a dataset with one trainer and seed."""
-
-    @property
-    def key(self) -> str:
-        """Its name in the study: dataset, nnU-Net's model folder, fold."""
-        return "/".join(self.folder.parts[-3:])
-
-    @property
-    def lock(self) -> Path:
-        """Held by the process that trains it; beside nnU-Net's folder, as nnU-Net and users may remove that."""
-        return self.folder.with_name(f".{self.folder.name}.lock")
-
-    def record(self, study_output: Path) -> Path:
-        """Where the last attempt to train it is recorded."""
-        return study_output / "records" / f"{self.key}.json"
-
-    def log(self, study_output: Path) -> Path:
-        """Where the output of nnU-Net's command goes."""
-        return study_output / "logs" / f"{self.key}.log"
 
     @property
     def epochs(self) -> int:

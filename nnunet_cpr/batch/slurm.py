@@ -17,11 +17,13 @@ from nnunet_cpr.batch.train import STOP_SECONDS
 
 PLUGINS = Path(__file__).with_name("plugins")
 """Where Snakemake finds our plugin."""
-KINDS = ("prepare", "train", "surface")
+KINDS = ("prepare", "train", "surface", "predict", "test_surface")
+ON_DEVICE = ("train", "predict")
+"""The jobs that run on the study's device, and that are told to stop before their time is over."""
 CPUS = "8"
 """Of a job, unless the user says how many: nnU-Net augments on the CPU, and sbatch's default is 1."""
 WARNING = "USR1@120"
-"""Before the time limit, trainings are told to save and end."""
+"""Before the time limit, trainings are told to save and end; predictions to end."""
 CHECK_SECONDS = 10
 """Until the queue is asked for the first time, and how much longer it takes each time; the plugin's default is 40."""
 RETRIES = 3
@@ -48,7 +50,7 @@ GPU_OPTIONS = {
     "cpus-per-gpu", "gpu-bind", "gpu-freq", "gpus", "gpus-per-node", "gpus-per-socket", "gpus-per-task", "gres",
     "gres-flags", "mem-per-gpu", "ntasks-per-gpu", "tres-bind", "tres-per-task",
 }  # fmt: skip
-"""What only trainings ask for."""
+"""What only jobs on the device ask for."""
 FREE_TEXT = ("comment", "export", "extra")
 """Options whose values may hold `,NAME=`."""
 
@@ -106,13 +108,13 @@ def wait_for_jobs(study_output: Path) -> None:
 
 def _sbatch(kind: str, wishes: dict[str, str | None]) -> list[str]:
     """Return sbatch's options for a kind of job: what was asked for, and what the batch cannot do without."""
-    asked = {name: value for name, value in wishes.items() if kind == "train" or name not in GPU_OPTIONS}
+    asked = {name: value for name, value in wishes.items() if kind in ON_DEVICE or name not in GPU_OPTIONS}
     ours: dict[str, str | None] = {}
     if not {"requeue", "no-requeue"} & asked.keys():
         ours["requeue"] = None
     if not {"cpus-per-task", "cpus-per-gpu", "tres-per-task"} & asked.keys():
         ours["cpus-per-task"] = CPUS
-    if kind == "train" and "signal" not in asked:
+    if kind in ON_DEVICE and "signal" not in asked:
         ours["signal"] = WARNING
     return [f"--{name}" if value is None else f"--{name}={value}" for name, value in (ours | asked).items()]
 

@@ -1,10 +1,13 @@
-"""The table of a study's trainings on the terminal."""
+"""The tables of a study's trainings, and of the predictions of its test sets, on the terminal."""
 
 from collections import Counter
+from collections.abc import Sequence
 
+from nnunet_cpr.batch.ensembles import PredictionState
 from nnunet_cpr.batch.runs import State
 
 ORDER = ("done", "running", "resumable", "failed", "missing", "outdated")
+PREDICTION_ORDER = ("predicted", "running", "failed", "missing", "outdated")
 
 
 def states_table(states: list[State]) -> str:
@@ -15,12 +18,7 @@ def states_table(states: list[State]) -> str:
          "?" if state.hours_left is None else f"{state.hours_left:.1f}")
         for state in states
     ]  # fmt: skip
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    notes = ["", *(f"  {state.note}" if state.note else "" for state in states)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + note
-        for row, note in zip(rows, notes, strict=True)
-    ]
+    lines = _aligned(rows, [state.note for state in states])
     counts = Counter(state.state for state in states)
     known = [state.hours_left for state in states if state.hours_left is not None]
     hours = f"{sum(known):.1f} hours of training left on one device"
@@ -29,3 +27,22 @@ def states_table(states: list[State]) -> str:
         hours = hours or f"no epoch was timed yet, so the hours left are unknown for {unknown} trainings"
     counted = ", ".join(f"{counts[state]} {state}" for state in ORDER if counts[state])
     return "\n".join([*lines, "", f"{len(states)} trainings: {counted}; {hours}"])
+
+
+def predictions_table(states: list[PredictionState]) -> str:
+    """Return a row for each test set and trainer, and the counts."""
+    rows = [("dataset", "trainer", "", "state")]
+    rows += [(state.dataset, state.run, state.fold, state.state) for state in states]
+    counts = Counter(state.state for state in states)
+    counted = ", ".join(f"{counts[state]} {state}" for state in PREDICTION_ORDER if counts[state])
+    return "\n".join([*_aligned(rows, [state.note for state in states]), "", f"{len(states)} test sets: {counted}"])
+
+
+def _aligned(rows: Sequence[tuple[str, ...]], notes: list[str]) -> list[str]:
+    """Return lines with columns of the same width, each row but the first followed by its note."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        + (f"  {note}" if note else "")
+        for row, note in zip(rows, ["", *notes], strict=True)
+    ]

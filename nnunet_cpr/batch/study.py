@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from nnunet_cpr.batch.held_out import test_set_mistakes
 from nnunet_cpr.batch.study_file import StudyFile, read_study_file
 from nnunet_cpr.datasets.small_plans import CONFIGURATION as SMALL
 from nnunet_cpr.evaluation.nnunet_results import dataset_name
@@ -17,8 +18,8 @@ from nnunet_cpr.labels import foreground_labels, printable, read_dataset_json
 from nnunet_cpr.nnunet.trainer_sources import defining_file
 from nnunet_cpr.training.settings import family_of, parse
 
-KEYS = ["datasets", "configuration", "plans", "trainers", "folds", "seeds", "baseline", "surface", "tolerance",
-        "device", "train_arguments", "output"]  # fmt: skip
+KEYS = ["datasets", "configuration", "plans", "trainers", "folds", "seeds", "baseline", "test_set", "surface",
+        "tolerance", "device", "train_arguments", "output"]  # fmt: skip
 PLANNED = ("2d", "3d_fullres", "3d_lowres")
 PLANNERS = {"nnUNetPlans": "ExperimentPlanner"} | {
     f"nnUNetResEncUNet{size}Plans": f"nnUNetPlannerResEnc{size}" for size in ("M", "L", "XL")
@@ -50,6 +51,8 @@ class Study:
     train_arguments: list[str]
     output: Path
     """Where logs, records and the report are."""
+    test_set: bool = False
+    """Whether the folds of each trainer are to predict imagesTs together, and that is compared with labelsTs."""
 
 
 def read_study(path: Path) -> Study:
@@ -73,9 +76,12 @@ def read_study(path: Path) -> Study:
         file.complain(file.nodes["baseline"], f"the baseline {baseline} is not among {', '.join(trainers)}")
     datasets = file.listed("datasets", _dataset)
     folds = file.listed("folds", _fold)
+    test_set = file.choice("test_set", {"true": True, "false": False}, False)
     for dataset, node in datasets:
         _check_dataset(file, node, dataset, plans, configuration)
         _check_folds(file, dataset, folds)
+        if test_set:
+            _check_test_set(file, dataset)
     surface = file.choice("surface", {"true": True, "false": False}, False)
     study = Study(
         path=path,
@@ -90,6 +96,7 @@ def read_study(path: Path) -> Study:
         device=file.choice("device", {device: device for device in ("cuda", "cpu", "mps")}, "cuda"),
         train_arguments=[argument for argument, _ in file.listed("train_arguments", _argument)],
         output=_output(file),
+        test_set=test_set,
     )
     file.raise_mistakes()
     return study
@@ -196,6 +203,12 @@ def _check_folds(file: StudyFile, dataset: str, folds: list[tuple[str, yaml.Node
     for fold, node in folds:
         if fold != "all" and int(fold) >= number:
             file.complain(node, f"fold {fold} is out of range: {dataset} has {number} folds, 0 to {number - 1}")
+
+
+def _check_test_set(file: StudyFile, dataset: str) -> None:
+    raw, preprocessed = (Path(os.environ[name]) / dataset for name in ("nnUNet_raw", "nnUNet_preprocessed"))
+    for mistake in test_set_mistakes(raw, preprocessed):
+        file.complain(file.nodes["test_set"], f"{dataset}: {mistake}")
 
 
 def _dataset(text: str) -> str:

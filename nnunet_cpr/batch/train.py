@@ -47,7 +47,7 @@ def train(plan: Plan, run: Run) -> int:
     """
     study, log, job = plan.study, run.log(plan.study.output), f"train/{job_name(run.key)}"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with _StopSignals() as signals:
+    with StopSignals() as signals:
         fold_lock = take(run.lock, wait=False)
         if fold_lock is None:
             print(f"{run.key} is being trained by another process; waiting for it", flush=True)
@@ -68,7 +68,7 @@ def train(plan: Plan, run: Run) -> int:
             environment["CUDA_VISIBLE_DEVICES"] = plan.gpus[index]
         _set_aside_earlier_training(run)
         begun, begin = time.time(), log.stat().st_size if log.is_file() else 0
-        code = _run(train_command(study, run), log, environment, locks, signals)
+        code = run_command(train_command(study, run), log, environment, locks, signals)
         reason = reason_in(log, begin) if code else ""
         if code == 0 and not run.is_done():
             code, reason = 1, "nnU-Net ended well, but left no result of this training"
@@ -93,7 +93,7 @@ def _set_aside_earlier_training(run: Run) -> None:
         final.rename(next(name for name in names if not name.exists()))
 
 
-class _StopSignals:
+class StopSignals:
     """Collects stop signals while the block runs and hands the first of them to the training."""
 
     def __init__(self) -> None:
@@ -103,12 +103,14 @@ class _StopSignals:
         self.received: list[int] = []
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> "_StopSignals":
+    def __enter__(self) -> "StopSignals":
+        """Begin to collect them."""
         self._before = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
         self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._kill)
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Go back to what was done with them before."""
         signal.alarm(0)
         for number, handler in self._before.items():
             signal.signal(number, handler)
@@ -139,7 +141,9 @@ class _StopSignals:
             self._process.kill()
 
 
-def _run(command: list[str], log: Path, environment: dict[str, str], locks: list[int], signals: _StopSignals) -> int:
+def run_command(
+    command: list[str], log: Path, environment: dict[str, str], locks: list[int], signals: StopSignals
+) -> int:
     """Run the command in a session of its own: only this process tells it to stop, once, and its death does, too."""
     with log.open("ab") as stream:
         stream.write(f"\n$ {shlex.join(command)}\n".encode())

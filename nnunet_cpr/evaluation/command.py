@@ -33,6 +33,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     nnunet.add_argument(
         "--skip-missing", action="store_true", help="compare the finished trainings by the cases that all of them have"
     )
+    nnunet.add_argument(
+        "--test-set", action="store_true", help="also what the folds together predicted of imagesTs (nnunet-cpr batch)"
+    )
     folders = parser.add_argument_group("or folders of segmentations by any tool")
     folders.add_argument("--reference", metavar="FOLDER", help="the true labels")
     folders.add_argument("--pred", dest="predictions", metavar="NAME=FOLDER", help="repeatable", **many)

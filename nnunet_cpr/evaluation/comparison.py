@@ -1,8 +1,8 @@
 """From a request to its results: read, check, compare."""
 
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
 
 import pandas as pd
 
@@ -10,12 +10,13 @@ from nnunet_cpr.evaluation import statistics
 from nnunet_cpr.evaluation.case_files import Locate, in_folders, in_trainings
 from nnunet_cpr.evaluation.case_slices import read_slices
 from nnunet_cpr.evaluation.cpr_traces import read_traces
+from nnunet_cpr.evaluation.fold_ensembles import ADVICE, FoldEnsemble, find_ensembles
 from nnunet_cpr.evaluation.nnunet_logs import read_cost, read_logs
 from nnunet_cpr.evaluation.nnunet_results import Training, find_trainings, read_cases, shortened
 from nnunet_cpr.evaluation.paper import published
 from nnunet_cpr.evaluation.request import Request
 from nnunet_cpr.evaluation.results import CONSTRAINTS, FOREGROUND, SLICES, TRAINING, Results
-from nnunet_cpr.labels import Label, escaped, printable
+from nnunet_cpr.labels import escaped, printable
 from nnunet_cpr.parallel import job_cores
 
 SMALL = 50
@@ -24,31 +25,89 @@ SMALL = 50
 
 def compare_trainings(request: Request, command: str) -> Results:
     """Read what is asked for and compare it. Raises ValueError for what cannot be compared, naming the files."""
-    said: list[str] = []
-    if request.trainers:
-        trainings, said = _comparable(request)
-        labels = {t.folder: t.labels() for t in trainings}
-        cases = pd.concat(
-            [read_cases(t.validation, t.dataset, t.trainer, t.run, t.fold, labels[t.folder]) for t in trainings],
-            ignore_index=True,
-        )
-        compared = cases["trainer"].nunique()
-        title = f"{', '.join(cases['dataset'].unique())}: {request.configuration}, {compared} trainers"
-        ignores = any(t.ignore_label is not None for t in trainings)
-    else:
-        from nnunet_cpr.evaluation.folders import dataset_labels, left_out, read_folders
+    if not request.trainers:
+        return _compare_folders(request, command)
+    found = find_trainings(
+        request.datasets, request.configuration, request.trainers, request.plans, request.folds, request.skip_missing
+    )
+    trainings, said = _comparable(request, *found, "trainings")
+    results = _compare_results(request, command, trainings, said)
+    _add_pictures(results, request, trainings)
+    results.cost = read_cost(results.epochs)
+    if request.configuration == "3d_fullres":
+        results.paper = published(list(results.cases["dataset"].unique()))
+    if request.test_set:
+        _add_test_set(results, request, command)
+    return results
 
-        assert request.reference is not None
-        trainings, labels = [], {}
-        dataset = printable(request.reference.resolve().name)
-        cases = read_folders(request.reference, request.predictions, dataset, _processes(request), request.intersect)
-        said = left_out(request.reference, request.predictions)
-        title = f"{dataset}: {len(request.predictions)} folders of segmentations"
-        ignores = dataset_labels(request.reference)[1] is not None
+
+def _compare_folders(request: Request, command: str) -> Results:
+    from nnunet_cpr.evaluation.folders import dataset_labels, left_out, read_folders
+
+    assert request.reference is not None
+    dataset = printable(request.reference.resolve().name)
+    cases = read_folders(request.reference, request.predictions, dataset, _processes(request), request.intersect)
+    said = left_out(request.reference, request.predictions)
+    title = f"{dataset}: {len(request.predictions)} folders of segmentations"
+    ignores = dataset_labels(request.reference)[1] is not None
+    results = _compare(request, command, title, cases, said, ignores)
+    _add_pictures(results, request)
+    return results
+
+
+def _compare_results(
+    request: Request, command: str, trainings: Sequence[Training], said: list[str], advice: str | None = None
+) -> Results:
+    """Compare the results that nnU-Net has written; `advice` says how to repair one that is damaged."""
+    more = {} if advice is None else {"advice": advice}
+    parts = [read_cases(t.validation, t.dataset, t.trainer, t.run, t.fold, t.labels(), **more) for t in trainings]
+    cases = pd.concat(parts, ignore_index=True)
+    compared = cases["trainer"].nunique()
+    title = f"{', '.join(cases['dataset'].unique())}: {request.configuration}, {compared} trainers"
+    ignores = any(t.ignore_label is not None for t in trainings)
+    return _compare(request, command, title, cases, said, ignores, trainings)
+
+
+def _add_test_set(results: Results, request: Request, command: str) -> None:
+    """Compare the test sets in the same way; where that is not possible yet, the reason is a caution."""
+    found = find_ensembles(
+        request.datasets, request.configuration, request.trainers, request.plans, request.folds, request.skip_missing
+    )
+    try:
+        ensembles, said = _comparable(request, *found, "test sets")
+        test_set = _compare_results(request, command, ensembles, said, ADVICE)
+    except ValueError as error:
+        if not request.skip_missing:
+            raise
+        results.cautions.append(f"Test set: {error}")
+        return
+    results.test_set = test_set
+    results.cautions += [f"Test set: {text}" for text in test_set.cautions if text not in results.cautions]
+
+
+def _add_pictures(results: Results, request: Request, trainings: Sequence[Training] = ()) -> None:
+    """Add what is drawn besides the metrics: the course of the trainings, and slices of cases."""
+    results.epochs, without_logs = read_logs(trainings)
+    results.traces, without_traces = read_traces(trainings)
+    locate = _files(request, trainings, results.cases)
+    results.slices, unseen = read_slices(results.cases, results.extremes, request.baseline, locate)
+    results.left_out = {TRAINING: without_logs, CONSTRAINTS: without_traces, SLICES: unseen}
+
+
+def _compare(
+    request: Request,
+    command: str,
+    title: str,
+    cases: pd.DataFrame,
+    said: list[str],
+    ignores: bool,
+    trainings: Sequence[Training] = (),
+) -> Results:
+    """Check and compare the cases; `ignores` tells whether their labels have an ignore label."""
     cases, cautions = check_cases(cases, request.intersect or request.skip_missing)
     cautions = [*said, *cautions]
     if request.surface:
-        measured, doubts = _surface(request, trainings, labels, cases)
+        measured, doubts = _surface(request, trainings, cases)
         cases = pd.concat([cases, measured], ignore_index=True)
         cautions += doubts
         if ignores:
@@ -76,10 +135,6 @@ def compare_trainings(request: Request, command: str) -> Results:
         [f"{p} {version(p)}" for p in ("nnunet-cpr", "nnunetv2", "scipy", "statsmodels", "pandas")]
         + [f"Python {platform.python_version()}"]
     )
-    extremes = statistics.extremes(cases, request.baseline)
-    epochs, without_logs = read_logs(trainings)
-    traces, without_traces = read_traces(trainings)
-    slices, unseen = read_slices(cases, extremes, request.baseline, _files(request, trainings, cases))
     return Results(
         title=title,
         baseline=request.baseline,
@@ -88,34 +143,25 @@ def compare_trainings(request: Request, command: str) -> Results:
         summary=summary,
         trainings=statistics.per_training(cases),
         comparisons=comparisons,
-        extremes=extremes,
+        extremes=statistics.extremes(cases, request.baseline),
         ranks=statistics.rank(cases, request.seed),
-        cost=read_cost(epochs),
-        paper=published(list(cases["dataset"].unique()) if request.configuration == "3d_fullres" else []),
         facts=facts,
-        cautions=[*cautions, *_cautions(cases, summary, request)],
-        epochs=epochs,
-        traces=traces,
-        slices=slices,
-        left_out={TRAINING: without_logs, CONSTRAINTS: without_traces, SLICES: unseen},
+        cautions=[*cautions, *_cautions(cases, summary, request, trainings)],
     )
 
 
-def _comparable(request: Request) -> tuple[list[Training], list[str]]:
-    """Return the finished trainings that can be compared, and what to say about the missing ones."""
-    trainings, missing = find_trainings(
-        request.datasets,
-        request.configuration,
-        request.trainers,
-        request.plans,
-        request.folds,
-        request.skip_missing,
-    )
-    said = []
+def _comparable(
+    request: Request, found: Sequence[Training], missing: Sequence[Training], what: str
+) -> tuple[list[Training], list[str]]:
+    """Return the finished trainings that can be compared, and what to say about the missing ones.
+
+    `what` names them: trainings, or the test sets that were predicted by them.
+    """
+    trainings, said = list(found), []
     for dataset in dict.fromkeys(t.dataset for t in [*trainings, *missing]):
-        lacking = [f"{t.run} fold {t.fold}" for t in missing if t.dataset == dataset]
+        lacking = [t.title for t in missing if t.dataset == dataset]
         if lacking:
-            said.append(f"{dataset}: {len(lacking)} trainings are missing: {shortened(lacking)}.")
+            said.append(f"{dataset}: {len(lacking)} {what} are missing: {shortened(lacking)}.")
         outdated = [t.unusable() for t in missing if t.dataset == dataset and (t.validation / "summary.json").is_file()]
         if outdated:
             said.append(f"{dataset}: results of earlier trainings are left out: {shortened(outdated)}.")
@@ -186,20 +232,16 @@ def apply_policy(cases: pd.DataFrame, empty: str) -> tuple[pd.DataFrame, int]:
     return cases, int(touched.sum())
 
 
-def _cautions(cases: pd.DataFrame, summary: pd.DataFrame, request: Request) -> list[str]:
+def _cautions(cases: pd.DataFrame, summary: pd.DataFrame, request: Request, trainings: Sequence[Training]) -> list[str]:
     said = []
     for dataset, part in cases.groupby("dataset", sort=False):
         n = part["case"].nunique()
         if n < SMALL:
             said.append(f"{dataset}: n = {n} only; single cases weigh much, and small differences cannot be seen.")
         if request.trainers:
-            folds, runs = part["fold"].nunique(), part.groupby("trainer")["run"].nunique()
-            if "all" in set(part["fold"]):
-                said.append(
-                    f"{dataset}: fold all was validated on its own training cases; this says nothing of new ones."
-                )
-            elif folds < 5:
-                said.append(f"{dataset}: {folds} of nnU-Net's 5 folds; this is not a cross-validation.")
+            runs = part.groupby("trainer")["run"].nunique()
+            if not any(isinstance(t, FoldEnsemble) for t in trainings):
+                said += _fold_cautions(str(dataset), set(part["fold"]))
             if (runs == 1).any():
                 single = ", ".join(runs.index[runs == 1])
                 said.append(
@@ -213,6 +255,14 @@ def _cautions(cases: pd.DataFrame, summary: pd.DataFrame, request: Request) -> l
     undefined = cases[cases["value"].isna() & (cases["label"] != FOREGROUND)].groupby("metric").size()
     said += [f"{count} values of {metric} are undefined and left out." for metric, count in undefined.items()]
     return said
+
+
+def _fold_cautions(dataset: str, folds: set[str]) -> list[str]:
+    if "all" in folds:
+        return [f"{dataset}: fold all was validated on its own training cases; this says nothing of new ones."]
+    if len(folds) < 5:
+        return [f"{dataset}: {len(folds)} of nnU-Net's 5 folds; this is not a cross-validation."]
+    return []
 
 
 def _one_sided(cases: pd.DataFrame, baseline: str) -> list[str]:
@@ -233,20 +283,19 @@ def _one_sided(cases: pd.DataFrame, baseline: str) -> list[str]:
     return said
 
 
-def _files(request: Request, trainings: list[Training], cases: pd.DataFrame) -> Locate:
+def _files(request: Request, trainings: Sequence[Training], cases: pd.DataFrame) -> Locate:
     if request.reference is None:
         return in_trainings(trainings)
     return in_folders(request.reference, request.predictions, cases[cases["label"] != FOREGROUND])
 
 
-def _surface(
-    request: Request, trainings: list[Training], labels: dict[Path, dict[str, Label]], cases: pd.DataFrame
-) -> tuple[pd.DataFrame, list[str]]:
+def _surface(request: Request, trainings: Sequence[Training], cases: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Return the surface metrics of the cases, and what to say about their spacing."""
     from nnunet_cpr.evaluation import folders, surface
 
     if request.trainers:
         kept = {(row.dataset, row.run, row.fold, row.case) for row in cases.itertuples()}
+        labels = {t: t.labels() for t in trainings}
         tasks = [
             surface.SurfaceTask(
                 t.dataset,
@@ -256,7 +305,7 @@ def _surface(
                 case,
                 reference,
                 prediction,
-                labels[t.folder],
+                labels[t],
                 t.reader,
                 t.spacing_files(reference),
             )

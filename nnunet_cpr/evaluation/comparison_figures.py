@@ -5,6 +5,7 @@ Legible in greyscale and for colour-blind readers: trainers differ in colour (Ok
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import matplotlib
@@ -82,6 +83,12 @@ def draw_comparison(results: Results) -> Iterator[Drawing]:
 
 
 @default_style()
+def draw_test_set(results: Results) -> Iterator[Drawing]:
+    """Draw the same figures of a test set, whose names and titles say so."""
+    for drawing in draw_comparison(results):
+        yield replace(drawing, name=f"test-set-{drawing.name}", title=f"Test set: {drawing.title}")
+
+
 def forest(results: Results, rows: Sequence[tuple[str, str, Any]], metric: str) -> Figure:
     """Draw differences with intervals: rows of group (dataset or label), trainer and comparison."""
     trainers = present(results, {trainer for _, trainer, _ in rows})

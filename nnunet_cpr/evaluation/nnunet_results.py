@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 
@@ -34,6 +34,13 @@ class Training:
     fold: str
     folder: Path
     """nnU-Net's results folder of the fold."""
+    part: ClassVar[str] = "Tr"
+    """How nnU-Net ends the names of the folders with the cases' images and labels."""
+
+    @property
+    def title(self) -> str:
+        """Its name in sentences about a dataset."""
+        return f"{self.run} fold {self.fold}"
 
     @property
     def validation(self) -> Path:
@@ -85,14 +92,12 @@ class Training:
 
     def spacing_files(self, reference: Path) -> tuple[Path, ...]:
         """Return where nnU-Net has the spacing of a case whose files are TIFF volumes."""
-        raw = known_folder("nnUNet_raw")
-        labels = [raw / self.dataset / "labelsTr" / reference.name] if raw else []
-        return spacing_files(*labels, reference)
+        return spacing_files(*(raw / reference.name for raw in self._in_raw("labels")), reference)
 
     def image(self, case: str) -> Path | None:
         """Return where the first channel of a case's image is in nnU-Net's raw data, None if that is not set."""
-        raw = known_folder("nnUNet_raw")
-        return raw / self.dataset / "imagesTr" / f"{case}_0000{self._description['file_ending']}" if raw else None
+        name = f"{case}_0000{self._description['file_ending']}"
+        return next((folder / name for folder in self._in_raw("images")), None)
 
     def files(self) -> list[tuple[str, Path, Path]]:
         """Return case, reference and prediction file of every validation case.
@@ -111,11 +116,7 @@ class Training:
     def locate(self) -> dict[str, tuple[Path, Path]]:
         """Return where reference and prediction of every validation case should be; they may be missing."""
         ending = self._description["file_ending"]
-        places = [
-            folder / self.dataset / part
-            for variable, part in (("nnUNet_preprocessed", "gt_segmentations"), ("nnUNet_raw", "labelsTr"))
-            if (folder := known_folder(variable))
-        ]
+        places = self._reference_folders()
         found = {}
         for case in read_json(self.validation / "summary.json")["metric_per_case"]:
             name = _case_name(case["prediction_file"])
@@ -124,6 +125,16 @@ class Training:
             reference = next((path for path in references if path.is_file()), references[0])
             found[name] = reference, self.validation / f"{name}{ending}"
         return found
+
+    def _in_raw(self, kind: str) -> list[Path]:
+        """Return the folder of nnU-Net's raw data with the cases' images or labels, none if nnUNet_raw is not set."""
+        raw = known_folder("nnUNet_raw")
+        return [raw / self.dataset / f"{kind}{self.part}"] if raw else []
+
+    def _reference_folders(self) -> list[Path]:
+        preprocessed = known_folder("nnUNet_preprocessed")
+        copies = [preprocessed / self.dataset / "gt_segmentations"] if preprocessed else []
+        return [*copies, *self._in_raw("labels")]
 
 
 def stated_reader(*folders: Path) -> str | None:
@@ -197,17 +208,23 @@ def dataset_name(name_or_id: str) -> str:
 
 
 def read_cases(
-    validation: Path, dataset: str, trainer: str, run: str, fold: str, labels: dict[str, Label]
+    validation: Path,
+    dataset: str,
+    trainer: str,
+    run: str,
+    fold: str,
+    labels: dict[str, Label],
+    advice: str = "write it anew with nnUNetv2_train ... --val",
 ) -> pd.DataFrame:
     """Read Dice per case and label from the summary.json of a validation folder, as CASE_COLUMNS.
 
-    Dice is NaN where label and prediction are both empty, as nnU-Net has it.
+    Dice is NaN where label and prediction are both empty, as nnU-Net has it. `advice` says how to repair the file.
 
     Raises:
         ValueError: the file is missing, damaged, or of other labels.
     """
     path = validation / "summary.json"
-    problem, advice = "is missing or damaged", "write it anew with nnUNetv2_train ... --val"
+    problem = "is missing or damaged"
     try:
         content = read_json(path)
         if "metric_per_case" not in content and "results" in content:

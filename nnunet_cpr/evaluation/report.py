@@ -5,18 +5,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from nnunet_cpr.evaluation.comparison_figures import draw_comparison
+from nnunet_cpr.evaluation.comparison_figures import draw_comparison, draw_test_set
 from nnunet_cpr.evaluation.constraint_figures import draw_constraints
 from nnunet_cpr.evaluation.contour_figures import draw_slices
 from nnunet_cpr.evaluation.figures import save_both
 from nnunet_cpr.evaluation.report_csv import csv_table
 from nnunet_cpr.evaluation.report_html import html_page
 from nnunet_cpr.evaluation.report_latex import latex_table
-from nnunet_cpr.evaluation.report_layout import REPORT
+from nnunet_cpr.evaluation.report_layout import REPORT, TEST_SET
 from nnunet_cpr.evaluation.report_markdown import markdown_page
 from nnunet_cpr.evaluation.report_sections import Section, make_sections
 from nnunet_cpr.evaluation.report_terminal import terminal_table
-from nnunet_cpr.evaluation.results import CASE_COLUMNS, Results
+from nnunet_cpr.evaluation.results import CASE_COLUMNS, COST_COLUMNS, Results
 from nnunet_cpr.evaluation.training_figures import draw_training
 from nnunet_cpr.files import write_text
 from nnunet_cpr.output_folder import replace_folder
@@ -29,7 +29,6 @@ SUMMARY_COLUMNS += ["mean_over_folds", "runs_std"]
 TRAINING_COLUMNS = ["dataset", "trainer", "run", "fold", *_KEYS, "mean"]
 COMPARISON_COLUMNS = ["dataset", "trainer", "baseline", *_KEYS, "difference", "ci_low", "ci_high", "p", "p_holm"]
 COMPARISON_COLUMNS += ["wins", "ties", "losses", "baseline_mean", "trainer_mean", "difference_std", "effect_size"]
-COST_COLUMNS = ["dataset", "trainer", "run", "fold", "epochs", "seconds_per_epoch", "total_hours"]
 
 
 def write_report(results: Results, folder: Path) -> None:
@@ -45,20 +44,27 @@ def write_files(results: Results, folder: Path, closing: Sequence[Section] = ())
     """Write the report's files into a folder that has none yet; `closing` sections come last."""
     figures = folder / "figures"
     figures.mkdir()
+    texts = _tables(results)
+    if not results.cost.empty:
+        texts["costs.csv"] = csv_table(results.cost[COST_COLUMNS])
+    if results.test_set is not None:
+        texts |= {f"{TEST_SET}{name}": text for name, text in _tables(results.test_set).items()}
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    drawings = [*draw_comparison(results), *draw_slices(results), *draw_training(results), *draw_constraints(results)]
+    of_test_set = [] if results.test_set is None else list(draw_test_set(results.test_set))
+    svgs = {drawing.name: save_both(drawing, figures) for drawing in [*drawings, *of_test_set]}
+    sections = [*make_sections(results, drawings, of_test_set), *closing]
+    pages = {"report.md": markdown_page(results, sections), "report.html": html_page(results, sections, svgs)}
+    for name, text in pages.items():
+        write_text(folder / name, text)
+
+
+def _tables(results: Results) -> dict[str, str]:
     tables: list[tuple[str, pd.DataFrame, list[str]]] = [
         ("cases.csv", results.cases, CASE_COLUMNS),
         ("summary.csv", results.summary, SUMMARY_COLUMNS),
         ("trainings.csv", results.trainings, TRAINING_COLUMNS),
         ("comparisons.csv", results.comparisons, COMPARISON_COLUMNS),
-        *([] if results.cost.empty else [("costs.csv", results.cost, COST_COLUMNS)]),
     ]
-    texts = {name: csv_table(frame[columns]) for name, frame, columns in tables}
-    texts["table.tex"] = latex_table(results)
-    for name, text in texts.items():
-        write_text(folder / name, text)
-    drawings = [*draw_comparison(results), *draw_slices(results), *draw_training(results), *draw_constraints(results)]
-    svgs = {drawing.name: save_both(drawing, figures) for drawing in drawings}
-    sections = [*make_sections(results, drawings), *closing]
-    pages = {"report.md": markdown_page(results, sections), "report.html": html_page(results, sections, svgs)}
-    for name, text in pages.items():
-        write_text(folder / name, text)
+    return {name: csv_table(frame[columns]) for name, frame, columns in tables} | {"table.tex": latex_table(results)}

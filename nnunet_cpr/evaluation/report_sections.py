@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from nnunet_cpr.evaluation import report_tables
 from nnunet_cpr.evaluation.figures import Drawing
 from nnunet_cpr.evaluation.report_lookup import metrics
-from nnunet_cpr.evaluation.report_numbers import lower_is_better
+from nnunet_cpr.evaluation.report_numbers import lower_is_better, plural
+from nnunet_cpr.evaluation.report_verdict import verdicts
 from nnunet_cpr.evaluation.results import CONSTRAINTS, SLICES, TRAINING, Results
 
 _ORIENTATION = (
@@ -28,13 +29,14 @@ class Section:
     commands: Sequence[str] = ()
 
 
-def make_sections(results: Results, drawings: Sequence[Drawing]) -> list[Section]:
+def make_sections(results: Results, drawings: Sequence[Drawing], of_test_set: Sequence[Drawing] = ()) -> list[Section]:
     """Return the sections; those whose tables or figures are empty are left out."""
     first, *rest = metrics(results)
     of_first = [drawing for drawing in drawings if drawing.topic == first]
     of_rest = [drawing for drawing in drawings if drawing.topic in rest]
     sections = [
         Section("comparison", "Comparison", _comparison_notes(results), report_tables.main_tables(results)),
+        *([] if results.test_set is None else [_test_set(results.test_set, of_test_set)]),
         Section("figures", f"Figures: {first}", drawings=of_first),
         Section("more-figures", f"Figures: {', '.join(rest)}", drawings=of_rest, folded=True),
         Section("labels", "Per label", tables=report_tables.label_tables(results)),
@@ -59,6 +61,27 @@ def make_sections(results: Results, drawings: Sequence[Drawing]) -> list[Section
     spread = report_tables.summary_tables(results)
     sections.append(Section("distribution", "Mean, spread and range", tables=spread, folded=True))
     return [one for one in sections if one.notes or one.drawings or any(table.rows for table in one.tables)]
+
+
+def _test_set(results: Results, drawings: Sequence[Drawing]) -> Section:
+    """What the fold ensembles have predicted of cases that no training has seen."""
+    folds = "; ".join(
+        f"{dataset}: {plural(part['case'].nunique(), 'case')}, folds {', '.join(str(part['fold'].iloc[0]).split('_'))}"
+        for dataset, part in results.cases.groupby("dataset", sort=False)
+    )
+    notes = [
+        "All other sections are about the cross-validation, in which each fold predicts the cases that it was not "
+        "trained with. Here the folds of a training predict together, as one ensemble (nnU-Net averages their "
+        f"probabilities), and the cases were in no training. {folds}.",
+        *(
+            f"{dataset}, {one.trainer}: {one.finding}. {one.numbers}"
+            for dataset, found in verdicts(results).items()
+            for one in found
+        ),
+        f"p: with Holm's correction over the {results.comparisons['p'].notna().sum()} comparisons of the test set.",
+    ]
+    tables = [*report_tables.main_tables(results), *report_tables.label_tables(results)]
+    return Section("test-set", "Test set (fold ensembles)", notes, tables, drawings)
 
 
 def _of_topic(results: Results, drawings: Sequence[Drawing], topic: str, anchor: str, heading: str) -> Section:

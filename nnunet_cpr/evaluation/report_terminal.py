@@ -9,7 +9,16 @@ HEADER_REST = ["difference [95 % CI]", "p (Holm)", "wins/ties/losses"]
 
 
 def terminal_table(results: Results) -> str:
-    """Return the table in ASCII (but for names), at most 110 columns wide: a block a dataset, a line a trainer."""
+    """Return the table in ASCII (but for names), at most 110 columns wide: a block a dataset, a line a trainer.
+
+    A second table is that of the test set, if that was compared, too.
+    """
+    if results.test_set is None:
+        return _table(results)
+    return f"Cross-validation\n{_table(results)}\n\nTest set (fold ensembles)\n{_table(results.test_set)}"
+
+
+def _table(results: Results) -> str:
     metric = metrics(results)[0]
     summary, comparisons = rows_by_key(results.summary), rows_by_key(results.comparisons)
     unit = " (mm)" if metric in numbers.IN_MILLIMETRES else ""

@@ -38,6 +38,8 @@ class Request:
     intersect: bool = False
     skip_missing: bool = False
     """Compare the finished trainings by the cases that all of them have."""
+    test_set: bool = False
+    """Compare what the fold ensembles of `nnunet-cpr batch` have predicted of the test sets, too."""
     surface: bool = False
     tolerance: float = 1.0
     """Of NSD, in mm."""
@@ -74,7 +76,7 @@ def make_request(given: Mapping[str, Any]) -> Request:
     for key in ("output", "reference"):
         if key in values:
             values[key] = user_path(_text(key, values[key]))
-    for key in ("intersect", "skip_missing", "surface"):
+    for key in ("intersect", "skip_missing", "test_set", "surface"):
         if not isinstance(values.get(key, False), bool):
             raise ValueError(f"{key} is {values[key]!r}, but must be true or false")
     if "empty" in values:
@@ -95,9 +97,7 @@ def make_request(given: Mapping[str, Any]) -> Request:
         raise ValueError("-tr needs the datasets: -d 4, or -d Dataset004_Hippocampus")
     if predictions and not values.get("reference"):
         raise ValueError("--pred needs --reference, the folder of the true labels")
-    if predictions and (
-        useless := [key for key in ("datasets", "configuration", "plans", "folds", "skip_missing") if key in values]
-    ):
+    if predictions and (useless := [key for key in _OF_TRAINERS if key in values]):
         raise ValueError(f"{useless[0]} means nothing for folders (--pred)")
     if "tolerance" in values and not values.get("surface"):
         raise ValueError("the tolerance is that of NSD, which needs --surface")
@@ -138,6 +138,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
+_OF_TRAINERS = ("datasets", "configuration", "plans", "folds", "skip_missing", "test_set")
 _TEXTS = (
     "datasets", "configuration", "plans", "folds", "trainers", "reference", "predictions", "baseline", "output"
 )  # fmt: skip

@@ -19,6 +19,8 @@ CASE_COLUMNS = ["dataset", "trainer", "fold", "case", "label", "metric", "value"
 
 EPOCH_COLUMNS = ["dataset", "trainer", "run", "fold", "epoch", "step"]
 EPOCH_COLUMNS += ["train_loss", "validation_loss", "pseudo_dice", "seconds"]
+COST_COLUMNS = ["dataset", "trainer", "run", "fold", "epochs", "seconds_per_epoch", "total_hours"]
+PAPER_COLUMNS = ["dataset", "setting", "dice", "source"]
 TRACE_COLUMNS = ["dataset", "trainer", "run", "fold", "tensor", "epoch", "step", "reg", "kappa", "lagmul"]
 
 Plane = npt.NDArray[Any]
@@ -80,14 +82,14 @@ class Results:
     ranks: pd.DataFrame | None
     """With three trainers or more: dataset, metric, trainer, mean_rank, rank_low, rank_high, first (share of bootstrap
     samples in which the trainer is ranked first)."""
-    cost: pd.DataFrame
-    """dataset, trainer, run, fold, epochs, seconds_per_epoch (median), total_hours. Empty for plain folders."""
-    paper: pd.DataFrame
-    """The paper's own figures for these datasets: dataset, setting, dice (0 to 1), source. May be empty."""
     facts: dict[str, str]
     """How it was computed: command, versions, bootstrap samples and seed, policy for empty masks, tolerance..."""
     cautions: list[str] = field(default_factory=list)
     """One sentence each: small n, one seed, undefined cases, cases left out. To be shown prominently."""
+    cost: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=COST_COLUMNS))
+    """dataset, trainer, run, fold, epochs, seconds_per_epoch (median), total_hours. Empty for plain folders."""
+    paper: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=PAPER_COLUMNS))
+    """The paper's own figures for these datasets: dataset, setting, dice (0 to 1), source. May be empty."""
     epochs: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=EPOCH_COLUMNS))
     """A row an epoch of a training; `step` counts the optimizer steps done by its end."""
     traces: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=TRACE_COLUMNS))
@@ -95,3 +97,5 @@ class Results:
     slices: list[CaseSlice] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=dict)
     """By topic: sentences on trainings or cases that its figures lack."""
+    test_set: "Results | None" = None
+    """The same tables of what fold ensembles have predicted of the datasets' test sets, if that was asked for."""

@@ -3,6 +3,9 @@
 import json
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
+
 DATASET = "Dataset004_Tiny"
 
 
@@ -22,3 +25,22 @@ def prepared_dataset(preprocessed: Path, name: str = DATASET, folds: int = 5) ->
     splits = [{"train": cases, "val": cases[fold::folds]} for fold in range(folds)]
     (folder / "splits_final.json").write_text(json.dumps(splits))
     return folder
+
+
+def raw_with_test_set(raw: Path, name: str = DATASET, train: int = 4, test: int = 3) -> Path:
+    """nnU-Net's raw dataset with one channel and a labeled test set; every file has a content of its own."""
+    folder, generator = raw / name, np.random.default_rng(0)
+    for part, case, number in (("Tr", "case", train), ("Ts", "test", test)):
+        for k in range(number):
+            write_nifti(folder / f"images{part}" / f"{case}_{k}_0000.nii.gz", generator.integers(0, 200, (4, 5, 6)))
+            write_nifti(folder / f"labels{part}" / f"{case}_{k}.nii.gz", generator.integers(0, 2, (4, 5, 6)))
+    labels = {"background": 0, "organ": 1}
+    description = {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": train, "file_ending": ".nii.gz"}
+    (folder / "dataset.json").write_text(json.dumps(description))
+    return folder
+
+
+def write_nifti(path: Path, voxels: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(voxels.astype(np.uint8), np.eye(4)), path)
+    return path

@@ -7,19 +7,25 @@ from pathlib import Path
 
 import pytest
 
+STAND_INS = {
+    "nnUNetv2_train": "fake_nnunet_train.py",
+    "nnUNetv2_predict": "fake_nnunet_predict.py",
+    "nnUNetv2_evaluate_folder": "fake_nnunet_evaluate.py",
+}
+
 
 @pytest.fixture(scope="session")
 def shadow_python(tmp_path_factory) -> Path:
-    """This environment's Python, but with a stand-in for nnUNetv2_train beside it."""
+    """This environment's Python, but with stand-ins for nnU-Net's commands beside it."""
     folder = tmp_path_factory.mktemp("shadow")
     venv.create(folder, symlinks=True)
     outside = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()}
     inside = next(folder.glob("lib/python*/site-packages"))
     (inside / "outside.pth").write_text("".join(f"import site; site.addsitedir({path!r})\n" for path in outside))
-    script = folder / "bin" / "nnUNetv2_train"
-    source = Path(__file__).with_name("fake_nnunet_train.py").read_text()
-    script.write_text(f"#!{Path(sys.executable).resolve()} -IS\n{source}")
-    script.chmod(0o755)
+    for name, source in STAND_INS.items():
+        script = folder / "bin" / name
+        script.write_text(f"#!{Path(sys.executable).resolve()} -IS\n{Path(__file__).with_name(source).read_text()}")
+        script.chmod(0o755)
     return folder / "bin" / "python"
 
 

@@ -39,6 +39,8 @@ OURS = {
     "prepare": ["--requeue", "--cpus-per-task=8"],
     "train": ["--requeue", "--cpus-per-task=8", "--signal=USR1@120"],
     "surface": ["--requeue", "--cpus-per-task=8"],
+    "predict": ["--requeue", "--cpus-per-task=8", "--signal=USR1@120"],
+    "test_surface": ["--requeue", "--cpus-per-task=8"],
 }
 
 
@@ -74,8 +76,8 @@ OURS = {
 )
 def test_what_was_asked_for_is_passed_on_as_it_was_written(commands, text, everywhere, for_gpus):
     _, sbatch = slurm_arguments(text)
-    for kind in ("prepare", "train", "surface"):
-        expected = [*everywhere, *for_gpus] if kind == "train" else everywhere
+    for kind in OURS:
+        expected = [*everywhere, *for_gpus] if kind in ("train", "predict") else everywhere
         assert sorted(sbatch[kind]) == sorted([*OURS[kind], *expected])
 
 

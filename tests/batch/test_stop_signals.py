@@ -19,8 +19,8 @@ from pathlib import Path
 from nnunet_cpr.batch import train
 train.STOP_SECONDS = {patience}
 train.executable = str
-with train._StopSignals() as signals:
-    print(train._run(["./training"], Path("log"), {{}}, [], signals))
+with train.StopSignals() as signals:
+    print(train.run_command(["./training"], Path("log"), {{}}, [], signals))
 """
 
 

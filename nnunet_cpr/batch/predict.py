@@ -1,0 +1,135 @@
+"""The job that predicts a test set with all folds of a trainer as one ensemble, and evaluates the predictions."""
+
+import itertools
+import os
+import shutil
+import socket
+import time
+from pathlib import Path
+
+from nnunet_cpr.batch.ensembles import Ensemble
+from nnunet_cpr.batch.failures import forget_failure, note_failure, reason_in
+from nnunet_cpr.batch.gpus import gpu_locks
+from nnunet_cpr.batch.locks import take, take_one_of
+from nnunet_cpr.batch.plan import Plan, job_name
+from nnunet_cpr.batch.train import StopSignals, processes, run_command
+from nnunet_cpr.evaluation.fold_ensembles import RECORD
+from nnunet_cpr.evaluation.labeled_cases import labeled_cases
+from nnunet_cpr.evaluation.provenance import FINAL
+from nnunet_cpr.evaluation.segmentations import read_segmentation
+from nnunet_cpr.files import read_json, temporary_path, write_json
+from nnunet_cpr.parallel import job_cores
+from nnunet_cpr.training.stopping import RESUME_ME
+
+IMAGES = "images"
+"""Of the labeled cases: links to imagesTs, which may hold more, below the predictions while they are made."""
+
+
+def predict(plan: Plan, ensemble: Ensemble) -> int:
+    """Predict and evaluate the test set unless that has been done, and return the exit code.
+
+    What an earlier model has predicted is renamed, and what this one has is gone on from.
+    """
+    study, log, job = plan.study, ensemble.log(plan.study.output), f"predict/{job_name(ensemble.key)}"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with StopSignals() as signals:
+        lock = take(ensemble.lock)  # another study may have the same folds
+        assert lock is not None
+        if ensemble.is_done():
+            return 0
+        if waits := ensemble.waits_for():
+            raise ValueError(f"{waits[0].folder} is not trained and validated, or was trained again")
+        locks, environment = [lock], os.environ | processes() | {"PYTHONUNBUFFERED": "1"}
+        if plan.gpus:
+            text = f"waits, because other studies train on all of the GPUs {', '.join(plan.gpus)}"
+            index, gpu_lock = take_one_of(gpu_locks(plan.gpus), lambda: note_failure(study.output, job, text))
+            forget_failure(study.output, job)
+            locks.append(gpu_lock)
+            environment["CUDA_VISIBLE_DEVICES"] = plan.gpus[index]
+        _begin(ensemble)
+        begun, begin = time.time(), log.stat().st_size if log.is_file() else 0
+        code = run_command(predict_command(ensemble, study.device), log, environment, locks, signals)
+        if code == 0 and not signals.received:
+            code = _evaluate(ensemble, log, environment, locks, signals)
+        reason = reason_in(log, begin) if code else ""
+        if signals.received:
+            code, reason = RESUME_ME, "stopped"
+        elif code == 0 and not ensemble.is_done():
+            code, reason = 1, ensemble.changed() or "nnU-Net ended well, but left no result"
+        outcome = "done" if code == 0 else "stopped" if signals.received else "failed"
+        record = ensemble.record(study.output)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        write_json(record, {"outcome": outcome, "exit_code": code, "reason": reason, "host": socket.gethostname(),
+                            "begun": begun, "ended": time.time()})  # fmt: skip
+        if outcome == "failed":
+            note_failure(study.output, job, f"exit code {code}: {reason}; see {log}")
+        return code
+
+
+def predict_command(ensemble: Ensemble, device: str) -> list[str]:
+    """Return nnU-Net's command, which leaves out what is predicted already."""
+    plans, _, configuration = ensemble.folder.parent.name.removeprefix(f"{ensemble.run}__").partition("__")
+    workers = str(min(3, job_cores()))  # nnU-Net's own number, where there are so many cores
+    return ["nnUNetv2_predict", "-i", str(ensemble.folder / IMAGES), "-o", str(ensemble.folder),
+            "-d", ensemble.dataset, "-c", configuration, "-p", plans, "-tr", ensemble.run, "-f", *ensemble.folds,
+            "-chk", FINAL, "-device", device, "-npp", workers, "-nps", workers,
+            "--continue_prediction", "--disable_progress_bar"]  # fmt: skip
+
+
+def _begin(ensemble: Ensemble) -> None:
+    """Make the folder ready: nothing of another model, no half-written file, a record, and links to the images."""
+    folder, model = ensemble.folder, ensemble.folder.parent
+    if folder.is_dir() and ensemble.changed_prediction():
+        _set_aside(folder)
+    folder.mkdir(exist_ok=True)
+    summary = folder / "summary.json"
+    if summary.is_file():  # of other labels, or damaged
+        _set_aside(summary)
+    write_json(folder / RECORD, ensemble.made_of())
+    assert ensemble.labels_folder is not None
+    ending = read_json(model / "dataset.json")["file_ending"]
+    cases = labeled_cases(ensemble.labels_folder.parent, ending)
+    for case in cases:
+        _remove_unreadable(folder / f"{case.name}{ending}", ensemble.reader)
+    links = folder / IMAGES
+    shutil.rmtree(links, ignore_errors=True)
+    links.mkdir()
+    for case in cases:
+        spacing = case.images[0].with_name(f"{case.name}.json")  # nnU-Net keeps that of TIFF volumes there
+        for path in [*case.images, *([spacing] if spacing.is_file() else [])]:
+            (links / path.name).symlink_to(path.resolve())
+
+
+def _evaluate(
+    ensemble: Ensemble, log: Path, environment: dict[str, str], locks: list[int], signals: StopSignals
+) -> int:
+    """Write nnU-Net's summary.json, whole or not at all."""
+    shutil.rmtree(ensemble.folder / IMAGES)
+    model = ensemble.folder.parent
+    summary = ensemble.folder / "summary.json"
+    temporary = temporary_path(summary)
+    command = ["nnUNetv2_evaluate_folder", str(ensemble.labels_folder), str(ensemble.folder),
+               "-djfile", str(model / "dataset.json"), "-pfile", str(model / "plans.json"),
+               "-o", str(temporary), "-np", str(min(8, job_cores()))]  # fmt: skip
+    try:
+        code = run_command(command, log, environment, locks, signals)
+        if code == 0:
+            temporary.replace(summary)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return code
+
+
+def _set_aside(path: Path) -> None:
+    """Rename what an earlier call has left."""
+    names = (path.with_name(f"{path.name}.old{number or ''}") for number in itertools.count())
+    path.rename(next(name for name in names if not name.exists()))
+
+
+def _remove_unreadable(prediction: Path, reader: str | None) -> None:
+    """Remove a prediction that a killed process has left half-written, which nnU-Net would take for done."""
+    if prediction.is_file():
+        try:
+            read_segmentation(prediction, reader)
+        except ValueError:
+            prediction.unlink()

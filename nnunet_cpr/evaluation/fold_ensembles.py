@@ -1,0 +1,156 @@
+"""What the folds of a training, as one ensemble, have predicted of a labeled test set, and what that belongs to.
+
+The predictions lie beside the folds, in `test_set_folds_0_1_2_3_4`, with nnU-Net's summary.json. A record beside them
+says by which checkpoints, and of which images and labels, so that those of an earlier training never pass for this
+one's. As in provenance.py the content of files is compared, not their times. Imports no torch.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from nnunet_cpr.content_id import content_id
+from nnunet_cpr.evaluation.labeled_cases import labeled_cases
+from nnunet_cpr.evaluation.nnunet_results import Training, dataset_name, shortened
+from nnunet_cpr.evaluation.provenance import FINAL
+from nnunet_cpr.files import read_json
+
+RECORD = "nnunet_cpr_test_set.json"
+"""What the predictions belong to."""
+_CHANGES = {
+    "checkpoints": "trained again since: fold {}",
+    "images": "the images of {} have changed",
+    "labels": "the labels of {} have changed",
+}
+ADVICE = "run the study with test_set: true (nnunet-cpr batch)"
+
+
+@dataclass(frozen=True)
+class FoldEnsemble(Training):
+    """The folds of one run as one model. `fold` names them all, as in 0_1_2, and `folder` holds the predictions."""
+
+    part: ClassVar[str] = "Ts"
+
+    @property
+    def folds(self) -> list[str]:
+        """The folds that predict together."""
+        return self.fold.split("_")
+
+    @property
+    def title(self) -> str:
+        """Its name in sentences about a dataset."""
+        return f"{self.run} folds {', '.join(self.folds)}"
+
+    @property
+    def validation(self) -> Path:
+        """Where predictions and summary.json are."""
+        return self.folder
+
+    @property
+    def labels_folder(self) -> Path | None:
+        """The folder of the test set's labels, None if nnUNet_raw is not set."""
+        return next(iter(self._in_raw("labels")), None)
+
+    def unusable(self) -> str:
+        """Say why there is no result of the last trainings and of this test set; empty if there is one."""
+        path = self.folder / "summary.json"
+        if not path.is_file():
+            return str(path)
+        changed = self.changed()
+        return f"{path} ({changed})" if changed else ""
+
+    def doubt(self) -> None:
+        """Return None: whether the folds' own data has changed is said of each fold."""
+
+    def changed(self) -> str:
+        """Say what has changed since the test set was predicted and evaluated; empty if nothing is known to have."""
+        return self._changed("checkpoints", "images", "labels")
+
+    def changed_prediction(self) -> str:
+        """Say what has changed since the test set was predicted, whatever its labels; empty if nothing is known to."""
+        return self._changed("checkpoints", "images")
+
+    def made_of(self) -> dict[str, dict[str, Any]]:
+        """Return what tells checkpoints, images and labels apart from others, as it is recorded.
+
+        What is not there is left out: a deleted checkpoint says nothing, and a test set may be on another machine.
+        """
+        checkpoints = {}
+        for fold in self.folds:
+            with suppress(FileNotFoundError):
+                checkpoints[fold] = content_id(self.folder.parent / f"fold_{fold}" / FINAL)
+        labels = self.labels_folder
+        cases = labeled_cases(labels.parent, self._description["file_ending"]) if labels else []
+        return {
+            "checkpoints": checkpoints,
+            "images": {case.name: [content_id(path) for path in case.images] for case in cases},
+            "labels": {case.name: content_id(case.label) for case in cases},
+        }
+
+    def _changed(self, *keys: str) -> str:
+        recorded = self._record()
+        if recorded is None:
+            return f"{RECORD} is missing or damaged, so nobody knows which model predicted this"
+        now = self.made_of()
+        for key in keys:
+            names = now[key].keys()
+            if key != "checkpoints" and names:
+                if more := sorted(names - recorded[key].keys()):
+                    return f"the test set has new cases: {shortened(more)}"
+                if less := sorted(recorded[key].keys() - names):
+                    return f"the test set lacks cases: {shortened(less)}"
+            if differing := [name for name in names if now[key][name] != recorded[key].get(name)]:
+                return _CHANGES[key].format(shortened(differing))
+        return ""
+
+    def _record(self) -> Mapping[str, Any] | None:
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            content = read_json(self.folder / RECORD)
+            if all(isinstance(content[key], dict) for key in ("checkpoints", "images", "labels")):
+                return dict(content)
+        return None
+
+    def _reference_folders(self) -> list[Path]:
+        return self._in_raw("labels")
+
+
+def ensemble_folder(model: Path, folds: list[str]) -> Path:
+    """Return where the folds' predictions of the test set are, below nnU-Net's folder of the model."""
+    return model / f"test_set_folds_{'_'.join(folds)}"  # spelled as in nnU-Net's crossval_results_folds_0_1
+
+
+def find_ensembles(
+    datasets: list[str],
+    configuration: str,
+    trainers: Mapping[str, list[str]],
+    plans: str,
+    folds: list[str],
+    skip_missing: bool = False,
+) -> tuple[list[FoldEnsemble], list[FoldEnsemble]]:
+    """Return the ensembles with a result, and those without. The arguments are those of `find_trainings`.
+
+    Raises:
+        ValueError: a result is missing or of earlier trainings (unless `skip_missing`); names all that are.
+    """
+    found = list(_ensembles(datasets, configuration, trainers, plans, list(dict.fromkeys(folds))))
+    unusable = {ensemble: why for ensemble in found if (why := ensemble.unusable())}
+    if unusable and not skip_missing:
+        raise ValueError(
+            f"{len(unusable)} of {len(found)} fold ensembles have no result of the test set: "
+            f"{shortened(list(unusable.values()), 10)}; {ADVICE}, or use --skip-missing"
+        )
+    return [ensemble for ensemble in found if ensemble not in unusable], list(unusable)
+
+
+def _ensembles(
+    datasets: list[str], configuration: str, trainers: Mapping[str, list[str]], plans: str, folds: list[str]
+) -> Iterator[FoldEnsemble]:
+    root = Path(os.environ["nnUNet_results"])  # noqa: SIM112 (nnU-Net's name)
+    for dataset in dict.fromkeys(map(dataset_name, datasets)):
+        for trainer, runs in trainers.items():
+            for run in runs:
+                folder = ensemble_folder(root / dataset / f"{run}__{plans}__{configuration}", folds)
+                yield FoldEnsemble(dataset, trainer, run, "_".join(folds), folder)
