@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from nnunet_cpr.batch.grid import read_grid
 from nnunet_cpr.batch.study_file import StudyFile, read_study_file
 from nnunet_cpr.datasets.small_plans import CONFIGURATION as SMALL
 from nnunet_cpr.evaluation.nnunet_results import dataset_name
@@ -17,8 +18,8 @@ from nnunet_cpr.labels import foreground_labels, printable, read_dataset_json
 from nnunet_cpr.nnunet.trainer_files import defining_file
 from nnunet_cpr.training.settings import family_of, parse
 
-KEYS = ["datasets", "configuration", "plans", "trainers", "folds", "seeds", "baseline", "surface", "tolerance",
-        "device", "train_arguments", "output"]  # fmt: skip
+KEYS = ["datasets", "configuration", "plans", "trainers", "grid", "folds", "seeds", "baseline", "surface",
+        "tolerance", "device", "train_arguments", "output"]  # fmt: skip
 PLANNED = ("2d", "3d_fullres", "3d_lowres")
 PLANNERS = {"nnUNetPlans": "ExperimentPlanner"} | {
     f"nnUNetResEncUNet{size}Plans": f"nnUNetPlannerResEnc{size}" for size in ("M", "L", "XL")
@@ -67,9 +68,10 @@ def read_study(path: Path) -> Study:
             file.complain(None, f"the key {key} is missing")
     plans = _name_of_file(file, "plans", "nnUNetPlans")
     configuration = _name_of_file(file, "configuration", "3d_fullres")
+    mistakes = len(file.mistakes)
     trainers = _trainers(file)
     baseline = printable(file.text("baseline", next(iter(trainers), "")))
-    if trainers and baseline not in trainers:
+    if trainers and baseline not in trainers and len(file.mistakes) == mistakes:
         file.complain(file.nodes["baseline"], f"the baseline {baseline} is not among {', '.join(trainers)}")
     datasets = file.listed("datasets", _dataset)
     folds = file.listed("folds", _fold)
@@ -100,26 +102,37 @@ def _trainers(file: StudyFile) -> dict[str, list[str]]:
     seeds = [seed for seed, _ in file.listed("seeds", _seed)]
     if "trainers" not in file.nodes:
         return {}
+    grid = read_grid(file)
     found: dict[str, list[str]] = {}
     for written, nodes in file.named("trainers").items():
-        shown = printable(written)
-        if shown in found:
-            file.complain(nodes[0], f"trainers has {shown} twice")
+        for filled, trainers in grid.expand(file, written, nodes):
+            shown = printable(filled)
+            if shown in found:
+                file.complain(nodes[0], f"trainers has {shown} twice")
+            else:
+                others = [run for runs in found.values() for run in runs]
+                found[shown] = _with_seeds(file, trainers, seeds, others)
+    grid.complain_of_unused(file)
+    return found
+
+
+def _with_seeds(
+    file: StudyFile, trainers: list[tuple[str, yaml.Node]], seeds: list[int], others: list[str]
+) -> list[str]:
+    """Return nnU-Net's names of the trainers with each seed, as far as they are trainers and not among the others."""
+    found: list[str] = []
+    for trainer, node in trainers:
+        if seeds and not family_of(trainer):
+            file.complain(node, f"{trainer} takes no seed; seeds are for the trainers of `nnunet-cpr trainers`")
             continue
-        found[shown] = []
-        for node in nodes:
-            if seeds and not family_of(node.value):
-                file.complain(node, f"{node.value} takes no seed; seeds are for the trainers of `nnunet-cpr trainers`")
-                continue
-            runs = [f"{node.value}_seed{seed}" for seed in seeds] or [node.value]
-            try:
-                for run in runs:
-                    _check_trainer(run)
-                    if any(run in others for others in found.values()):
-                        raise ValueError(f"{run} is there twice")
-                found[shown] += runs
-            except ValueError as error:
-                file.complain(node, str(error))
+        try:
+            for run in [f"{trainer}_seed{seed}" for seed in seeds] or [trainer]:
+                _check_trainer(run)
+                if run in found or run in others:
+                    raise ValueError(f"{run} is there twice")
+                found.append(run)
+        except ValueError as error:
+            file.complain(node, str(error))
     return found
 
 
