@@ -5,9 +5,9 @@ import re
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
+from nnunet_cpr.batch.epoch_times import EpochTimes
 from nnunet_cpr.batch.failures import one_line
 from nnunet_cpr.batch.locks import is_locked
 from nnunet_cpr.batch.study import Study
@@ -111,11 +111,8 @@ def runs_of(study: Study) -> list[Run]:
 
 def states_of(study: Study) -> list[State]:
     """Look at every training of the study."""
-    from nnunet_cpr.evaluation.nnunet_logs import read_log
-
-    runs = runs_of(study)
-    seconds = {run.key: read_log(run.folder)["seconds"].tolist() for run in runs}
-    return [_state(run, study, seconds[run.key], _time_per_epoch(run, runs, seconds)) for run in runs]
+    times = EpochTimes()
+    return [_state(run, study, times) for run in runs_of(study)]
 
 
 def as_dicts(states: list[State]) -> list[dict[str, Any]]:
@@ -123,7 +120,7 @@ def as_dicts(states: list[State]) -> list[dict[str, Any]]:
     return [asdict(state) for state in states]
 
 
-def _state(run: Run, study: Study, seconds: list[float], seconds_per_epoch: float | None) -> State:
+def _state(run: Run, study: Study, times: EpochTimes) -> State:
     note, begun = "", run.is_begun()
     if is_locked(run.lock):
         state = "running"
@@ -141,9 +138,12 @@ def _state(run: Run, study: Study, seconds: list[float], seconds_per_epoch: floa
             state, note = "failed", failure_note(record, run.log(study.output))
     finished = (run.folder / CHECKPOINTS[0]).is_file() and not (run.folder / CHECKPOINTS[1]).is_file()
     trained = state == "done" or finished
-    epochs_done = run.epochs if trained else min(len(seconds), run.epochs) if begun or state == "running" else 0
+    epochs_done = (
+        run.epochs if trained else min(len(times.of(run.folder)), run.epochs) if begun or state == "running" else 0
+    )
     left = run.epochs - epochs_done
-    hours = left * seconds_per_epoch / 3600 if left and seconds_per_epoch else None if left else 0.0
+    seconds = times.expected(run.folder) if left else 0.0
+    hours = None if seconds is None else left * seconds / 3600
     return State(run.dataset, run.trainer, run.run, run.fold, state, epochs_done, run.epochs, hours, note)
 
 
@@ -159,13 +159,3 @@ def read_record(path: Path) -> dict[str, Any]:
         return dict(read_json(path))
     except (OSError, ValueError, TypeError):
         return {}
-
-
-def _time_per_epoch(run: Run, runs: list[Run], seconds: dict[str, list[float]]) -> float | None:
-    """The median epoch of this training, else of its trainer on this dataset, else of any trainer on it."""
-    same_dataset = [other for other in runs if other.dataset == run.dataset]
-    for others in ([run], [other for other in same_dataset if other.run == run.run], same_dataset):
-        times = [time for other in others for time in seconds[other.key]]
-        if times:
-            return median(times)
-    return None

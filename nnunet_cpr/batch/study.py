@@ -2,29 +2,21 @@
 
 import math
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from nnunet_cpr.batch.grid import read_grid
+from nnunet_cpr.batch.study_data import check_dataset, check_folds, check_name, read_dataset_name
 from nnunet_cpr.batch.study_file import StudyFile, read_study_file
-from nnunet_cpr.datasets.small_plans import CONFIGURATION as SMALL
-from nnunet_cpr.evaluation.nnunet_results import dataset_name
-from nnunet_cpr.files import read_json, user_path
-from nnunet_cpr.labels import foreground_labels, printable, read_dataset_json
+from nnunet_cpr.files import user_path
+from nnunet_cpr.labels import printable
 from nnunet_cpr.nnunet.trainer_files import defining_file
 from nnunet_cpr.training.settings import family_of, parse
 
 KEYS = ["datasets", "configuration", "plans", "trainers", "grid", "folds", "seeds", "baseline", "surface",
         "tolerance", "device", "train_arguments", "output"]  # fmt: skip
-PLANNED = ("2d", "3d_fullres", "3d_lowres")
-PLANNERS = {"nnUNetPlans": "ExperimentPlanner"} | {
-    f"nnUNetResEncUNet{size}Plans": f"nnUNetPlannerResEnc{size}" for size in ("M", "L", "XL")
-}
-"""nnU-Net's plans and the planner that makes them."""
 ARGUMENTS = ("--npz", "--val_best")
 """Of nnUNetv2_train: those that make sense for every training of a study and are not set by it."""
 DEFAULT_FOLDS = ["0", "1", "2", "3", "4"]
@@ -53,8 +45,12 @@ class Study:
     """Where logs, records and the report are."""
 
 
-def read_study(path: Path) -> Study:
+def read_study(path: Path, need_data: bool = True) -> Study:
     """Read and check a study.
+
+    Args:
+        path: The study's file.
+        need_data: False to look at a study whose datasets may not be there yet.
 
     Raises:
         ValueError: with one line for each mistake: file, line number, what is wrong.
@@ -73,11 +69,11 @@ def read_study(path: Path) -> Study:
     baseline = printable(file.text("baseline", next(iter(trainers), "")))
     if trainers and baseline not in trainers and len(file.mistakes) == mistakes:
         file.complain(file.nodes["baseline"], f"the baseline {baseline} is not among {', '.join(trainers)}")
-    datasets = file.listed("datasets", _dataset)
+    datasets = file.listed("datasets", lambda text: read_dataset_name(text, need_data))
     folds = file.listed("folds", _fold)
     for dataset, node in datasets:
-        _check_dataset(file, node, dataset, plans, configuration)
-        _check_folds(file, dataset, folds)
+        check_dataset(file, node, dataset, plans, configuration, need_data)
+        check_folds(file, dataset, folds)
     surface = file.choice("surface", {"true": True, "false": False}, False)
     study = Study(
         path=path,
@@ -145,90 +141,10 @@ def _check_trainer(name: str) -> None:
     settings.check_length(settings.total_steps)
 
 
-def _check_dataset(file: StudyFile, node: yaml.Node, dataset: str, plans: str, configuration: str) -> None:
-    preprocessed = Path(os.environ["nnUNet_preprocessed"]) / dataset  # noqa: SIM112 (nnU-Net's name)
-    raw = Path(os.environ["nnUNet_raw"]) / dataset  # noqa: SIM112 (nnU-Net's name)
-    plans_file = preprocessed / f"{plans}.json"
-    if not plans_file.is_file() and plans not in PLANNERS:
-        file.complain(file.nodes["plans"], f"{plans_file} is missing, and only {', '.join(PLANNERS)} can be made")
-        return
-    if not plans_file.is_file() or (raw / "dataset.json").exists():  # a machine may have only the preprocessed data
-        _check_raw(file, node, raw / "dataset.json")
-    if not plans_file.is_file():
-        known = [*PLANNED, SMALL]
-    else:
-        try:
-            known = list(read_json(plans_file)["configurations"].keys())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            file.complain(node, f"{plans_file} cannot be read ({error!r}); plan {dataset} anew")
-            return
-        known += [SMALL] if "3d_fullres" in known else []
-    where = file.nodes.get("configuration", node)
-    if configuration == "3d_cascade_fullres":
-        file.complain(where, "3d_cascade_fullres builds on the predictions of another training; train it by hand")
-    elif configuration not in known:
-        there = ", ".join(dict.fromkeys(known))
-        file.complain(where, f"{dataset} has no configuration {configuration}; there are {there}")
-
-
-def _check_raw(file: StudyFile, node: yaml.Node, description: Path) -> None:
-    try:
-        content = read_dataset_json(description)
-        lacking = [key for key in ("channel_names", "labels", "file_ending") if key not in content]
-        if not lacking and not isinstance(content["file_ending"], str):
-            raise ValueError("file_ending is no text")
-        if not isinstance(content.get("dataset", {}), dict):
-            raise ValueError("dataset holds no cases")
-        if not lacking:
-            _check_labels(content)
-    except FileNotFoundError:
-        file.complain(node, f"there is no {description}; see nnunet-cpr convert")
-    except (OSError, ValueError, TypeError) as error:
-        file.complain(node, f"{description} cannot be read ({error!r})")
-    else:
-        if lacking:
-            file.complain(node, f"{description} lacks {', '.join(lacking)}")
-
-
-def _check_labels(description: dict[str, Any]) -> None:
-    """Refuse labels on which nnU-Net fails after planning, or of which it would drop one."""
-    foreground_labels(description)
-    if not isinstance(description["labels"].get("background"), int) or description["labels"]["background"] != 0:
-        raise ValueError('its labels have no "background": 0, which nnU-Net needs')
-
-
-def _check_folds(file: StudyFile, dataset: str, folds: list[tuple[str, yaml.Node]]) -> None:
-    splits_file = Path(os.environ["nnUNet_preprocessed"]) / dataset / "splits_final.json"  # noqa: SIM112
-    number = 5  # what nnU-Net makes
-    if splits_file.is_file():
-        try:
-            number = len(read_json(splits_file))
-        except (OSError, ValueError, TypeError) as error:
-            file.complain(file.nodes["datasets"], f"{splits_file} cannot be read ({error!r})")
-            return
-    for fold, node in folds:
-        if fold != "all" and int(fold) >= number:
-            file.complain(node, f"fold {fold} is out of range: {dataset} has {number} folds, 0 to {number - 1}")
-
-
-def _dataset(text: str) -> str:
-    name = dataset_name(text)
-    if not re.fullmatch(r"Dataset\d{3}_[^/]+", name):
-        raise ValueError(f"{text} is neither a number nor a name such as Dataset004_Hippocampus")
-    _check_name(name)
-    return name
-
-
-def _check_name(name: str) -> None:
-    """Refuse what Snakemake, or a terminal, takes for more than a name."""
-    if not name.isprintable() or re.search(r"[/{}]", name):
-        raise ValueError(f"{name!r} cannot be used in a batch; a name must be without braces, slashes and line breaks")
-
-
 def _name_of_file(file: StudyFile, key: str, default: str) -> str:
     name = file.text(key, default)
     try:
-        _check_name(name)
+        check_name(name)
     except ValueError as error:
         file.complain(file.nodes[key], str(error))
         return default
