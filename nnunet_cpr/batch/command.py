@@ -67,6 +67,8 @@ def _show_data(study: Any) -> None:
     from nnunet_cpr.batch.prepare import is_prepared
     from nnunet_cpr.batch.study_data import is_missing
 
+    if study.weights_sha256 is None:
+        print(f"{study.pretrained_weights}: missing")
     for dataset in study.datasets:
         if is_prepared(study, dataset):
             print(f"{dataset}: prepared")

@@ -13,6 +13,7 @@ from nnunet_cpr.batch.locks import is_locked
 from nnunet_cpr.batch.study import Study
 from nnunet_cpr.evaluation.nnunet_results import Training
 from nnunet_cpr.evaluation.provenance import newer_training
+from nnunet_cpr.evaluation.starting_weights import other_weights
 from nnunet_cpr.files import read_json
 from nnunet_cpr.training.settings import parse
 
@@ -23,6 +24,9 @@ NNUNET_EPOCHS = 1000
 @dataclass(frozen=True)
 class Run(Training):
     """One training of a study: a fold of a dataset with one trainer and seed."""
+
+    weights_sha256: str | None = ""
+    """Of the weights that it is to begin with, as :class:`Study` has it."""
 
     @property
     def key(self) -> str:
@@ -51,7 +55,7 @@ class Run(Training):
         return int(named[1]) if named else NNUNET_EPOCHS
 
     def is_done(self) -> bool:
-        """Whether nnU-Net has validated it, and the result is of the last training, split, plans and data."""
+        """Whether nnU-Net has validated it, and the result is of the last training and what the study asks for."""
         return self._has_result() and not self.unusable() and not self.outdated()
 
     def outdated(self) -> str:
@@ -62,7 +66,9 @@ class Run(Training):
         if not (self._has_result() or self.is_begun()):
             return ""
         doubt = self.doubt()
-        return doubt.text if doubt and doubt.certain else ""
+        if doubt and doubt.certain:
+            return doubt.text
+        return "" if self.weights_sha256 is None else other_weights(self.folder, self.weights_sha256)
 
     def is_begun(self) -> bool:
         """Whether there is a checkpoint."""
@@ -87,7 +93,7 @@ class State:
     """nnU-Net's name of the trainer."""
     fold: str
     state: str
-    """done, running, resumable, failed (the last attempt), missing, or outdated (another split, plans or data)."""
+    """done, running, resumable, failed (the last attempt), missing, or outdated (another split, data, weights...)."""
     epochs_done: int
     epochs: int
     hours_left: float | None
@@ -101,7 +107,7 @@ def runs_of(study: Study) -> list[Run]:
     root = Path(os.environ["nnUNet_results"]).resolve()  # noqa: SIM112 (nnU-Net's name)
     suffix = f"__{study.plans}__{study.configuration}"
     return [
-        Run(dataset, trainer, name, fold, root / dataset / f"{name}{suffix}" / f"fold_{fold}")
+        Run(dataset, trainer, name, fold, root / dataset / f"{name}{suffix}" / f"fold_{fold}", study.weights_sha256)
         for dataset in study.datasets
         for fold in study.folds
         for trainer, names in study.trainers.items()

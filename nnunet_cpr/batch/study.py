@@ -10,13 +10,14 @@ import yaml
 from nnunet_cpr.batch.grid import read_grid
 from nnunet_cpr.batch.study_data import check_dataset, check_folds, check_name, read_dataset_name
 from nnunet_cpr.batch.study_file import StudyFile, read_study_file
+from nnunet_cpr.evaluation.starting_weights import checksum
 from nnunet_cpr.files import user_path
 from nnunet_cpr.labels import printable
 from nnunet_cpr.nnunet.trainer_files import defining_file
 from nnunet_cpr.training.settings import family_of, parse
 
 KEYS = ["datasets", "configuration", "plans", "trainers", "grid", "folds", "seeds", "baseline", "surface",
-        "tolerance", "device", "train_arguments", "output"]  # fmt: skip
+        "tolerance", "device", "pretrained_weights", "train_arguments", "output"]  # fmt: skip
 ARGUMENTS = ("--npz", "--val_best")
 """Of nnUNetv2_train: those that make sense for every training of a study and are not set by it."""
 DEFAULT_FOLDS = ["0", "1", "2", "3", "4"]
@@ -43,6 +44,10 @@ class Study:
     train_arguments: list[str]
     output: Path
     """Where logs, records and the report are."""
+    pretrained_weights: str = ""
+    """The file that every training begins with, empty for random weights."""
+    weights_sha256: str | None = ""
+    """Its checksum, empty without such a file; None if it is not there, to look at a study only."""
 
 
 def read_study(path: Path, need_data: bool = True) -> Study:
@@ -74,6 +79,7 @@ def read_study(path: Path, need_data: bool = True) -> Study:
     for dataset, node in datasets:
         check_dataset(file, node, dataset, plans, configuration, need_data)
         check_folds(file, dataset, folds)
+    weights, weights_sha256 = _pretrained_weights(file, need_data)
     surface = file.choice("surface", {"true": True, "false": False}, False)
     study = Study(
         path=path,
@@ -88,6 +94,8 @@ def read_study(path: Path, need_data: bool = True) -> Study:
         device=file.choice("device", {device: device for device in ("cuda", "cpu", "mps")}, "cuda"),
         train_arguments=[argument for argument, _ in file.listed("train_arguments", _argument)],
         output=_output(file),
+        pretrained_weights=weights,
+        weights_sha256=weights_sha256,
     )
     file.raise_mistakes()
     return study
@@ -180,6 +188,19 @@ def _tolerance(file: StudyFile, surface: bool) -> float:
     elif not 0 < value < math.inf:
         file.complain(node, f"tolerance is {text}, but must be a number above 0, in mm")
     return value
+
+
+def _pretrained_weights(file: StudyFile, need_data: bool) -> tuple[str, str | None]:
+    """Return path and checksum of the weights, a relative path being meant from the study's folder."""
+    given = file.text("pretrained_weights", "")
+    if not given:
+        return "", ""
+    try:
+        path = user_path(given, file.path.parent).resolve()
+        return str(path), checksum(path) if need_data or path.exists() else None
+    except (OSError, ValueError) as error:
+        file.complain(file.nodes["pretrained_weights"], f"pretrained_weights: {error}")
+        return "", ""
 
 
 def _output(file: StudyFile) -> Path:

@@ -206,6 +206,21 @@ def test_paths_of_users(study, tmp_path, monkeypatch):
     assert line.startswith("8: output: ~nobody-of-that-name/there: ")
 
 
+def test_pretrained_weights(study, tmp_path):
+    (tmp_path / "some weights.pth").write_bytes(b"abc")
+    given = GOOD + "pretrained_weights: some weights.pth\n"
+    read = read_study(study(given))
+    assert read.pretrained_weights == str(tmp_path / "some weights.pth")
+    # FIPS 180-2's example
+    assert read.weights_sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    (tmp_path / "some weights.pth").unlink()
+    (line,) = mistakes(study(given))
+    assert line.startswith("8: pretrained_weights: ") and "No such file" in line and "some weights.pth" in line
+    assert read_study(study(given), need_data=False).weights_sha256 is None
+    (tmp_path / "some weights.pth").mkdir()
+    assert mistakes(study(given))[0].startswith("8: pretrained_weights: ")
+
+
 @pytest.mark.parametrize("name", ["Dataset009_{x}", "Dataset009_a}", '"Dataset009_a\\nb"', '"Dataset009_\\e[2J"'])
 def test_names_that_snakemake_or_a_terminal_would_read(study, tmp_path, name):
     (line,) = mistakes(study(GOOD.replace("[4]", name)))
