@@ -20,7 +20,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         epilog="Example: nnunet-cpr batch study.yaml --gpus 0,1",
     )
     _add_study(batch)
-    batch.add_argument("--dry-run", action="store_true", help="show what there is to do, and do nothing")
+    batch.add_argument(
+        "--dry-run", action="store_true", help="show what there is to do and what it costs, and do nothing"
+    )
     where = batch.add_mutually_exclusive_group()
     where.add_argument("--gpus", metavar="0,1,...", help="of this machine, one training each (default: all)")
     where.add_argument("--jobs", type=int, metavar="N", help="without GPU: trainings at once (default: 1)")
@@ -47,20 +49,40 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
 
 def run_status(args: argparse.Namespace) -> int:
     """Print the state of every training."""
+    from nnunet_cpr.batch.study import read_study
+
+    _show(read_study(user_path(args.study), need_data=False), args.json)
+    return 0
+
+
+def _show(study: Any, as_json: bool) -> None:
     from nnunet_cpr.batch.ensembles import prediction_states
     from nnunet_cpr.batch.runs import as_dicts, states_of
     from nnunet_cpr.batch.states_table import predictions_table, states_table
-    from nnunet_cpr.batch.study import read_study
 
-    study = read_study(user_path(args.study))
     states, predictions = states_of(study), prediction_states(study)
-    if args.json:
+    if as_json:
         print(json.dumps(as_dicts(states) + [asdict(state) for state in predictions], indent=2))
-        return 0
+        return
     print(states_table(states))
     if predictions:
         print(f"\n{predictions_table(predictions)}")
-    return 0
+
+
+def _show_data(study: Any) -> None:
+    """Print for each dataset what there is to do before its trainings."""
+    from nnunet_cpr.batch.prepare import is_prepared
+    from nnunet_cpr.batch.study_data import is_missing
+
+    if study.weights_sha256 is None:
+        print(f"{study.pretrained_weights}: missing")
+    for dataset in study.datasets:
+        if is_prepared(study, dataset):
+            print(f"{dataset}: prepared")
+        elif is_missing(dataset, study.plans):
+            print(f"{dataset}: missing, neither in nnUNet_raw nor in nnUNet_preprocessed")
+        else:
+            print(f"{dataset}: to be prepared first")
 
 
 def run_batch(args: argparse.Namespace) -> int:
@@ -70,19 +92,17 @@ def run_batch(args: argparse.Namespace) -> int:
     from nnunet_cpr.batch.gpus import gpu_locks
     from nnunet_cpr.batch.place import check_path, find_place
     from nnunet_cpr.batch.plan import check_output
-    from nnunet_cpr.batch.prepare import is_prepared
     from nnunet_cpr.batch.slurm import jobs_left
     from nnunet_cpr.batch.study import read_study
 
-    study = read_study(user_path(args.study))
+    study = read_study(user_path(args.study), need_data=not args.dry_run)
     check_output(study)
     place = find_place(args, study.device)
     if args.dry_run:
-        code = run_status(args)
+        _show(study, args.json)
         if not args.json:
-            for dataset in study.datasets:
-                print(f"{dataset}: {'prepared' if is_prepared(study, dataset) else 'to be prepared first'}")
-        return code
+            _show_data(study)
+        return 0
     if find_spec("snakemake") is None:
         raise ValueError("a batch needs Snakemake: pip install 'nnunet-cpr[batch]' (Python 3.11 or later)")
     check_path(study.output, args)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from nnunet_cpr.batch.failures import reason_in
 from nnunet_cpr.batch.locks import take
-from nnunet_cpr.batch.study import PLANNERS, Study
+from nnunet_cpr.batch.study import Study
+from nnunet_cpr.batch.study_data import PLANNERS
 from nnunet_cpr.datasets.small_plans import CONFIGURATION as SMALL
 from nnunet_cpr.datasets.small_plans import add_small_configuration
 from nnunet_cpr.files import read_json, write_json

@@ -5,15 +5,16 @@ import re
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
+from nnunet_cpr.batch.epoch_times import EpochTimes
 from nnunet_cpr.batch.failures import one_line
 from nnunet_cpr.batch.job_files import JobFiles
 from nnunet_cpr.batch.locks import is_locked
 from nnunet_cpr.batch.study import Study
 from nnunet_cpr.evaluation.nnunet_results import Training
 from nnunet_cpr.evaluation.provenance import newer_training
+from nnunet_cpr.evaluation.starting_weights import other_weights
 from nnunet_cpr.files import read_json
 from nnunet_cpr.training.settings import NNUNET_EPOCHS, parse
 
@@ -23,6 +24,9 @@ CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best
 @dataclass(frozen=True)
 class Run(JobFiles, Training):
     """One training of a study: a fold of a dataset with one trainer and seed."""
+
+    weights_sha256: str | None = ""
+    """Of the weights that it is to begin with, as :class:`Study` has it."""
 
     @property
     def epochs(self) -> int:
@@ -37,7 +41,7 @@ class Run(JobFiles, Training):
         return int(named[1]) if named else NNUNET_EPOCHS
 
     def is_done(self) -> bool:
-        """Whether nnU-Net has validated it, and the result is of the last training, split, plans and data."""
+        """Whether nnU-Net has validated it, and the result is of the last training and what the study asks for."""
         return self._has_result() and not self.unusable() and not self.outdated()
 
     def outdated(self) -> str:
@@ -48,7 +52,9 @@ class Run(JobFiles, Training):
         if not (self._has_result() or self.is_begun()):
             return ""
         doubt = self.doubt()
-        return doubt.text if doubt and doubt.certain else ""
+        if doubt and doubt.certain:
+            return doubt.text
+        return "" if self.weights_sha256 is None else other_weights(self.folder, self.weights_sha256)
 
     def is_begun(self) -> bool:
         """Whether there is a checkpoint."""
@@ -73,7 +79,7 @@ class State:
     """nnU-Net's name of the trainer."""
     fold: str
     state: str
-    """done, running, resumable, failed (the last attempt), missing, or outdated (another split, plans or data)."""
+    """done, running, resumable, failed (the last attempt), missing, or outdated (another split, data, weights...)."""
     epochs_done: int
     epochs: int
     hours_left: float | None
@@ -87,7 +93,7 @@ def runs_of(study: Study) -> list[Run]:
     root = Path(os.environ["nnUNet_results"]).resolve()  # noqa: SIM112 (nnU-Net's name)
     suffix = f"__{study.plans}__{study.configuration}"
     return [
-        Run(dataset, trainer, name, fold, root / dataset / f"{name}{suffix}" / f"fold_{fold}")
+        Run(dataset, trainer, name, fold, root / dataset / f"{name}{suffix}" / f"fold_{fold}", study.weights_sha256)
         for dataset in study.datasets
         for fold in study.folds
         for trainer, names in study.trainers.items()
@@ -97,11 +103,8 @@ def runs_of(study: Study) -> list[Run]:
 
 def states_of(study: Study) -> list[State]:
     """Look at every training of the study."""
-    from nnunet_cpr.evaluation.nnunet_logs import read_log
-
-    runs = runs_of(study)
-    seconds = {run.key: read_log(run.folder)["seconds"].tolist() for run in runs}
-    return [_state(run, study, seconds[run.key], _time_per_epoch(run, runs, seconds)) for run in runs]
+    times = EpochTimes()
+    return [_state(run, study, times) for run in runs_of(study)]
 
 
 def as_dicts(states: list[State]) -> list[dict[str, Any]]:
@@ -109,7 +112,7 @@ def as_dicts(states: list[State]) -> list[dict[str, Any]]:
     return [asdict(state) for state in states]
 
 
-def _state(run: Run, study: Study, seconds: list[float], seconds_per_epoch: float | None) -> State:
+def _state(run: Run, study: Study, times: EpochTimes) -> State:
     note, begun = "", run.is_begun()
     if is_locked(run.lock):
         state = "running"
@@ -127,9 +130,12 @@ def _state(run: Run, study: Study, seconds: list[float], seconds_per_epoch: floa
             state, note = "failed", failure_note(record, run.log(study.output))
     finished = (run.folder / CHECKPOINTS[0]).is_file() and not (run.folder / CHECKPOINTS[1]).is_file()
     trained = state == "done" or finished
-    epochs_done = run.epochs if trained else min(len(seconds), run.epochs) if begun or state == "running" else 0
+    epochs_done = (
+        run.epochs if trained else min(len(times.of(run.folder)), run.epochs) if begun or state == "running" else 0
+    )
     left = run.epochs - epochs_done
-    hours = left * seconds_per_epoch / 3600 if left and seconds_per_epoch else None if left else 0.0
+    seconds = times.expected(run.folder) if left else 0.0
+    hours = None if seconds is None else left * seconds / 3600
     return State(run.dataset, run.trainer, run.run, run.fold, state, epochs_done, run.epochs, hours, note)
 
 
@@ -145,13 +151,3 @@ def read_record(path: Path) -> dict[str, Any]:
         return dict(read_json(path))
     except (OSError, ValueError, TypeError):
         return {}
-
-
-def _time_per_epoch(run: Run, runs: list[Run], seconds: dict[str, list[float]]) -> float | None:
-    """The median epoch of this training, else of its trainer on this dataset, else of any trainer on it."""
-    same_dataset = [other for other in runs if other.dataset == run.dataset]
-    for others in ([run], [other for other in same_dataset if other.run == run.run], same_dataset):
-        times = [time for other in others for time in seconds[other.key]]
-        if times:
-            return median(times)
-    return None

@@ -11,7 +11,7 @@ PREDICTION_ORDER = ("predicted", "running", "failed", "missing", "outdated")
 
 
 def states_table(states: list[State]) -> str:
-    """Return a row a training, the counts, and how many hours of training are left."""
+    """Return a row a training, the counts, and how many epochs and hours of training are left."""
     rows = [("dataset", "trainer", "fold", "state", "epochs", "hours left")]
     rows += [
         (state.dataset, state.run, state.fold, state.state, f"{state.epochs_done}/{state.epochs}",
@@ -26,7 +26,9 @@ def states_table(states: list[State]) -> str:
         hours = f"{hours}, not counting {unknown} trainings of which no epoch was timed" if any(known) else ""
         hours = hours or f"no epoch was timed yet, so the hours left are unknown for {unknown} trainings"
     counted = ", ".join(f"{counts[state]} {state}" for state in ORDER if counts[state])
-    return "\n".join([*lines, "", f"{len(states)} trainings: {counted}; {hours}"])
+    epochs = sum(state.epochs for state in states)
+    left = epochs - sum(state.epochs_done for state in states)
+    return "\n".join([*lines, "", f"{len(states)} trainings: {counted}; {left} of {epochs} epochs left; {hours}"])
 
 
 def predictions_table(states: list[PredictionState]) -> str:

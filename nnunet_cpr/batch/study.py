@@ -2,29 +2,23 @@
 
 import math
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
+from nnunet_cpr.batch.grid import read_grid
 from nnunet_cpr.batch.held_out import test_set_mistakes
+from nnunet_cpr.batch.study_data import check_dataset, check_folds, check_name, is_missing, read_dataset_name
 from nnunet_cpr.batch.study_file import StudyFile, read_study_file
-from nnunet_cpr.datasets.small_plans import CONFIGURATION as SMALL
-from nnunet_cpr.evaluation.nnunet_results import dataset_name
-from nnunet_cpr.files import read_json, user_path
-from nnunet_cpr.labels import foreground_labels, printable, read_dataset_json
+from nnunet_cpr.evaluation.starting_weights import checksum
+from nnunet_cpr.files import user_path
+from nnunet_cpr.labels import printable
 from nnunet_cpr.nnunet.trainer_sources import defining_file
 from nnunet_cpr.training.settings import family_of, parse
 
-KEYS = ["datasets", "configuration", "plans", "trainers", "folds", "seeds", "baseline", "test_set", "surface",
-        "tolerance", "device", "train_arguments", "output"]  # fmt: skip
-PLANNED = ("2d", "3d_fullres", "3d_lowres")
-PLANNERS = {"nnUNetPlans": "ExperimentPlanner"} | {
-    f"nnUNetResEncUNet{size}Plans": f"nnUNetPlannerResEnc{size}" for size in ("M", "L", "XL")
-}
-"""nnU-Net's plans and the planner that makes them."""
+KEYS = ["datasets", "configuration", "plans", "trainers", "grid", "folds", "seeds", "baseline", "test_set", "surface",
+        "tolerance", "device", "pretrained_weights", "train_arguments", "output"]  # fmt: skip
 ARGUMENTS = ("--npz", "--val_best")
 """Of nnUNetv2_train: those that make sense for every training of a study and are not set by it."""
 DEFAULT_FOLDS = ["0", "1", "2", "3", "4"]
@@ -53,10 +47,18 @@ class Study:
     """Where logs, records and the report are."""
     test_set: bool = False
     """Whether the folds of each trainer are to predict imagesTs together, and that is compared with labelsTs."""
+    pretrained_weights: str = ""
+    """The file that every training begins with, empty for random weights."""
+    weights_sha256: str | None = ""
+    """Its checksum, empty without such a file; None if it is not there, to look at a study only."""
 
 
-def read_study(path: Path) -> Study:
+def read_study(path: Path, need_data: bool = True) -> Study:
     """Read and check a study.
+
+    Args:
+        path: The study's file.
+        need_data: False to look at a study whose datasets may not be there yet.
 
     Raises:
         ValueError: with one line for each mistake: file, line number, what is wrong.
@@ -70,18 +72,20 @@ def read_study(path: Path) -> Study:
             file.complain(None, f"the key {key} is missing")
     plans = _name_of_file(file, "plans", "nnUNetPlans")
     configuration = _name_of_file(file, "configuration", "3d_fullres")
+    mistakes = len(file.mistakes)
     trainers = _trainers(file)
     baseline = printable(file.text("baseline", next(iter(trainers), "")))
-    if trainers and baseline not in trainers:
+    if trainers and baseline not in trainers and len(file.mistakes) == mistakes:
         file.complain(file.nodes["baseline"], f"the baseline {baseline} is not among {', '.join(trainers)}")
-    datasets = file.listed("datasets", _dataset)
+    datasets = file.listed("datasets", lambda text: read_dataset_name(text, need_data))
     folds = file.listed("folds", _fold)
     test_set = file.choice("test_set", {"true": True, "false": False}, False)
     for dataset, node in datasets:
-        _check_dataset(file, node, dataset, plans, configuration)
-        _check_folds(file, dataset, folds)
-        if test_set:
+        check_dataset(file, node, dataset, plans, configuration, need_data)
+        check_folds(file, dataset, folds)
+        if test_set and (need_data or not is_missing(dataset, plans)):
             _check_test_set(file, dataset)
+    weights, weights_sha256 = _pretrained_weights(file, need_data)
     surface = file.choice("surface", {"true": True, "false": False}, False)
     study = Study(
         path=path,
@@ -97,6 +101,8 @@ def read_study(path: Path) -> Study:
         train_arguments=[argument for argument, _ in file.listed("train_arguments", _argument)],
         output=_output(file),
         test_set=test_set,
+        pretrained_weights=weights,
+        weights_sha256=weights_sha256,
     )
     file.raise_mistakes()
     return study
@@ -107,26 +113,37 @@ def _trainers(file: StudyFile) -> dict[str, list[str]]:
     seeds = [seed for seed, _ in file.listed("seeds", _seed)]
     if "trainers" not in file.nodes:
         return {}
+    grid = read_grid(file)
     found: dict[str, list[str]] = {}
     for written, nodes in file.named("trainers").items():
-        shown = printable(written)
-        if shown in found:
-            file.complain(nodes[0], f"trainers has {shown} twice")
+        for filled, trainers in grid.expand(file, written, nodes):
+            shown = printable(filled)
+            if shown in found:
+                file.complain(nodes[0], f"trainers has {shown} twice")
+            else:
+                others = [run for runs in found.values() for run in runs]
+                found[shown] = _with_seeds(file, trainers, seeds, others)
+    grid.complain_of_unused(file)
+    return found
+
+
+def _with_seeds(
+    file: StudyFile, trainers: list[tuple[str, yaml.Node]], seeds: list[int], others: list[str]
+) -> list[str]:
+    """Return nnU-Net's names of the trainers with each seed, as far as they are trainers and not among the others."""
+    found: list[str] = []
+    for trainer, node in trainers:
+        if seeds and not family_of(trainer):
+            file.complain(node, f"{trainer} takes no seed; seeds are for the trainers of `nnunet-cpr trainers`")
             continue
-        found[shown] = []
-        for node in nodes:
-            if seeds and not family_of(node.value):
-                file.complain(node, f"{node.value} takes no seed; seeds are for the trainers of `nnunet-cpr trainers`")
-                continue
-            runs = [f"{node.value}_seed{seed}" for seed in seeds] or [node.value]
-            try:
-                for run in runs:
-                    _check_trainer(run)
-                    if any(run in others for others in found.values()):
-                        raise ValueError(f"{run} is there twice")
-                found[shown] += runs
-            except ValueError as error:
-                file.complain(node, str(error))
+        try:
+            for run in [f"{trainer}_seed{seed}" for seed in seeds] or [trainer]:
+                _check_trainer(run)
+                if run in found or run in others:
+                    raise ValueError(f"{run} is there twice")
+                found.append(run)
+        except ValueError as error:
+            file.complain(node, str(error))
     return found
 
 
@@ -139,96 +156,16 @@ def _check_trainer(name: str) -> None:
     settings.check_length(settings.total_steps)
 
 
-def _check_dataset(file: StudyFile, node: yaml.Node, dataset: str, plans: str, configuration: str) -> None:
-    preprocessed = Path(os.environ["nnUNet_preprocessed"]) / dataset  # noqa: SIM112 (nnU-Net's name)
-    raw = Path(os.environ["nnUNet_raw"]) / dataset  # noqa: SIM112 (nnU-Net's name)
-    plans_file = preprocessed / f"{plans}.json"
-    if not plans_file.is_file() and plans not in PLANNERS:
-        file.complain(file.nodes["plans"], f"{plans_file} is missing, and only {', '.join(PLANNERS)} can be made")
-        return
-    if not plans_file.is_file() or (raw / "dataset.json").exists():  # a machine may have only the preprocessed data
-        _check_raw(file, node, raw / "dataset.json")
-    if not plans_file.is_file():
-        known = [*PLANNED, SMALL]
-    else:
-        try:
-            known = list(read_json(plans_file)["configurations"].keys())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            file.complain(node, f"{plans_file} cannot be read ({error!r}); plan {dataset} anew")
-            return
-        known += [SMALL] if "3d_fullres" in known else []
-    where = file.nodes.get("configuration", node)
-    if configuration == "3d_cascade_fullres":
-        file.complain(where, "3d_cascade_fullres builds on the predictions of another training; train it by hand")
-    elif configuration not in known:
-        there = ", ".join(dict.fromkeys(known))
-        file.complain(where, f"{dataset} has no configuration {configuration}; there are {there}")
-
-
-def _check_raw(file: StudyFile, node: yaml.Node, description: Path) -> None:
-    try:
-        content = read_dataset_json(description)
-        lacking = [key for key in ("channel_names", "labels", "file_ending") if key not in content]
-        if not lacking and not isinstance(content["file_ending"], str):
-            raise ValueError("file_ending is no text")
-        if not isinstance(content.get("dataset", {}), dict):
-            raise ValueError("dataset holds no cases")
-        if not lacking:
-            _check_labels(content)
-    except FileNotFoundError:
-        file.complain(node, f"there is no {description}; see nnunet-cpr convert")
-    except (OSError, ValueError, TypeError) as error:
-        file.complain(node, f"{description} cannot be read ({error!r})")
-    else:
-        if lacking:
-            file.complain(node, f"{description} lacks {', '.join(lacking)}")
-
-
-def _check_labels(description: dict[str, Any]) -> None:
-    """Refuse labels on which nnU-Net fails after planning, or of which it would drop one."""
-    foreground_labels(description)
-    if not isinstance(description["labels"].get("background"), int) or description["labels"]["background"] != 0:
-        raise ValueError('its labels have no "background": 0, which nnU-Net needs')
-
-
-def _check_folds(file: StudyFile, dataset: str, folds: list[tuple[str, yaml.Node]]) -> None:
-    splits_file = Path(os.environ["nnUNet_preprocessed"]) / dataset / "splits_final.json"  # noqa: SIM112
-    number = 5  # what nnU-Net makes
-    if splits_file.is_file():
-        try:
-            number = len(read_json(splits_file))
-        except (OSError, ValueError, TypeError) as error:
-            file.complain(file.nodes["datasets"], f"{splits_file} cannot be read ({error!r})")
-            return
-    for fold, node in folds:
-        if fold != "all" and int(fold) >= number:
-            file.complain(node, f"fold {fold} is out of range: {dataset} has {number} folds, 0 to {number - 1}")
-
-
 def _check_test_set(file: StudyFile, dataset: str) -> None:
     raw, preprocessed = (Path(os.environ[name]) / dataset for name in ("nnUNet_raw", "nnUNet_preprocessed"))
     for mistake in test_set_mistakes(raw, preprocessed):
         file.complain(file.nodes["test_set"], f"{dataset}: {mistake}")
 
 
-def _dataset(text: str) -> str:
-    name = dataset_name(text)
-    if not re.fullmatch(r"Dataset\d{3}_[^/]+", name):
-        raise ValueError(f"{text} is neither a number nor a name such as Dataset004_Hippocampus")
-    _check_name(name)
-    return name
-
-
-def _check_name(name: str) -> None:
-    """Refuse what Snakemake, or a terminal, takes for more than a name."""
-    if not name.isprintable() or re.search(r"[/{}]", name):
-        raise ValueError(f"{name!r} cannot be used in a batch; a name must be without braces, slashes and line breaks")
-
-
 def _name_of_file(file: StudyFile, key: str, default: str) -> str:
     name = file.text(key, default)
     try:
-        _check_name(name)
+        check_name(name)
     except ValueError as error:
         file.complain(file.nodes[key], str(error))
         return default
@@ -264,6 +201,19 @@ def _tolerance(file: StudyFile, surface: bool) -> float:
     elif not 0 < value < math.inf:
         file.complain(node, f"tolerance is {text}, but must be a number above 0, in mm")
     return value
+
+
+def _pretrained_weights(file: StudyFile, need_data: bool) -> tuple[str, str | None]:
+    """Return path and checksum of the weights, a relative path being meant from the study's folder."""
+    given = file.text("pretrained_weights", "")
+    if not given:
+        return "", ""
+    try:
+        path = user_path(given, file.path.parent).resolve()
+        return str(path), checksum(path) if need_data or path.exists() else None
+    except (OSError, ValueError) as error:
+        file.complain(file.nodes["pretrained_weights"], f"pretrained_weights: {error}")
+        return "", ""
 
 
 def _output(file: StudyFile) -> Path:

@@ -113,6 +113,8 @@ def read_study_file(path: Path) -> StudyFile:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, problem = (mark.line if mark else 0) + 1, f"not YAML: {error.problem or error.context}"
+        if problem.endswith("but got '{'"):  # within [] and {}, braces are YAML's own
+            problem += "; put names with a {placeholder} into quotes"
     except RecursionError:
         problem = "nested too deeply"
     if problem or node is None:

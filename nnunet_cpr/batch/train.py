@@ -18,6 +18,7 @@ from nnunet_cpr.batch.locks import take, take_one_of
 from nnunet_cpr.batch.plan import Plan, job_name
 from nnunet_cpr.batch.runs import CHECKPOINTS, Run
 from nnunet_cpr.batch.study import Study
+from nnunet_cpr.evaluation.starting_weights import checksum, note_weights
 from nnunet_cpr.files import write_json
 from nnunet_cpr.nnunet_commands import executable, stop_group, stop_with_parent
 from nnunet_cpr.parallel import job_cores
@@ -29,9 +30,14 @@ STOP_SECONDS = 180
 
 
 def train_command(study: Study, run: Run) -> list[str]:
-    """Return nnU-Net's command. With --c it starts, resumes, or only validates, whatever is left."""
+    """Return nnU-Net's command. With --c it starts, resumes, or only validates, whatever is left.
+
+    nnU-Net takes no weights to begin with where it is to resume.
+    """
+    begins = study.pretrained_weights and not run.is_begun()
     return ["nnUNetv2_train", run.dataset, study.configuration, run.fold, "-tr", run.run, "-p", study.plans,
-            "-device", study.device, "--c", *study.train_arguments]  # fmt: skip
+            "-device", study.device, *(["-pretrained_weights", study.pretrained_weights] if begins else ["--c"]),
+            *study.train_arguments]  # fmt: skip
 
 
 def processes() -> dict[str, str]:
@@ -67,6 +73,8 @@ def train(plan: Plan, run: Run) -> int:
             locks.append(gpu_lock)
             environment["CUDA_VISIBLE_DEVICES"] = plan.gpus[index]
         _set_aside_earlier_training(run)
+        if not run.is_begun():
+            _note_weights(study, run)
         begun, begin = time.time(), log.stat().st_size if log.is_file() else 0
         code = run_command(train_command(study, run), log, environment, locks, signals)
         reason = reason_in(log, begin) if code else ""
@@ -80,6 +88,13 @@ def train(plan: Plan, run: Run) -> int:
         if outcome == "failed":
             note_failure(study.output, job, f"exit code {code}: {reason}; see {log}")
         return code
+
+
+def _note_weights(study: Study, run: Run) -> None:
+    """Note which weights the training begins with, which must be those that were there when the study was read."""
+    if study.pretrained_weights and checksum(Path(study.pretrained_weights)) != study.weights_sha256:
+        raise ValueError(f"{study.pretrained_weights} has changed since this call began; call again to use it")
+    note_weights(run.folder, study.pretrained_weights, study.weights_sha256 or "")
 
 
 def _set_aside_earlier_training(run: Run) -> None:

@@ -16,6 +16,7 @@ from nnunet_cpr.evaluation.nnunet_results import Training, find_trainings, read_
 from nnunet_cpr.evaluation.paper import published
 from nnunet_cpr.evaluation.request import Request
 from nnunet_cpr.evaluation.results import CONSTRAINTS, FOREGROUND, SLICES, TRAINING, Results
+from nnunet_cpr.evaluation.starting_weights import compare_weights
 from nnunet_cpr.labels import escaped, printable
 from nnunet_cpr.parallel import job_cores
 
@@ -179,7 +180,7 @@ def _comparable(
     if not trainings:
         raise ValueError(f"nothing can be compared yet with the baseline {request.baseline}: {' '.join(said)}")
     said += [f"{t.dataset}, {t.run} fold {t.fold}: {doubt.text}." for t in trainings if (doubt := t.doubt())]
-    return trainings, said
+    return trainings, said + compare_weights(trainings)
 
 
 _POLICIES = {"nan": "left out, as nnU-Net does", "0": "counted as 0", "1": "counted as 1"}

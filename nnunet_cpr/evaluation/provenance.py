@@ -150,15 +150,25 @@ def _some(cases: list[str]) -> str:
     return ", ".join(cases[:3]) + (f" and {len(cases) - 3} more cases" if len(cases) > 3 else "")
 
 
+def logs_that_begin(folder: Path) -> list[str]:
+    """Return the names of the fold's logs that have an epoch 0: those of processes that did not resume."""
+    return [name for name, text in _logs(folder) if any(int(match[1]) == 0 for match in _EPOCH.finditer(text))]
+
+
 def _log(folder: Path) -> str:
-    """Return the fold's logs, one after the other: each process of nnU-Net writes its own."""
+    """Return the fold's logs, one after the other."""
+    return "\n".join(text for _, text in _logs(folder))
+
+
+def _logs(folder: Path) -> list[tuple[str, str]]:
+    """Return name and text of the fold's logs in their order: each process of nnU-Net writes its own."""
     files = filter(Path.is_file, folder.glob("training_log_*.txt"))
     paths = sorted(files, key=lambda path: [int(n) for n in re.findall(r"\d+", path.name)])
     texts = []
     for path in paths:
         with suppress(OSError):
-            texts.append(path.read_text(encoding="utf-8", errors="replace"))
-    return "\n".join(texts)
+            texts.append((path.name, path.read_text(encoding="utf-8", errors="replace")))
+    return texts
 
 
 def _events(log: str) -> list[int | str]:

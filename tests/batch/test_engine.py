@@ -277,6 +277,53 @@ def test_a_changed_split_is_left_to_the_user(world):
     assert len(list(world.results.glob("*/fold_0/checkpoint_final.pth"))) == 2
 
 
+def test_pretrained_weights_are_given_at_the_start_and_remembered(world):
+    """nnU-Net refuses them together with --c, and keeps no record of them."""
+    weights = world.folder / "weights.pth"
+    weights.write_text("one")
+    study = world.study(f"pretrained_weights: {weights.name}\n", folds="[0]")
+    world.hold(1)
+    process = world.start("batch", study)
+    world.wait_for_events("epoch")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=PATIENCE)
+    world.release()
+    again = world.batch(study)
+    assert again.returncode == 0, again.stderr
+    first, second = (entry["arguments"] for entry in world.events("begin"))
+    assert first[-2:] == ["-pretrained_weights", str(weights)] and "--c" not in first
+    assert second[-1] == "--c" and "-pretrained_weights" not in second
+    world.check_trained_once(folds=1)
+
+    for text, content, reason in [
+        ("pretrained_weights: weights.pth\n", "two", "it was trained from other pretrained weights, "),
+        ("", "one", "it was trained from pretrained weights, "),
+    ]:
+        weights.write_text(content)
+        refused = world.batch(world.study(text, folds="[0]"))
+        assert refused.returncode == 1
+        assert f"{reason}{weights}" in refused.stdout
+        assert "1 of 1 trainings are not done" in refused.stderr
+    assert len(world.events("begin")) == 2
+    world.study("pretrained_weights: weights.pth\n", folds="[0]")
+    assert world.batch(study).returncode == 0
+
+
+def test_weights_that_change_while_trainings_wait(world):
+    weights = world.folder / "weights.pth"
+    weights.write_text("one")
+    study = world.study("pretrained_weights: weights.pth\n")
+    world.hold(1)
+    process = world.start("batch", study)
+    world.wait_for_events("epoch")
+    weights.write_text("two")
+    world.release()
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert f"{weights} has changed since this call began; call again to use it" in err
+    assert len(world.events("begin")) == 1
+
+
 def test_no_home_and_no_user(world):
     """As in a container that is started with a number instead of a user."""
     nobody = world.folder / "sitecustomize"

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -71,7 +72,9 @@ def test_states_and_hours(study, tmp_path):
     )
     assert states[1].note.startswith("exit code 9, see ")
     assert {(s.dataset, s.trainer) for s in states} == {(DATASET, "wd"), (DATASET, "CPR")}
-    assert "6 trainings: 1 done, 1 resumable, 1 failed, 3 missing; 4.3 hours" in states_table(states)
+    assert "6 trainings: 1 done, 1 resumable, 1 failed, 3 missing; 43 of 60 epochs left; 4.3 hours" in states_table(
+        states
+    )
 
 
 def test_hours_by_another_trainer_and_unknown_hours(study, tmp_path):
@@ -81,6 +84,15 @@ def test_hours_by_another_trainer_and_unknown_hours(study, tmp_path):
     assert table.splitlines()[1].endswith("0/10    ?")
     fold(tmp_path, SGD, 0, seconds=[36.0])
     assert of(states_of(read_study(study)), CPR, 2).hours_left == pytest.approx(0.1)
+
+
+def test_hours_by_what_else_was_trained_on_the_dataset(study, tmp_path):
+    """By steps: 100 seconds for 50 iterations are 500 for nnU-Net's 250. Other data and configurations say nothing."""
+    fold(tmp_path, "nnUNetTrainerAdamW_7epochs", 0, seconds=[1.0], configuration="2d")
+    shutil.copytree(tmp_path / "results" / DATASET, tmp_path / "results" / "Dataset005_Other")
+    assert {s.hours_left for s in states_of(read_study(study))} == {None}
+    fold(tmp_path, "nnUNetTrainerAdamW_7epochs_50iters", 4, seconds=[90.0, 100.0, 900.0])
+    assert [s.hours_left for s in states_of(read_study(study))] == pytest.approx([10 * 500 / 3600] * 6)
 
 
 @pytest.mark.parametrize("summary", ["", "{", "[]", "{}", '{"metric_per_case": []}', '{"metric_per_case"', "null"])
@@ -163,6 +175,77 @@ def test_dry_run_says_what_is_prepared(study, tmp_path, capsys):
     (data / "splits_final.json").unlink()
     assert main(["batch", "--dry-run", str(study)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"{DATASET}: to be prepared first"
+
+
+ABSENT = "missing, neither in nnUNet_raw nor in nnUNet_preprocessed"
+
+
+@pytest.mark.parametrize(
+    ("datasets", "made", "expected"),
+    [
+        ("4", [], [f"Dataset004: {ABSENT}"]),
+        (DATASET, [], [f"{DATASET}: {ABSENT}"]),
+        ("[4, 27, 999]", ["raw/Dataset027_ACDC"],
+         [f"Dataset004: {ABSENT}", f"Dataset027_ACDC: {ABSENT}", f"Dataset999: {ABSENT}"]),
+        ("[4, 27]", ["raw/Dataset027_ACDC/dataset.json"],
+         [f"Dataset004: {ABSENT}", "Dataset027_ACDC: to be prepared first"]),
+        ("4\nplans: MyPlans\nconfiguration: mine", [], [f"Dataset004: {ABSENT}"]),
+        ("4\nconfiguration: 3d_small", [], [f"Dataset004: {ABSENT}"]),
+    ],
+)  # fmt: skip
+def test_a_study_is_planned_before_its_data_is_there(study, tmp_path, capsys, datasets, made, expected):
+    shutil.rmtree(tmp_path / "preprocessed")
+    study.write_text(study.read_text().replace("datasets: 4", f"datasets: {datasets}"))
+    for name in made:
+        description = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}
+        path = tmp_path / name
+        (path if path.suffix == "" else path.parent).mkdir(parents=True)
+        if path.suffix:
+            path.write_text(json.dumps(description))
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["batch", "--dry-run", str(study)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-len(expected) :] == expected
+    trainings = 6 * len(expected)
+    assert (
+        f"{trainings} trainings: {trainings} missing; {10 * trainings} of {10 * trainings} epochs left; no epoch"
+        in (lines[-len(expected) - 1])
+    )
+    assert main(["status", "--json", str(study)]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == trainings
+    assert main(["batch", str(study)]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == datasets.count(",") + 1 - expected.count(
+        "Dataset027_ACDC: to be prepared first"
+    )
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (f"wd: {SGD}", "wd: Nobody", "2: there is no trainer Nobody"),
+        ("[0, 1, 2]", "[0, 5]", "3: fold 5 is out of range: Dataset004 has 5 folds, 0 to 4"),
+        ("device: cpu", "configuration: 3d_huge", "4: Dataset004 has no configuration 3d_huge; there are 2d, 3d_fullr"),
+        ("datasets: 4", "datasets: 1000", "1: 1000 is not a dataset of nnU-Net's folders"),
+        ("datasets: 4", "datasets: [4, 04]", "1: datasets has 04 twice"),
+        ("datasets: 4", "datasets: x", "1: x is not a dataset of nnU-Net's folders"),
+    ],
+)
+def test_mistakes_are_mistakes_without_the_data_too(study, tmp_path, capsys, old, new, message):
+    shutil.rmtree(tmp_path / "preprocessed")
+    assert old in study.read_text()
+    study.write_text(study.read_text().replace(old, new))
+    assert main(["batch", "--dry-run", str(study)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"study.yaml:{message}" in line
+
+
+def test_what_is_damaged_is_a_mistake_when_a_study_is_planned(study, tmp_path, capsys):
+    description = tmp_path / "raw" / DATASET / "dataset.json"
+    description.parent.mkdir(parents=True)
+    description.write_text("{")
+    assert main(["batch", "--dry-run", str(study)]) == 2
+    assert f"{description} cannot be read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

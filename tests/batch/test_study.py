@@ -206,6 +206,21 @@ def test_paths_of_users(study, tmp_path, monkeypatch):
     assert line.startswith("8: output: ~nobody-of-that-name/there: ")
 
 
+def test_pretrained_weights(study, tmp_path):
+    (tmp_path / "some weights.pth").write_bytes(b"abc")
+    given = GOOD + "pretrained_weights: some weights.pth\n"
+    read = read_study(study(given))
+    assert read.pretrained_weights == str(tmp_path / "some weights.pth")
+    # FIPS 180-2's example
+    assert read.weights_sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    (tmp_path / "some weights.pth").unlink()
+    (line,) = mistakes(study(given))
+    assert line.startswith("8: pretrained_weights: ") and "No such file" in line and "some weights.pth" in line
+    assert read_study(study(given), need_data=False).weights_sha256 is None
+    (tmp_path / "some weights.pth").mkdir()
+    assert mistakes(study(given))[0].startswith("8: pretrained_weights: ")
+
+
 @pytest.mark.parametrize("name", ["Dataset009_{x}", "Dataset009_a}", '"Dataset009_a\\nb"', '"Dataset009_\\e[2J"'])
 def test_names_that_snakemake_or_a_terminal_would_read(study, tmp_path, name):
     (line,) = mistakes(study(GOOD.replace("[4]", name)))
@@ -226,6 +241,79 @@ def test_seeds_are_checked_with_every_trainer(study):
         "4: nnUNetTrainerCPR_ws500_seed1_seed2: 'seed2' sets the seed a second time",
     ]
     assert [line[:2] for line in mistakes(study(GOOD + "seeds: [4294967296]\n"))] == ["3:", "4:"]
+
+
+GRID = """\
+datasets: [4]
+trainers:
+  SGD: nnUNetTrainerSGD_10epochs
+  CPR ws{ws}: nnUNetTrainerCPR_ws{ws}_10epochs
+  "{mu}": nnUNetTrainerCPR_mu{mu}
+grid:
+  ws: [500, 2000]
+  mu: 0.50
+baseline: CPR ws500
+device: cpu
+"""
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ("CPR: nnUNetTrainerCPR", {"CPR": ["nnUNetTrainerCPR"]}),
+        ("- nnUNetTrainerCPR_ws{ws}", {f"nnUNetTrainerCPR_ws{ws}": [f"nnUNetTrainerCPR_ws{ws}"] for ws in "597"}),
+        ("ws {ws}: nnUNetTrainerCPR_ws{ws}", {f"ws {ws}": [f"nnUNetTrainerCPR_ws{ws}"] for ws in "597"}),
+        ("x{ws}: ['nnUNetTrainerCPR_ws{ws}', 'nnUNetTrainerCPR_ws{ws}_bf16']",
+         {f"x{ws}": [f"nnUNetTrainerCPR_ws{ws}", f"nnUNetTrainerCPR_ws{ws}_bf16"] for ws in "597"}),
+        ("'{mu}': nnUNetTrainerCPR_mu{mu}", {mu: [f"nnUNetTrainerCPR_mu{mu}"] for mu in ("0.50", "1")}),
+        ("mu {mu}, ws {ws}: nnUNetTrainerCPR_ws{ws}_mu{mu}",
+         {f"mu {mu}, ws {ws}": [f"nnUNetTrainerCPR_ws{ws}_mu{mu}"] for ws in "597" for mu in ("0.50", "1")}),
+    ],
+)  # fmt: skip
+def test_a_grid_stands_for_all_combinations(study, entry, expected):
+    """In the grid's order, each with all seeds; values are taken as they are written."""
+    values = {"ws": "[5, 9, 7]", "mu": "[0.50, 1]"}
+    grid = "".join(f"  {key}: {values[key]}\n" for key in values if f"{{{key}}}" in entry)
+    text = f"datasets: 4\ntrainers:\n  {entry}\n" + (f"grid:\n{grid}" if grid else "")
+    assert list(read_study(study(text)).trainers.items()) == list(expected.items())
+    seeded = {name: [f"{run}_seed{seed}" for run in runs for seed in (3, 4)] for name, runs in expected.items()}
+    assert read_study(study(f"{text}seeds: [3, 4]\n")).trainers == seeded
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("500, 2000", "500, 1e3", "4: nnUNetTrainerCPR_ws1e3_10epochs: cannot read the part 'ws1e3';"),
+        ("500, 2000", "500, 9000", "4: nnUNetTrainerCPR_ws9000_10epochs: the warm start takes 9000 steps, but"),
+        ("SGD: nnUNetTrainerSGD", "SGD: nnUNetTrainerSGD_lr{lr}", "3: unknown placeholder {lr}; the grid has ws, mu"),
+        ("SGD: ", "SGD {mu}: ", "3: nnUNetTrainerSGD_10epochs must hold {mu}, as its name SGD {mu} does"),
+        ("ws{ws}: nnU", "x: nnU", "4: the name CPR x must hold {ws}, as its trainer nnUNetTrainerCPR_ws{ws}_10epo"),
+        ('  "{mu}": nnUNetTrainerCPR_mu{mu}', "  CPR: nnUNetTrainerCPR", "8: no trainer uses the grid's {mu}"),
+        ('"{mu}"', "CPR ws2000", "5: the name CPR ws2000 must hold {mu}, as its trainer nnUNetTrainerCPR_mu{mu} does"),
+        ("SGD: nnU", "CPR ws2000: nnU", "4: trainers has CPR ws2000 twice"),
+        ("  ws: [500, 2000]", "  ws:\n    - 500\n    - 500", "7: the grid's ws has a value twice"),
+        ("[500, 2000]", "[]", "7: grid: every entry must be"),
+        ("[500, 2000]", "{from: 1}", "7: grid: every entry must be"),
+        ("\n  ws: [500, 2000]\n  mu: 0.50", " [ws, mu]", "6: grid must be a mapping of placeholders to values"),
+        ("\n  ws: [500, 2000]\n  mu: 0.50", "", "6: grid must be a mapping of placeholders to values"),
+        ("ws: [", "a b: [", "7: the placeholder a b must consist of letters, digits and _"),
+        ("mu: 0", "ws: 0", "8: grid has ws twice"),
+        ("nnUNetTrainerCPR_mu{mu}", "[nnUNetTrainerCPR_mu{mu}]",
+         "5: not YAML: expected ',' or ']', but got '{'; put names with a {placeholder} into quotes"),
+        ("baseline: CPR ws500", "baseline: CPR ws{ws}", "9: the baseline CPR ws{ws} is not among SGD, CPR ws500, C"),
+    ],
+)  # fmt: skip
+def test_mistake_in_a_grid(study, old, new, expected):
+    assert GRID.count(old) == 1
+    read_study(study(GRID))
+    (line,) = mistakes(study(GRID.replace(old, new)))
+    assert line.startswith(expected)
+
+
+def test_placeholders_without_a_grid(study):
+    assert mistakes(study("datasets: 4\ntrainers: {'CPR {ws}': 'nnUNetTrainerCPR_ws{ws}'}\n")) == [
+        "2: unknown placeholder {ws}; there is no grid"
+    ]
 
 
 @pytest.mark.parametrize("trainers", ["[]", "{}", "nnUNetTrainer", "", "null"])

@@ -1,0 +1,136 @@
+"""Whether a study's datasets can be trained: nnU-Net's files of each, checked before anything starts.
+
+To plan a study, the data need not be there yet: what is missing is then no mistake, but what is there is checked.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nnunet_cpr.batch.study_file import StudyFile
+from nnunet_cpr.datasets.small_plans import CONFIGURATION as SMALL
+from nnunet_cpr.evaluation.nnunet_results import dataset_name
+from nnunet_cpr.files import read_json
+from nnunet_cpr.labels import foreground_labels, read_dataset_json
+
+PLANNED = ("2d", "3d_fullres", "3d_lowres")
+PLANNERS = {"nnUNetPlans": "ExperimentPlanner"} | {
+    f"nnUNetResEncUNet{size}Plans": f"nnUNetPlannerResEnc{size}" for size in ("M", "L", "XL")
+}
+"""nnU-Net's plans and the planner that makes them."""
+
+
+def read_dataset_name(text: str, need_data: bool) -> str:
+    """Return nnU-Net's full name of a dataset, or `Dataset004` for the number of one that is needed later only.
+
+    Raises:
+        ValueError: there is no such dataset, or its name cannot be used.
+    """
+    if not need_data and re.fullmatch(r"\d{1,3}", text) and not _is_known(int(text)):
+        return f"Dataset{int(text):03d}"
+    name = dataset_name(text)
+    if not re.fullmatch(r"Dataset\d{3}_[^/]+", name):
+        raise ValueError(f"{text} is neither a number nor a name such as Dataset004_Hippocampus")
+    check_name(name)
+    return name
+
+
+def check_name(name: str) -> None:
+    """Refuse what Snakemake, or a terminal, takes for more than a name."""
+    if not name.isprintable() or re.search(r"[/{}]", name):
+        raise ValueError(f"{name!r} cannot be used in a batch; a name must be without braces, slashes and line breaks")
+
+
+def is_missing(dataset: str, plans: str) -> bool:
+    """Say whether there is nothing of a dataset that a training could be prepared from."""
+    return not (plans_file(dataset, plans).is_file() or _description(dataset).is_file())
+
+
+def plans_file(dataset: str, plans: str) -> Path:
+    """Return where nnU-Net has a dataset's plans."""
+    return Path(os.environ["nnUNet_preprocessed"]) / dataset / f"{plans}.json"  # noqa: SIM112 (nnU-Net's name)
+
+
+def check_dataset(
+    file: StudyFile, node: yaml.Node, dataset: str, plans: str, configuration: str, need_data: bool
+) -> None:
+    """Note what is wrong with a dataset's description and plans, at the line of `node`."""
+    path, description = plans_file(dataset, plans), _description(dataset)
+    there = description.exists()
+    if not path.is_file() and plans not in PLANNERS:
+        if need_data or there:
+            file.complain(file.nodes["plans"], f"{path} is missing, and only {', '.join(PLANNERS)} can be made")
+        return
+    # A machine may have only the preprocessed data.
+    if there or (need_data and not path.is_file()):
+        _check_description(file, node, description)
+    if not path.is_file():
+        known = [*PLANNED, SMALL]
+    else:
+        try:
+            known = list(read_json(path)["configurations"].keys())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            file.complain(node, f"{path} cannot be read ({error!r}); plan {dataset} anew")
+            return
+        known += [SMALL] if "3d_fullres" in known else []
+    where = file.nodes.get("configuration", node)
+    if configuration == "3d_cascade_fullres":
+        file.complain(where, "3d_cascade_fullres builds on the predictions of another training; train it by hand")
+    elif configuration not in known:
+        file.complain(
+            where, f"{dataset} has no configuration {configuration}; there are {', '.join(dict.fromkeys(known))}"
+        )
+
+
+def check_folds(file: StudyFile, dataset: str, folds: list[tuple[str, yaml.Node]]) -> None:
+    """Note every fold that the dataset's split does not have."""
+    splits_file = Path(os.environ["nnUNet_preprocessed"]) / dataset / "splits_final.json"  # noqa: SIM112
+    number = 5  # what nnU-Net makes
+    if splits_file.is_file():
+        try:
+            number = len(read_json(splits_file))
+        except (OSError, ValueError, TypeError) as error:
+            file.complain(file.nodes["datasets"], f"{splits_file} cannot be read ({error!r})")
+            return
+    for fold, node in folds:
+        if fold != "all" and int(fold) >= number:
+            file.complain(node, f"fold {fold} is out of range: {dataset} has {number} folds, 0 to {number - 1}")
+
+
+def _is_known(number: int) -> bool:
+    from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
+
+    return len(find_candidate_datasets(number)) > 0
+
+
+def _description(dataset: str) -> Path:
+    return Path(os.environ["nnUNet_raw"]) / dataset / "dataset.json"  # noqa: SIM112 (nnU-Net's name)
+
+
+def _check_description(file: StudyFile, node: yaml.Node, description: Path) -> None:
+    try:
+        content = read_dataset_json(description)
+        lacking = [key for key in ("channel_names", "labels", "file_ending") if key not in content]
+        if not lacking and not isinstance(content["file_ending"], str):
+            raise ValueError("file_ending is no text")
+        if not isinstance(content.get("dataset", {}), dict):
+            raise ValueError("dataset holds no cases")
+        if not lacking:
+            _check_labels(content)
+    except FileNotFoundError:
+        file.complain(node, f"there is no {description}; see nnunet-cpr convert")
+    except (OSError, ValueError, TypeError) as error:
+        file.complain(node, f"{description} cannot be read ({error!r})")
+    else:
+        if lacking:
+            file.complain(node, f"{description} lacks {', '.join(lacking)}")
+
+
+def _check_labels(description: dict[str, Any]) -> None:
+    """Refuse labels on which nnU-Net fails after planning, or of which it would drop one."""
+    foreground_labels(description)
+    if not isinstance(description["labels"].get("background"), int) or description["labels"]["background"] != 0:
+        raise ValueError('its labels have no "background": 0, which nnU-Net needs')
