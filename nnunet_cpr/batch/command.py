@@ -23,7 +23,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--dry-run", action="store_true", help="show what there is to do and what it costs, and do nothing"
     )
     where = batch.add_mutually_exclusive_group()
-    where.add_argument("--gpus", metavar="0,1,...", help="of this machine, one training each (default: all)")
+    where.add_argument("--gpus", metavar="0,1,...", help="of this machine, for the trainings to share (default: all)")
     where.add_argument("--jobs", type=int, metavar="N", help="without GPU: trainings at once (default: 1)")
     where.add_argument(
         "--slurm", metavar="NAME=VALUE,...",
@@ -59,7 +59,7 @@ def _show(study: Any, as_json: bool) -> None:
     from nnunet_cpr.batch.states_table import states_table
 
     states = states_of(study)
-    print(json.dumps(as_dicts(states), indent=2) if as_json else states_table(states))
+    print(json.dumps(as_dicts(states), indent=2) if as_json else states_table(states, study.gpus_per_training))
 
 
 def _show_data(study: Any) -> None:
@@ -90,7 +90,7 @@ def run_batch(args: argparse.Namespace) -> int:
 
     study = read_study(user_path(args.study), need_data=not args.dry_run)
     check_output(study)
-    place = find_place(args, study.device)
+    place = find_place(args, study.device, study.gpus_per_training)
     if args.dry_run:
         _show(study, args.json)
         if not args.json:
@@ -130,7 +130,7 @@ def _run(study: Any, place: Any) -> int:
         return 130
     missing = [run for run in runs if not run.is_done()]
     if missing or code:
-        print(states_table(states_of(study)))
+        print(states_table(states_of(study), study.gpus_per_training))
         log = study.output / "snakemake.log"
         print(f"{len(missing)} of {len(runs)} trainings are not done; logs: {study.output / 'logs'}, "
               f"Snakemake's: {log}", file=sys.stderr)  # fmt: skip

@@ -1,4 +1,4 @@
-"""The GPUs of this machine, one training on each. Imports no torch."""
+"""The GPUs of this machine, each for one training at a time. Imports no torch."""
 
 import os
 import shutil
@@ -29,6 +29,11 @@ def gpu_locks(gpus: list[str]) -> list[Path]:
     """
     folder = _private_folder()
     return [folder / f"gpu-{gpu.replace('/', '-')}.lock" for gpu in gpus]
+
+
+def guard_lock() -> Path:
+    """Return the lock of whoever is choosing among the GPUs."""
+    return _private_folder() / "choosing.lock"
 
 
 def _private_folder() -> Path:
