@@ -24,7 +24,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--dry-run", action="store_true", help="show what there is to do and what it costs, and do nothing"
     )
     where = batch.add_mutually_exclusive_group()
-    where.add_argument("--gpus", metavar="0,1,...", help="of this machine, one training each (default: all)")
+    where.add_argument("--gpus", metavar="0,1,...", help="of this machine, for the trainings to share (default: all)")
     where.add_argument("--jobs", type=int, metavar="N", help="without GPU: trainings at once (default: 1)")
     where.add_argument(
         "--slurm", metavar="NAME=VALUE,...",
@@ -64,7 +64,7 @@ def _show(study: Any, as_json: bool) -> None:
     if as_json:
         print(json.dumps(as_dicts(states) + [asdict(state) for state in predictions], indent=2))
         return
-    print(states_table(states))
+    print(states_table(states, study.gpus_per_training))
     if predictions:
         print(f"\n{predictions_table(predictions)}")
 
@@ -97,7 +97,7 @@ def run_batch(args: argparse.Namespace) -> int:
 
     study = read_study(user_path(args.study), need_data=not args.dry_run)
     check_output(study)
-    place = find_place(args, study.device)
+    place = find_place(args, study.device, study.gpus_per_training)
     if args.dry_run:
         _show(study, args.json)
         if not args.json:
@@ -142,7 +142,7 @@ def _run(study: Any, place: Any) -> int:
     missing = [run for run in runs if not run.is_done()]
     untested = [ensemble for ensemble in ensembles if not ensemble.is_done()]
     if missing or untested or code:
-        print(states_table(states_of(study)))
+        print(states_table(states_of(study), study.gpus_per_training))
         if untested:
             print(f"\n{predictions_table(prediction_states(study))}")
         log = study.output / "snakemake.log"

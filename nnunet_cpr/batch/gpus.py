@@ -1,11 +1,15 @@
-"""The GPUs of this machine, one training on each. Imports no torch."""
+"""The GPUs of this machine, each for one training at a time. Imports no torch."""
 
 import os
 import shutil
 import stat
 import subprocess
 import tempfile
+from functools import partial
 from pathlib import Path
+
+from nnunet_cpr.batch.failures import forget_failure, note_failure
+from nnunet_cpr.batch.locks import take_some_of
 
 
 def gpus_here() -> list[str]:
@@ -29,6 +33,19 @@ def gpu_locks(gpus: list[str]) -> list[Path]:
     """
     folder = _private_folder()
     return [folder / f"gpu-{gpu.replace('/', '-')}.lock" for gpu in gpus]
+
+
+def take_gpus(gpus: list[str], number: int, study_output: Path, job: str) -> tuple[str, list[int]]:
+    """Wait until so many of the GPUs are free; return CUDA_VISIBLE_DEVICES and the descriptors of the locks.
+
+    While the job waits, its failure says so.
+    """
+    which = "all" if number == 1 else f"more than {len(gpus) - number}"
+    text = f"waits, because other studies train on {which} of the GPUs {', '.join(gpus)}"
+    guard = _private_folder() / "choosing.lock"
+    taken = take_some_of(gpu_locks(gpus), number, guard, partial(note_failure, study_output, job, text))
+    forget_failure(study_output, job)
+    return ",".join(gpus[index] for index in taken), list(taken.values())
 
 
 def _private_folder() -> Path:

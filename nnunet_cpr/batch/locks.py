@@ -3,7 +3,8 @@
 import fcntl
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 POLL_SECONDS = 2.0
@@ -28,18 +29,38 @@ def take(path: Path, wait: bool = True) -> int | None:
         raise OSError(f"{path} cannot be locked ({error.strerror}); its file system must support flock") from error
 
 
-def take_one_of(paths: Sequence[Path], say_waiting: Callable[[], None]) -> tuple[int, int]:
-    """Lock the first free file, waiting until one is; return its index and descriptor."""
+def take_some_of(paths: Sequence[Path], number: int, guard: Path, say_waiting: Callable[[], None]) -> dict[int, int]:
+    """Lock the first free files, waiting until there are so many; return their indices and descriptors.
+
+    None is held while waiting, so two who wait for several cannot block each other. Whoever looks for free files holds
+    the lock `guard`, or two could go on taking half of what each of them needs.
+    """
     said = False
     while True:
-        for index, path in enumerate(paths):
-            descriptor = take(path, wait=False)
-            if descriptor is not None:
-                return index, descriptor
+        taken: dict[int, int] = {}
+        with _held(guard):
+            for index, path in enumerate(paths):
+                descriptor = take(path, wait=False) if len(taken) < number else None
+                if descriptor is not None:
+                    taken[index] = descriptor
+            if len(taken) == number:
+                return taken
+            for descriptor in taken.values():
+                os.close(descriptor)
         if not said:
             say_waiting()
             said = True
         time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    descriptor = take(path)
+    assert descriptor is not None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def is_locked(path: Path) -> bool:

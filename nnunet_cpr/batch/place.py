@@ -30,14 +30,14 @@ class Place:
     cluster: bool = False
 
 
-def find_place(args: Namespace, device: str) -> Place:
+def find_place(args: Namespace, device: str, gpus_per_training: int) -> Place:
     """Return where the flags say that the trainings run.
 
     Raises:
         ValueError: they make no sense, or what they ask for is not there.
     """
     if args.slurm is not None:
-        arguments, sbatch = slurm_arguments(args.slurm)
+        arguments, sbatch = slurm_arguments(args.slurm, gpus_per_training)
         return Place([*arguments, *_NO_PROFILES], signal.SIGINT, sbatch=sbatch, cluster=True)
     if args.profile is not None:
         profile = user_path(args.profile)
@@ -47,7 +47,9 @@ def find_place(args: Namespace, device: str) -> Place:
     gpus = _gpus(args, device)
     if args.jobs is not None and args.jobs < 1:
         raise ValueError(f"--jobs {args.jobs}: at least one training must run at a time")
-    at_once = len(gpus) or args.jobs or 1
+    if gpus and len(gpus) < gpus_per_training and not args.dry_run:
+        raise ValueError(f"gpus_per_training is {gpus_per_training}, but there are only these GPUs: {', '.join(gpus)}")
+    at_once = len(gpus) // gpus_per_training or args.jobs or 1
     # Snakemake's cores only count jobs here; how many processes each starts is its own business.
     arguments = ["--executor", "local", "--cores", str(at_once), "--resources", f"training={at_once}", "measuring=1"]
     return Place([*arguments, *_NO_PROFILES], signal.SIGTERM, gpus)

@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 from nnunet_cpr.batch.ensembles import Ensemble
-from nnunet_cpr.batch.failures import forget_failure, note_failure, reason_in
-from nnunet_cpr.batch.gpus import gpu_locks
-from nnunet_cpr.batch.locks import take, take_one_of
+from nnunet_cpr.batch.failures import note_failure, reason_in
+from nnunet_cpr.batch.gpus import take_gpus
+from nnunet_cpr.batch.locks import take
 from nnunet_cpr.batch.plan import Plan, job_name
 from nnunet_cpr.batch.train import StopSignals, processes, run_command
 from nnunet_cpr.evaluation.fold_ensembles import RECORD
@@ -41,11 +41,9 @@ def predict(plan: Plan, ensemble: Ensemble) -> int:
             raise ValueError(f"{waits[0].folder} is not trained and validated, or was trained again")
         locks, environment = [lock], os.environ | processes() | {"PYTHONUNBUFFERED": "1"}
         if plan.gpus:
-            text = f"waits, because other studies train on all of the GPUs {', '.join(plan.gpus)}"
-            index, gpu_lock = take_one_of(gpu_locks(plan.gpus), lambda: note_failure(study.output, job, text))
-            forget_failure(study.output, job)
-            locks.append(gpu_lock)
-            environment["CUDA_VISIBLE_DEVICES"] = plan.gpus[index]
+            visible, gpu_locks = take_gpus(plan.gpus, 1, study.output, job)
+            locks += gpu_locks
+            environment["CUDA_VISIBLE_DEVICES"] = visible
         _begin(ensemble)
         begun, begin = time.time(), log.stat().st_size if log.is_file() else 0
         code = run_command(predict_command(ensemble, study.device), log, environment, locks, signals)

@@ -20,8 +20,11 @@ PLUGINS = Path(__file__).with_name("plugins")
 KINDS = ("prepare", "train", "surface", "predict", "test_surface")
 ON_DEVICE = ("train", "predict")
 """The jobs that run on the study's device, and that are told to stop before their time is over."""
-CPUS = "8"
-"""Of a job, unless the user says how many: nnU-Net augments on the CPU, and sbatch's default is 1."""
+CPUS = 8
+"""Of a job, and for each GPU of a training, unless the user says how many.
+
+nnU-Net augments on the CPU, and sbatch's default is 1.
+"""
 WARNING = "USR1@120"
 """Before the time limit, trainings are told to save and end; predictions to end."""
 CHECK_SECONDS = 10
@@ -51,17 +54,23 @@ GPU_OPTIONS = {
     "gres-flags", "mem-per-gpu", "ntasks-per-gpu", "tres-bind", "tres-per-task",
 }  # fmt: skip
 """What only jobs on the device ask for."""
+ASK_FOR_GPUS = ("gres", "gpus", "gpus-per-node", "gpus-per-task", "gpus-per-socket")
 FREE_TEXT = ("comment", "export", "extra")
 """Options whose values may hold `,NAME=`."""
 
 
-def slurm_arguments(text: str) -> tuple[list[str], dict[str, list[str]]]:
+def slurm_arguments(text: str, gpus: int = 1) -> tuple[list[str], dict[str, list[str]]]:
     """Return Snakemake's arguments for `partition=gpu,time=24:00:00,gres=gpu:1`, and sbatch's for each kind of job.
 
+    Args:
+        text: What the user asks for.
+        gpus: How many GPUs a training takes.
+
     Raises:
-        ValueError: a part cannot be read, or there is no SLURM here.
+        ValueError: a part cannot be read, it asks for too few GPUs, or there is no SLURM here.
     """
     wishes = _read(text)
+    _check_gpus(wishes, gpus)
     for command in ("sbatch", "squeue", "scancel"):
         if shutil.which(command) is None:
             raise ValueError(f"--slurm: there is no {command} here; start this on a login node of the cluster")
@@ -72,7 +81,7 @@ def slurm_arguments(text: str) -> tuple[list[str], dict[str, list[str]]]:
                  "--nnunet-cpr-status-command", "sacct" if _has_accounting() else "squeue"]  # fmt: skip
     if "no-requeue" not in wishes:
         arguments.append("--nnunet-cpr-requeue")  # the plugin then leaves jobs of a failed node to SLURM
-    return arguments, {kind: _sbatch(kind, wishes) for kind in KINDS}
+    return arguments, {kind: _sbatch(kind, wishes, gpus if kind == "train" else 1) for kind in KINDS}
 
 
 def plugin_path() -> str:
@@ -106,14 +115,25 @@ def wait_for_jobs(study_output: Path) -> None:
         time.sleep(2)
 
 
-def _sbatch(kind: str, wishes: dict[str, str | None]) -> list[str]:
+def _check_gpus(wishes: dict[str, str | None], gpus: int) -> None:
+    """Refuse fewer GPUs than a training takes, where their number can be read."""
+    for name in ASK_FOR_GPUS:
+        value = wishes.get(name) or ""
+        found = re.fullmatch(r"gpu:(?:[^:,]+:)?(\d+)" if name == "gres" else r"(?:[^:,]+:)?(\d+)", value)
+        if found and int(found[1]) < gpus:
+            raise ValueError(f"--slurm: {name}={value}, but the study's gpus_per_training is {gpus}")
+
+
+def _sbatch(kind: str, wishes: dict[str, str | None], gpus: int) -> list[str]:
     """Return sbatch's options for a kind of job: what was asked for, and what the batch cannot do without."""
     asked = {name: value for name, value in wishes.items() if kind in ON_DEVICE or name not in GPU_OPTIONS}
     ours: dict[str, str | None] = {}
     if not {"requeue", "no-requeue"} & asked.keys():
         ours["requeue"] = None
     if not {"cpus-per-task", "cpus-per-gpu", "tres-per-task"} & asked.keys():
-        ours["cpus-per-task"] = CPUS
+        ours["cpus-per-task"] = str(CPUS * gpus)
+    if gpus > 1 and not asked.keys() & {*ASK_FOR_GPUS, "tres-per-task"}:
+        ours["gres"] = f"gpu:{gpus}"
     if kind in ON_DEVICE and "signal" not in asked:
         ours["signal"] = WARNING
     return [f"--{name}" if value is None else f"--{name}={value}" for name, value in (ours | asked).items()]

@@ -10,7 +10,7 @@ ORDER = ("done", "running", "resumable", "failed", "missing", "outdated")
 PREDICTION_ORDER = ("predicted", "running", "failed", "missing", "outdated")
 
 
-def states_table(states: list[State]) -> str:
+def states_table(states: list[State], gpus: int = 1) -> str:
     """Return a row a training, the counts, and how many epochs and hours of training are left."""
     rows = [("dataset", "trainer", "fold", "state", "epochs", "hours left")]
     rows += [
@@ -21,7 +21,7 @@ def states_table(states: list[State]) -> str:
     lines = _aligned(rows, [state.note for state in states])
     counts = Counter(state.state for state in states)
     known = [state.hours_left for state in states if state.hours_left is not None]
-    hours = f"{sum(known):.1f} hours of training left on one device"
+    hours = f"{sum(known):.1f} hours of training left on {'one device' if gpus == 1 else f'{gpus} GPUs'}"
     if unknown := len(states) - len(known):
         hours = f"{hours}, not counting {unknown} trainings of which no epoch was timed" if any(known) else ""
         hours = hours or f"no epoch was timed yet, so the hours left are unknown for {unknown} trainings"

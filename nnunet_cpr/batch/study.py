@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from nnunet_cpr.nnunet.trainer_sources import defining_file
 from nnunet_cpr.training.settings import family_of, parse
 
 KEYS = ["datasets", "configuration", "plans", "trainers", "grid", "folds", "seeds", "baseline", "test_set", "surface",
-        "tolerance", "device", "pretrained_weights", "train_arguments", "output"]  # fmt: skip
+        "tolerance", "device", "gpus_per_training", "pretrained_weights", "train_arguments", "output"]  # fmt: skip
 ARGUMENTS = ("--npz", "--val_best")
 """Of nnUNetv2_train: those that make sense for every training of a study and are not set by it."""
 DEFAULT_FOLDS = ["0", "1", "2", "3", "4"]
@@ -47,6 +48,7 @@ class Study:
     """Where logs, records and the report are."""
     test_set: bool = False
     """Whether the folds of each trainer are to predict imagesTs together, and that is compared with labelsTs."""
+    gpus_per_training: int = 1
     pretrained_weights: str = ""
     """The file that every training begins with, empty for random weights."""
     weights_sha256: str | None = ""
@@ -86,6 +88,7 @@ def read_study(path: Path, need_data: bool = True) -> Study:
         if test_set and (need_data or not is_missing(dataset, plans)):
             _check_test_set(file, dataset)
     weights, weights_sha256 = _pretrained_weights(file, need_data)
+    device = file.choice("device", {device: device for device in ("cuda", "cpu", "mps")}, "cuda")
     surface = file.choice("surface", {"true": True, "false": False}, False)
     study = Study(
         path=path,
@@ -97,10 +100,11 @@ def read_study(path: Path, need_data: bool = True) -> Study:
         baseline=baseline,
         surface=surface,
         tolerance=_tolerance(file, surface),
-        device=file.choice("device", {device: device for device in ("cuda", "cpu", "mps")}, "cuda"),
+        device=device,
         train_arguments=[argument for argument, _ in file.listed("train_arguments", _argument)],
         output=_output(file),
         test_set=test_set,
+        gpus_per_training=_gpus_per_training(file, device),
         pretrained_weights=weights,
         weights_sha256=weights_sha256,
     )
@@ -201,6 +205,16 @@ def _tolerance(file: StudyFile, surface: bool) -> float:
     elif not 0 < value < math.inf:
         file.complain(node, f"tolerance is {text}, but must be a number above 0, in mm")
     return value
+
+
+def _gpus_per_training(file: StudyFile, device: str) -> int:
+    node, text = file.nodes.get("gpus_per_training"), file.text("gpus_per_training", "1")
+    if not re.fullmatch(r"0*[1-9]\d{0,3}", text):
+        file.complain(node, f"gpus_per_training is {text}, but must be a whole number above 0")
+        return 1
+    if int(text) > 1 and device != "cuda":
+        file.complain(node, f"gpus_per_training means nothing with device: {device}")
+    return int(text)
 
 
 def _pretrained_weights(file: StudyFile, need_data: bool) -> tuple[str, str | None]:

@@ -13,8 +13,8 @@ from types import FrameType
 from typing import Any
 
 from nnunet_cpr.batch.failures import forget_failure, note_failure, reason_in
-from nnunet_cpr.batch.gpus import gpu_locks
-from nnunet_cpr.batch.locks import take, take_one_of
+from nnunet_cpr.batch.gpus import take_gpus
+from nnunet_cpr.batch.locks import take
 from nnunet_cpr.batch.plan import Plan, job_name
 from nnunet_cpr.batch.runs import CHECKPOINTS, Run
 from nnunet_cpr.batch.study import Study
@@ -35,14 +35,21 @@ def train_command(study: Study, run: Run) -> list[str]:
     nnU-Net takes no weights to begin with where it is to resume.
     """
     begins = study.pretrained_weights and not run.is_begun()
-    return ["nnUNetv2_train", run.dataset, study.configuration, run.fold, "-tr", run.run, "-p", study.plans,
-            "-device", study.device, *(["-pretrained_weights", study.pretrained_weights] if begins else ["--c"]),
+    command, number = [executable("nnUNetv2_train")], study.gpus_per_training
+    if number > 1:  # nnU-Net's own command does not hand stop signals on to its processes
+        command = [sys.executable, "-m", "nnunet_cpr.training.launch"]
+    gpus = ["-num_gpus", str(number)] if number > 1 else []
+    return [*command, run.dataset, study.configuration, run.fold, "-tr", run.run, "-p", study.plans,
+            "-device", study.device, *gpus, *(["-pretrained_weights", study.pretrained_weights] if begins else ["--c"]),
             *study.train_arguments]  # fmt: skip
 
 
-def processes() -> dict[str, str]:
-    """Return nnU-Net's variables for the numbers of its processes, where this job has fewer cores than it assumes."""
-    cores, assumed = job_cores(), {"nnUNet_n_proc_DA": 12, "nnUNet_def_n_proc": 8}
+def processes(gpus: int = 1) -> dict[str, str]:
+    """Return nnU-Net's variables for the numbers of its processes, where this job has fewer cores than it assumes.
+
+    With several GPUs, nnU-Net starts as many for each.
+    """
+    cores, assumed = max(1, job_cores() // gpus), {"nnUNet_n_proc_DA": 12, "nnUNet_def_n_proc": 8}
     return {name: str(cores) for name, number in assumed.items() if cores < number and name not in os.environ}
 
 
@@ -65,13 +72,12 @@ def train(plan: Plan, run: Run) -> int:
             return 0
         if outdated := run.outdated():
             raise ValueError(f"{run.folder}: {outdated}; undo that, or rename or remove the folder to train it again")
-        locks, environment = [fold_lock], os.environ | processes() | {"PYTHONUNBUFFERED": "1"}
+        locks, wanted = [fold_lock], study.gpus_per_training
+        environment = os.environ | processes(wanted) | {"PYTHONUNBUFFERED": "1"}
         if plan.gpus:
-            text = f"waits, because other studies train on all of the GPUs {', '.join(plan.gpus)}"
-            index, gpu_lock = take_one_of(gpu_locks(plan.gpus), lambda: note_failure(study.output, job, text))
-            forget_failure(study.output, job)
-            locks.append(gpu_lock)
-            environment["CUDA_VISIBLE_DEVICES"] = plan.gpus[index]
+            visible, gpu_locks = take_gpus(plan.gpus, wanted, study.output, job)
+            locks += gpu_locks
+            environment["CUDA_VISIBLE_DEVICES"] = visible
         _set_aside_earlier_training(run)
         if not run.is_begun():
             _note_weights(study, run)
@@ -165,7 +171,7 @@ def run_command(
         stream.flush()
         signals.starting = True
         process = subprocess.Popen(
-            [executable(command[0]), *command[1:]],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,

@@ -26,6 +26,11 @@ def shadow_python(tmp_path_factory) -> Path:
         script = folder / "bin" / name
         script.write_text(f"#!{Path(sys.executable).resolve()} -IS\n{Path(__file__).with_name(source).read_text()}")
         script.chmod(0o755)
+    # `python -m nnunet_cpr.training.launch` imports nnU-Net's command and calls it.
+    script = folder / "bin" / "nnUNetv2_train"
+    stand_in = f"import runpy\ndef run_training_entry(): runpy.run_path({str(script)!r}, run_name='__main__')\n"
+    (inside / "stand_in.py").write_text(stand_in)
+    (inside / "stand_in.pth").write_text("import sys, stand_in; sys.modules['nnunetv2.run.run_training'] = stand_in\n")
     return folder / "bin" / "python"
 
 

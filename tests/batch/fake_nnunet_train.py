@@ -23,6 +23,7 @@ parser.add_argument("fold")
 parser.add_argument("-tr")
 parser.add_argument("-p")
 parser.add_argument("-device")
+parser.add_argument("-num_gpus", type=int, default=1)
 parser.add_argument("-pretrained_weights")
 parser.add_argument("--c", action="store_true")
 args = parser.parse_args()
@@ -62,7 +63,9 @@ for name in (signal.SIGTERM, signal.SIGUSR1):  # SLURM's warning goes to every p
     signal.signal(name, lambda number, _: stop.append(number))
 alone(f"{model.name}-{args.fold}")
 if args.device == "cuda":
-    alone(f"gpu-{gpu}")
+    assert gpu is not None and len(gpu.split(",")) == args.num_gpus
+    for number in gpu.split(","):
+        alone(f"gpu-{number}")
 folder.mkdir(parents=True, exist_ok=True)
 (model / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "organ": 1}, "file_ending": ".nii.gz"}))
 epochs = int(re.search(r"(\d+)epoch", args.tr)[1])

@@ -200,6 +200,27 @@ def test_one_training_on_a_gpu_and_all_gpus_used(world):
     world.check_trained_once(folds=5)
 
 
+def test_trainings_on_two_gpus_each(world):
+    """All or none, and stopped by a signal although nnU-Net trains in other processes then."""
+    study = world.study("device: cuda\ngpus_per_training: 2\n", folds="[0, 1, 2]")
+    world.hold(1)
+    process = world.start("batch", study, "--gpus", "0,1,2,3,4")
+    world.wait_for_events("epoch", 2)
+    assert {entry["gpu"] for entry in world.events("epoch")} == {"0,1", "2,3"}
+    for entry in world.events("begin"):
+        assert entry["arguments"][entry["arguments"].index("-num_gpus") + 1] == "2"
+    commands = world.processes(lambda words: "nnunet_cpr.training.launch" in words)
+    assert len(commands) == 2
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130, err
+    assert len(world.events("stopped")) == 2
+    world.release()
+    again = world.batch(study, "--gpus", "0,1,2,3,4")
+    assert again.returncode == 0, again.stderr
+    world.check_trained_once(folds=3)
+
+
 @pytest.mark.slow
 def test_two_studies_share_folds_and_gpus(world):
     studies = [world.study("device: cuda\n", name, folds="[0, 1, 2]") for name in ("one", "two")]
@@ -385,5 +406,6 @@ def test_a_training_starts_as_many_processes_as_its_job_has_cores(monkeypatch, c
     monkeypatch.setattr(train, "job_cores", lambda: cores)
     found = train.processes()
     assert (found.get("nnUNet_n_proc_DA"), found.get("nnUNet_def_n_proc")) == expected
+    assert train.processes(gpus=4).get("nnUNet_n_proc_DA") == {1: "1", 10: "2", 64: None}[cores]
     monkeypatch.setenv("nnUNet_n_proc_DA", "3")
     assert "nnUNet_n_proc_DA" not in train.processes()

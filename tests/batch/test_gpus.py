@@ -2,10 +2,13 @@
 
 import os
 import stat
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from nnunet_cpr.batch.gpus import gpu_locks
+from nnunet_cpr.batch import locks
+from nnunet_cpr.batch.gpus import gpu_locks, guard_lock
 from nnunet_cpr.batch.locks import take
 
 
@@ -23,6 +26,44 @@ def test_the_folder_is_private(tmp_path):
     assert stat.S_IMODE(first.parent.stat().st_mode) == 0o700
     assert second.parent == first.parent
     assert gpu_locks(["0"]) == [first]
+
+
+@pytest.mark.parametrize("wanted", [(2, 2, 2, 2), (1, 2, 3, 2, 1), (3, 3)])
+def test_some_of_three_are_taken_whole_and_by_nobody_else(monkeypatch, wanted):
+    """Nobody waits for ever, whatever order they come in."""
+    monkeypatch.setattr(locks, "POLL_SECONDS", 0.001)
+    paths, guard, used, clashes = gpu_locks(["0", "1", "2"]), guard_lock(), set(), []
+
+    def work(number):
+        for _ in range(30):
+            taken = locks.take_some_of(paths, number, guard, lambda: None)
+            assert len(taken) == number
+            clashes.extend(used & taken.keys())
+            used.update(taken)
+            time.sleep(0.0005)
+            used.difference_update(taken)
+            for descriptor in taken.values():
+                os.close(descriptor)
+
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        list(pool.map(work, wanted))
+    assert not clashes and not used
+
+
+def test_nothing_is_held_while_waiting_for_more(monkeypatch):
+    paths, guard = gpu_locks(["0", "1", "2"]), guard_lock()
+    others = [locks.take(path) for path in paths[:2]]
+    said = []
+
+    def wait(_):
+        assert [locks.is_locked(path) for path in [*paths, guard]] == [True, True, False, False]
+        os.close(others.pop())
+
+    monkeypatch.setattr(locks.time, "sleep", wait)
+    taken = locks.take_some_of(paths, 2, guard, lambda: said.append(1))
+    assert sorted(taken) == [1, 2] and said == [1] and len(others) == 1
+    for descriptor in [*taken.values(), *others]:
+        os.close(descriptor)
 
 
 def open_to_all(folder):

@@ -269,6 +269,11 @@ def test_plans_that_lead_nowhere(study, tmp_path, capsys, configurations):
         (["--gpus", "0,1,0"], "cuda", "--gpus 0,1,0 names a GPU twice"),
         (["--gpus", ","], "cuda", "no GPU was found"),
         (["--jobs", "2"], "cuda", "--jobs is for studies without GPU"),
+        (
+            ["--gpus", "0,7"],
+            "cuda\ngpus_per_training: 3",
+            "gpus_per_training is 3, but there are only these GPUs: 0, 7",
+        ),
         (["--profile", "nowhere"], "cpu", "--profile nowhere is not a folder"),
     ],
 )

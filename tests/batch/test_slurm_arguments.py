@@ -82,6 +82,30 @@ def test_what_was_asked_for_is_passed_on_as_it_was_written(commands, text, every
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("mem=1", ["--gres=gpu:4", "--cpus-per-task=32"]),
+        ("gres=gpu:a100:4", ["--gres=gpu:a100:4", "--cpus-per-task=32"]),
+        ("gres=gpu:5", ["--gres=gpu:5", "--cpus-per-task=32"]),
+        ("gpus-per-node=4,cpus=6", ["--gpus-per-node=4", "--cpus-per-task=6"]),
+        ("gpus=h100:4,cpus-per-gpu=6", ["--gpus=h100:4", "--cpus-per-gpu=6"]),
+        ("tres-per-task=gres/gpu:4", ["--tres-per-task=gres/gpu:4"]),
+    ],
+)
+def test_a_training_on_several_gpus_asks_for_them(commands, text, expected):
+    _, sbatch = slurm_arguments(text, gpus=4)
+    asking = ("--gres", "--gpus", "--cpus", "--tres")
+    assert sorted(word for word in sbatch["train"] if word.startswith(asking)) == sorted(expected)
+    assert not any(word.startswith(("--gres", "--gpus", "--tres")) for word in sbatch["prepare"] + sbatch["surface"])
+
+
+@pytest.mark.parametrize("text", ["gres=gpu:1", "gres=gpu:a100:3", "gpus=2", "gpus-per-node=h100:1", "gpus-per-task=1"])
+def test_fewer_gpus_than_a_training_takes(commands, text):
+    with pytest.raises(ValueError, match=rf"^--slurm: {text}, but the study's gpus_per_training is 4$"):
+        slurm_arguments(text, gpus=4)
+
+
+@pytest.mark.parametrize(
     ("text", "gone"),
     [("cpus=12", "--cpus-per-task=8"), ("cpus-per-task=0", "--cpus-per-task=8"), ("no-requeue", "--requeue"),
      ("signal=USR1@600", "--signal=USR1@120"), ("cpus-per-gpu=6", "--cpus-per-task=8")],
