@@ -35,6 +35,11 @@ def gpu_locks(gpus: list[str]) -> list[Path]:
     return [folder / f"gpu-{gpu.replace('/', '-')}.lock" for gpu in gpus]
 
 
+def guard_lock() -> Path:
+    """Return the lock of whoever is choosing among the GPUs."""
+    return _private_folder() / "choosing.lock"
+
+
 def take_gpus(gpus: list[str], number: int, study_output: Path, job: str) -> tuple[str, list[int]]:
     """Wait until so many of the GPUs are free; return CUDA_VISIBLE_DEVICES and the descriptors of the locks.
 
@@ -42,8 +47,7 @@ def take_gpus(gpus: list[str], number: int, study_output: Path, job: str) -> tup
     """
     which = "all" if number == 1 else f"more than {len(gpus) - number}"
     text = f"waits, because other studies train on {which} of the GPUs {', '.join(gpus)}"
-    guard = _private_folder() / "choosing.lock"
-    taken = take_some_of(gpu_locks(gpus), number, guard, partial(note_failure, study_output, job, text))
+    taken = take_some_of(gpu_locks(gpus), number, guard_lock(), partial(note_failure, study_output, job, text))
     forget_failure(study_output, job)
     return ",".join(gpus[index] for index in taken), list(taken.values())
 
