@@ -14,6 +14,7 @@ from typing import Any
 from nnunet_cpr.content_id import content_id, same_content
 from nnunet_cpr.evaluation.labeled_cases import LabeledCase, images_by_case, labeled_cases, labels_by_case
 from nnunet_cpr.evaluation.nnunet_results import shortened
+from nnunet_cpr.evaluation.report_numbers import plural
 from nnunet_cpr.labels import read_dataset_json
 
 
@@ -27,7 +28,7 @@ def test_set_mistakes(raw: Path, preprocessed: Path) -> list[str]:
         description = read_dataset_json(raw / "dataset.json")
         ending = str(description["file_ending"])
         if missing := [str(raw / part) for part in ("imagesTs", "labelsTs") if not (raw / part).is_dir()]:
-            return [f"{' and '.join(missing)} is missing; a test set is in nnU-Net's imagesTs and labelsTs"]
+            return [f"missing: {', '.join(missing)}; test_set: true needs the images and labels of a test set there"]
         if misnamed := list(_misnamed_files(raw, ending)):
             return misnamed
         cases = labeled_cases(raw, ending)
@@ -74,7 +75,7 @@ def _misnamed_files(raw: Path, ending: str) -> Iterator[str]:
         ]
         expected = f"CASE_0000{ending}" if folder == "imagesTs" else f"CASE{ending}"
         if wrong:
-            yield f"{shortened(list(map(str, wrong)), 2)} is not named as nnU-Net's {expected}; rename or remove it"
+            yield f"{shortened(list(map(str, wrong)), 2)}: not named as nnU-Net's {expected}; rename or remove that"
     known = images_by_case(raw / "imagesTs", ending)
     others = [
         path
@@ -82,7 +83,7 @@ def _misnamed_files(raw: Path, ending: str) -> Iterator[str]:
         if not path.name.endswith((ending, ".json")) and any(path.name.startswith(f"{case}.") for case in known)
     ]
     if others:
-        yield f"{shortened(list(map(str, others)), 2)} has another ending than {ending}, the dataset's file_ending"
+        yield f"{shortened(list(map(str, others)), 2)}: another ending than {ending}, the dataset's file_ending"
 
 
 def _incomplete_cases(
@@ -121,8 +122,8 @@ def _copies_of_training_files(
     ]
     if found:
         copy, original = found[0]
-        more = f", and {len(found) - 1} more files are copies, too" if len(found) > 1 else ""
-        yield f"{copy} has the same content as the training file {original}{more}; a test case must not be trained with"
+        more = f" ({plural(len(found) - 1, 'more file')} likewise)" if len(found) > 1 else ""
+        yield f"{copy} has the same content as the training file {original}{more}; nobody can test with that"
 
 
 def _copies(tested: list[Path], trained: list[Path]) -> Iterator[tuple[Path, Path]]:

@@ -84,9 +84,11 @@ def draw_comparison(results: Results) -> Iterator[Drawing]:
 
 @default_style()
 def draw_test_set(results: Results) -> Iterator[Drawing]:
-    """Draw the same figures of a test set, whose names and titles say so."""
+    """Draw the first metric's figures of a test set, whose names and titles say so."""
+    first = metrics(results)[0]
     for drawing in draw_comparison(results):
-        yield replace(drawing, name=f"test-set-{drawing.name}", title=f"Test set: {drawing.title}")
+        if drawing.topic == first:
+            yield replace(drawing, name=f"test-set-{drawing.name}", title=f"Test set: {drawing.title}")
 
 
 def forest(results: Results, rows: Sequence[tuple[str, str, Any]], metric: str) -> Figure:

@@ -70,9 +70,9 @@ def _test_set(results: Results, drawings: Sequence[Drawing]) -> Section:
         for dataset, part in results.cases.groupby("dataset", sort=False)
     )
     notes = [
-        "All other sections are about the cross-validation, in which each fold predicts the cases that it was not "
-        "trained with. Here the folds of a training predict together, as one ensemble (nnU-Net averages their "
-        f"probabilities), and the cases were in no training. {folds}.",
+        "All other sections are about the validation cases of each fold. Here the folds of a trainer predict together, "
+        "as one ensemble (nnU-Net averages their logits), and the cases were in no training. "
+        f"{folds}.",
         *(
             f"{dataset}, {one.trainer}: {one.finding}. {one.numbers}"
             for dataset, found in verdicts(results).items()

@@ -30,7 +30,7 @@ def rename(raw, before, after):
 
 def compress_anew(raw):
     (raw / "imagesTs" / "test_1_0000.nii.gz").write_bytes(
-        gzip.compress(gzip.decompress((raw / "imagesTr" / "case_2_0000.nii.gz").read_bytes()), 1)
+        gzip.compress(gzip.decompress((raw / "imagesTr" / "case_2_0000.nii.gz").read_bytes()), 0)
     )
 
 
@@ -69,9 +69,9 @@ def two_channels(raw):
 
 
 REFUSED = {
-    "no labelsTs": (lambda raw: shutil.rmtree(raw / "labelsTs"), r"labelsTs is missing; a test set is in nnU-Net's"),
+    "no labelsTs": (lambda raw: shutil.rmtree(raw / "labelsTs"), r"^missing: [^,]*labelsTs; test_set: true needs"),
     "neither": (lambda raw: [shutil.rmtree(raw / f"{kind}Ts") for kind in ("images", "labels")],
-                r"imagesTs and .*labelsTs is missing"),
+                r"^missing: .*imagesTs, .*labelsTs; "),
     "no label": (lambda raw: [path.unlink() for path in (raw / "labelsTs").iterdir()], r"labelsTs holds no label"),
     "no image": (lambda raw: (raw / "imagesTs" / "test_1_0000.nii.gz").unlink(),
                  r"labelsTs/test_1.nii.gz has no image .*imagesTs/test_1_0000.nii.gz"),
@@ -79,10 +79,10 @@ REFUSED = {
     "channels from 1 on": (lambda raw: rename(raw, "imagesTs/test_1_0000.nii.gz", "imagesTs/test_1_0001.nii.gz"),
                            r"the test case test_1 must have 1 channels, from _0000 on, but has test_1_0001.nii.gz"),
     "no channel": (lambda raw: rename(raw, "imagesTs/test_1_0000.nii.gz", "imagesTs/test_1.nii.gz"),
-                   r"imagesTs/test_1.nii.gz is not named as nnU-Net's CASE_0000.nii.gz"),
-    "macOS": (lambda raw: (raw / "labelsTs" / "._test_1.nii.gz").touch(), r"/\._test_1.nii.gz is not named as"),
+                   r"imagesTs/test_1.nii.gz: not named as nnU-Net's CASE_0000.nii.gz"),
+    "macOS": (lambda raw: (raw / "labelsTs" / "._test_1.nii.gz").touch(), r"/\._test_1.nii.gz: not named as"),
     "another ending": (lambda raw: rename(raw, "labelsTs/test_1.nii.gz", "labelsTs/test_1.nrrd"),
-                       r"labelsTs/test_1.nrrd has another ending than .nii.gz"),
+                       r"labelsTs/test_1.nrrd: another ending than .nii.gz"),
     "name of a case": (lambda raw: [rename(raw, "labelsTs/test_1.nii.gz", "labelsTs/case_2.nii.gz"),
                                     rename(raw, "imagesTs/test_1_0000.nii.gz", "imagesTs/case_2_0000.nii.gz")],
                        r"labelsTs/case_2.nii.gz has the name of the training case .*labelsTr/case_2.nii.gz"),
@@ -99,7 +99,7 @@ REFUSED = {
     "listed training file": (listed_elsewhere, r"imagesTs/test_0_0000.nii.gz has the same .*/elsewhere/a.nii.gz"),
     "several copies": (lambda raw: [copy(raw, f"{kind}Tr/case_2{channel}.nii.gz", f"{kind}Ts/test_1{channel}.nii.gz")
                                     for kind, channel in (("images", "_0000"), ("labels", ""))],
-                       r"has the same content as .*, and 1 more files are copies, too"),
+                       r"has the same content as .* \(1 more file likewise\)"),
     "no dataset.json": (lambda raw: (raw / "dataset.json").unlink(), r"the test set cannot be checked .*dataset.json"),
 }  # fmt: skip
 
@@ -127,7 +127,15 @@ def empty_masks(raw):
         write_nifti(raw / label, np.zeros((4, 5, 6)))
 
 
+def equal_ends(raw):
+    """Files compressed in parts, of which the last ones, and so the files' checksums, are equal."""
+    for image in ("imagesTr/case_1_0000.nii.gz", "imagesTs/test_1_0000.nii.gz"):
+        content = gzip.decompress((raw / image).read_bytes())
+        (raw / image).write_bytes(gzip.compress(content) + gzip.compress(b"the same"))
+
+
 ACCEPTED = {
+    "equal ends": equal_ends,
     "as it is": lambda raw: None,
     "more images than labels": lambda raw: write_nifti(raw / "imagesTs" / "more_0000.nii.gz", np.eye(9)),
     "uncompressed": uncompressed,
