@@ -36,8 +36,8 @@ def constraint_values(constraints: "Sequence[Constraint]") -> dict[str, float]:
     """Return the constraints as named numbers.
 
     Both tools show the names that agree up to the first slash in one section. So the summary has a section of its own,
-    and so has each quantity of the single tensors, of which there may be hundreds. TensorBoard opens only the first two
-    sections in the order of the alphabet; the single tensors' come late in it.
+    and so has each quantity of the single tensors, of which there may be hundreds. TensorBoard opens the first two
+    sections in alphabetical order, which are the summary and nnU-Net's own values.
 
     Args:
         constraints: as an optimizer's `constraints()` returns them.
@@ -97,7 +97,7 @@ class TensorBoardLogger:
         self._writer: SummaryWriter | None = None
 
     def update_config(self, config: dict[str, Any]) -> None:
-        """TensorBoard has no place for settings that are no numbers; nnU-Net's own files have them."""
+        """Do nothing: TensorBoard shows numbers, and nnU-Net's own files hold the settings."""
 
     def log(self, key: str, value: Any, step: int) -> None:
         """Keep a value until its epoch is over. Times are left out, as TensorBoard notes one with every value."""
@@ -166,6 +166,10 @@ class GuardedLogger:
     def __init__(self, logger: Logger, report: Callable[[str], None]) -> None:
         self._logger = logger
         self._try = Guard(type(logger).__name__, report)
+
+    def __getattr__(self, name: str) -> Any:
+        """All else is the logger's own, such as W&B's `run`."""
+        return getattr(self._logger, name)
 
     def update_config(self, config: dict[str, Any]) -> None:
         """Hand on."""

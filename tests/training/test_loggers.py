@@ -333,7 +333,7 @@ def test_after_a_full_disk_later_epochs_are_written_again(tmp_path, monkeypatch)
 def finish(trainer):
     """End W&B's run as the end of the process does."""
     for guarded in trainer.logger.loggers:
-        guarded._logger.run.finish()
+        guarded.run.finish()
 
 
 def test_wandb_has_the_trace_and_nnunets_values(nnunet, wandb):
@@ -367,7 +367,7 @@ def test_resumed_wandb_goes_on_in_the_same_run(nnunet, wandb):
 def test_wandb_and_tensorboard_together_have_the_same_values(nnunet, wandb, tensorboard):
     trainer = make_trainer(nnunet, CPR)
     ends_in(trainer, 2)
-    trainer.logger.loggers[0]._logger.run.finish()
+    trainer.logger.loggers[0].run.finish()
     history, series = read_wandb(folder(trainer))[0]["history"], events(trainer)
     assert {name for name in history if "/" in name and "dice" not in name} == {
         name for name in series if not name.startswith("nnunet/")
