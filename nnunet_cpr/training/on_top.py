@@ -55,6 +55,8 @@ class TrainerOnTop(NamedTrainer):
         self.initial_lr = self._choose_lr(base_lr)
         scale = self.initial_lr / base_lr
         groups = self._cpr_groups(base) if self.settings.cpr else self._plain_groups(base)
+        if self.settings.cpr:
+            self.weight_decay = 0.0  # not before: the base's groups show what it exempts
         for index, group in groups:
             group["lr"] = _initial_lr(base.param_groups[index]) * scale
         if self.settings.warmup_steps and any(group["lr"] != self.initial_lr for _, group in groups):

@@ -79,7 +79,7 @@ class NamedTrainer(InterruptibleTrainer):
         settings = self.settings
         if settings.lr is not None:
             self.initial_lr = settings.lr
-        if settings.weight_decay is not None:
+        if settings.weight_decay is not None and not (settings.base and settings.cpr):
             self.weight_decay = settings.weight_decay
         if settings.epochs is not None:
             self.num_epochs = settings.epochs

@@ -46,6 +46,14 @@ class nnUNetTrainerElsewhere(nnUNetTrainer):
         self.rates = getattr(self, "rates", []) + [[group["lr"] for group in self.optimizer.param_groups]]
 
 
+class nnUNetTrainerExempts(nnUNetTrainer):
+    def configure_optimizers(self):
+        first, *others = self.network.parameters()
+        groups = [{"params": [first], "weight_decay": 0}, {"params": others}]
+        optimizer = torch.optim.SGD(groups, self.initial_lr, weight_decay=self.weight_decay)
+        return optimizer, torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+
+
 class nnUNetTrainerTwoOptimizers(nnUNetTrainer):
     def configure_optimizers(self):
         self.second = torch.optim.SGD(self.network.parameters(), 0.1)
@@ -241,6 +249,16 @@ def test_an_external_trainer_keeps_its_groups_rates_and_length(nnunet, external,
         found = [group[key] for group in trainer.optimizer.param_groups]
         assert found == (value if isinstance(value, list) else [value] * 3)
     assert trainer.rates == [pytest.approx([rate * 0.5**epoch for rate in rates]) for epoch in range(3)]
+
+
+def test_what_the_base_exempts_from_its_weight_decay_cpr_leaves_alone(nnunet, external):
+    trainer = make_trainer(nnunet, "nnUNetTrainerCPR_on_nnUNetTrainerExempts")
+    trainer.initialize()
+    first = next(name for name, _ in trainer.network.named_parameters())
+    kernels = {name for name, p in trainer.network.named_parameters() if p.ndim == 5}
+    assert first in kernels
+    assert {c.name for c in trainer.optimizer.constraints()} == kernels - {first}
+    assert trainer.weight_decay == 0
 
 
 @pytest.mark.parametrize(
