@@ -18,6 +18,7 @@ from nnunet_cpr.evaluation.labeled_cases import labeled_cases
 from nnunet_cpr.evaluation.provenance import FINAL
 from nnunet_cpr.evaluation.segmentations import read_segmentation
 from nnunet_cpr.files import read_json, temporary_path, write_json
+from nnunet_cpr.nnunet_commands import executable
 from nnunet_cpr.parallel import job_cores
 from nnunet_cpr.training.stopping import RESUME_ME
 
@@ -68,7 +69,7 @@ def predict_command(ensemble: Ensemble, device: str) -> list[str]:
     """Return nnU-Net's command, which leaves out what is predicted already."""
     plans, _, configuration = ensemble.folder.parent.name.removeprefix(f"{ensemble.run}__").partition("__")
     workers = str(min(3, job_cores()))  # nnU-Net's own number, where there are so many cores
-    return ["nnUNetv2_predict", "-i", str(ensemble.folder / IMAGES), "-o", str(ensemble.folder),
+    return [executable("nnUNetv2_predict"), "-i", str(ensemble.folder / IMAGES), "-o", str(ensemble.folder),
             "-d", ensemble.dataset, "-c", configuration, "-p", plans, "-tr", ensemble.run, "-f", *ensemble.folds,
             "-chk", FINAL, "-device", device, "-npp", workers, "-nps", workers,
             "--continue_prediction", "--disable_progress_bar"]  # fmt: skip
@@ -106,7 +107,7 @@ def _evaluate(
     model = ensemble.folder.parent
     summary = ensemble.folder / "summary.json"
     temporary = temporary_path(summary)
-    command = ["nnUNetv2_evaluate_folder", str(ensemble.labels_folder), str(ensemble.folder),
+    command = [executable("nnUNetv2_evaluate_folder"), str(ensemble.labels_folder), str(ensemble.folder),
                "-djfile", str(model / "dataset.json"), "-pfile", str(model / "plans.json"),
                "-o", str(temporary), "-np", str(min(8, job_cores()))]  # fmt: skip
     try:
