@@ -191,7 +191,7 @@ def check_trainers(environment: Environment) -> None:
     done = environment.run(probe, folders, name, "nnUNetTrainerMine", "nnUNetTrainerMineWithCPR")
     assert done.returncode == 0, done.stderr
     without, with_own = json.loads(done.stdout)
-    assert without == [with_own[0]] == [["nnunet_cpr.training.trainer", name, ""]]
+    assert without == [with_own[0]] == [["nnunet_cpr.training.factory", name, ""]]
     assert [module for module, _, _ in with_own[1:]] == ["mine", "mine"]
 
 
