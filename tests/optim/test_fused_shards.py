@@ -19,9 +19,9 @@ PLACE = (1, 2)  # of the first weights, on the first rank; not among the few ele
 
 
 def network():
-    """Of the last weights, one row, all ranks but the first have nothing."""
+    """Of the last weights, one row, all ranks but the first have nothing; of the others, each has ten or more."""
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 8), nn.Tanh(), nn.Linear(8, 1))
+    return nn.Sequential(nn.Linear(5, 9), nn.Tanh(), nn.Linear(9, 11), nn.Tanh(), nn.Linear(11, 1))
 
 
 def nothing(model):
