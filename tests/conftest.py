@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 
+import matplotlib
 import pytest
 import torch
 
@@ -19,3 +20,14 @@ def signals_arrive() -> Iterator[None]:
     yield
     signal.signal(signal.SIGINT, before[0])
     signal.signal(signal.SIGHUP, before[1])
+
+
+@pytest.fixture(autouse=True)
+def users_style(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Somebody's matplotlibrc, which our figures must put aside: it asks for a LaTeX that is not there.
+
+    Only where nnU-Net draws none of its own figures, which take the user's style.
+    """
+    ours = request.path.parent.name in ("evaluation", "scripts")
+    with matplotlib.rc_context({"text.usetex": ours}):
+        yield

@@ -82,7 +82,6 @@ def draw_comparison(results: Results) -> Iterator[Drawing]:
                 )
 
 
-@default_style()
 def draw_test_set(results: Results) -> Iterator[Drawing]:
     """Draw the first metric's figures of a test set, whose names and titles say so."""
     first = metrics(results)[0]
@@ -91,6 +90,7 @@ def draw_test_set(results: Results) -> Iterator[Drawing]:
             yield replace(drawing, name=f"test-set-{drawing.name}", title=f"Test set: {drawing.title}")
 
 
+@default_style()
 def forest(results: Results, rows: Sequence[tuple[str, str, Any]], metric: str) -> Figure:
     """Draw differences with intervals: rows of group (dataset or label), trainer and comparison."""
     trainers = present(results, {trainer for _, trainer, _ in rows})

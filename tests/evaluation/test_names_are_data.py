@@ -18,6 +18,7 @@ from nnunet_cpr.evaluation import report, statistics
 from nnunet_cpr.evaluation.figures import short
 from nnunet_cpr.evaluation.report_csv import csv_table
 from nnunet_cpr.evaluation.results import FOREGROUND
+from nnunet_cpr.plotting import default_style
 
 LABELS = ["foreground mean", "nan", "3", "2", "$a$ $b$", "_x", "=1+1", "liver", "liver ", "", "label", "<i>|*"]
 SHOWN = [
@@ -115,7 +116,7 @@ def test_formulas_in_tables_are_texts_and_come_back():
 def test_no_name_is_a_formula_in_a_figure(name):
     from matplotlib.figure import Figure
 
-    figure = Figure()
-    text = figure.text(0, 0, short(name))
+    with default_style():
+        text = Figure().text(0, 0, short(name))
     shown, is_math = text._preprocess_math(text.get_text())
     assert not is_math and shown == name

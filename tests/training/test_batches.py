@@ -1,5 +1,6 @@
 """Batches that repeat, whatever makes them: alone with a source that only draws, and inside nnU-Net's trainings."""
 
+import gc
 import itertools
 import multiprocessing
 import os
@@ -30,6 +31,14 @@ class Draws:
 class Fails:
     def __next__(self):
         raise ValueError("no such case")
+
+
+@pytest.fixture
+def new_children():
+    """The processes that this test has started; those of an earlier test may still live until they are collected."""
+    gc.collect()
+    others = set(multiprocessing.active_children())
+    return lambda: [child for child in multiprocessing.active_children() if child not in others]
 
 
 def drawn(count, entropy=(1, 0, 0), start=0, workers=0):
@@ -83,22 +92,22 @@ def test_an_error_in_a_worker_reaches_the_training(workers):
         next(RepeatableBatches(Fails(), (1,), 0, workers, pin_memory=False))
 
 
-def test_finished_batches_leave_no_process():
+def test_finished_batches_leave_no_process(new_children):
     batches = RepeatableBatches(Draws(), (1,), 0, 2, pin_memory=False)
     next(batches)
-    assert len(multiprocessing.active_children()) == 2
+    assert len(new_children()) == 2
     batches._finish()
-    assert not multiprocessing.active_children()
+    assert not new_children()
     with pytest.raises(RuntimeError, match="finished"):
         next(batches)
 
 
-def test_workers_outlive_a_stop_signal_to_the_whole_group():
+def test_workers_outlive_a_stop_signal_to_the_whole_group(new_children):
     """The training's step in progress may still need them."""
     with StopSignals():
         batches = RepeatableBatches(Draws(), (1,), 0, 2, pin_memory=False)
         next(batches)
-        for worker in multiprocessing.active_children():
+        for worker in new_children():
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
                 os.kill(worker.pid, number)
         for _ in range(30):
@@ -132,7 +141,7 @@ def trained(nnunet, name, workers, monkeypatch):
 
 
 @pytest.mark.parametrize("family", ["nnUNetTrainerSGD", "nnUNetTrainerAdamCPR_ws2"])
-def test_the_same_training_with_any_number_of_workers(nnunet, quick, monkeypatch, family):
+def test_the_same_training_with_any_number_of_workers(nnunet, quick, monkeypatch, new_children, family):
     """Bit for bit: the weights, and nnU-Net's numbers of every epoch, those of the validation included."""
     name = f"{family}_2epochs_5iters_seed4"
     expected = trained(nnunet, name, 0, monkeypatch)
@@ -142,7 +151,7 @@ def test_the_same_training_with_any_number_of_workers(nnunet, quick, monkeypatch
         logs = [trainer.logger.local_logger.my_fantastic_logging for trainer in (found, expected)]
         for key in ("train_losses", "val_losses", "mean_fg_dice"):
             assert logs[0][key] == logs[1][key]
-        assert not multiprocessing.active_children()
+        assert not new_children()
 
 
 def test_resumed_with_workers_is_uninterrupted(nnunet, quick, monkeypatch):
