@@ -20,11 +20,14 @@ CPR = ["--kappa-init-method", "warm_start", "--kappa-init-param", "3"]
 @pytest.fixture
 def offline(monkeypatch, tmp_path_factory):
     """W&B without a network, and with all that it keeps for itself in a folder of the test's."""
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
+    wandb.teardown()  # it reads its variables once in a process
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     for name in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path_factory.mktemp(name)))
+    yield
+    wandb.teardown()
 
 
 def train_here(out, *flags):

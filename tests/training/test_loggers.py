@@ -51,12 +51,15 @@ def tensorboard(monkeypatch):
 @pytest.fixture
 def wandb(monkeypatch, tmp_path):
     """nnU-Net's switch, without a network, and with all that W&B keeps for itself in a folder of the test's."""
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
+    wandb.teardown()  # it reads its variables once in a process
     monkeypatch.setenv("nnUNet_wandb_enabled", "1")
     monkeypatch.setenv("nnUNet_wandb_mode", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     for name in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path))
+    yield
+    wandb.teardown()
 
 
 def folder(trainer):
