@@ -1,5 +1,6 @@
 """Small problems and bookkeeping that several test files share."""
 
+import contextlib
 import copy
 import functools
 import io
@@ -104,6 +105,18 @@ def as_ours(base, options):
         if chosen or base not in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
         else {**options, "fused": True}
     )
+
+
+@contextlib.contextmanager
+def changed_default(value):
+    """Change the dtype or the device of new tensors in a block."""
+    is_dtype = isinstance(value, torch.dtype)
+    change, before = (torch.set_default_dtype, torch.float32) if is_dtype else (torch.set_default_device, None)
+    change(value)
+    try:
+        yield
+    finally:
+        change(before)
 
 
 def set_zero_grads(params):

@@ -1,5 +1,6 @@
 """What fused kernels compute: the same on every backend and with torch's own operators."""
 
+import contextlib
 import math
 
 import pytest
@@ -14,6 +15,7 @@ from optim_helpers import (
     Pull,
     assert_same_bits,
     bits,
+    changed_default,
     make_fused,
     round_trip,
 )
@@ -253,33 +255,23 @@ def test_memory_layouts(name, layout, backend):
     torch.testing.assert_close(*ends, rtol=1e-5, atol=1e-6)
 
 
-def test_another_default_device(backend):
-    pull = Pull(((7, 5),), dtype=torch.float32)
-    params = pull.params(backend.device)
-    opt = make_fused(params)
-    gradients = pull.grads(params, 0)
-    torch.set_default_device("meta")
-    try:
-        for _ in range(3):
-            for p, g in zip(params, gradients, strict=True):
-                p.grad = g
-            opt.step()
-    finally:
-        torch.set_default_device(None)
-    assert_updated(backend, steps=2)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_another_default_dtype(dtype, backend):
-    pull = Pull(((7, 5),), dtype=torch.float32)
-    params = pull.params(backend.device)
-    opt = make_fused(params)
-    torch.set_default_dtype(dtype)
-    try:
-        pull.run(opt, params, 0, 3)
-    finally:
-        torch.set_default_dtype(torch.float32)
-    assert_updated(backend, steps=2)
+@pytest.mark.parametrize("value", [torch.bfloat16, torch.float64, "meta"])
+def test_other_defaults(value, backend):
+    """A default dtype or device that the user has set makes no difference."""
+    ends = []
+    for context in (changed_default(value), contextlib.nullcontext()):
+        pull = Pull(((7, 5),), dtype=torch.float32)
+        params = pull.params(backend.device)
+        opt = make_fused(params)
+        gradients = [pull.grads(params, step) for step in range(4)]
+        with context:
+            for step in range(4):
+                for p, g in zip(params, gradients[step], strict=True):
+                    p.grad = g
+                opt.step()
+        ends.append(bits(params))
+    assert_same_bits(*ends)
+    assert_updated(backend, steps=3 + 3)
 
 
 def test_weights_that_are_not_finite(backend):

@@ -237,7 +237,7 @@ def test_torchs_own_fused_steps_in_between_are_noticed(name, backend):
     trained[[0, 33, 66, 99]] = 0
     for step in range(30):
         if step in (10, 20):  # a user takes the bound away and sets another
-            opt.state[param]["kappa"].fill_(math.inf if step == 10 else 50.0)
+            opt.state[param]["kappa"].fill_(math.inf if step == 10 else 1.0)
             opt.state[param]["lagmul"].zero_()
         param.grad = trained.view(10, 10) * param.detach().sign()
         true = float((param.detach().double() ** 2).sum())
@@ -247,6 +247,7 @@ def test_torchs_own_fused_steps_in_between_are_noticed(name, backend):
         if kappa != math.inf:
             expected = max(0.0, before + 0.05 / 100 * (true - kappa))
             assert float(opt.state[param]["lagmul"]) == pytest.approx(expected, rel=1e-5, abs=1e-9), step
+        assert step != 20 or expected > 0
     # The C kernels leave tensors without a bound to torch.
     assert len(backend.updated) == (19 if backend.name == "c" else 29)
 

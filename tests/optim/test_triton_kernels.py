@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from optim_helpers import CLASSES, Pull, assert_same_bits, make_fused
+from optim_helpers import CLASSES, Pull, assert_same_bits, changed_default, make_fused
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from nnunet_cpr.optim import fused
@@ -116,13 +116,9 @@ class TestTrial:
         opt = make_fused(params)
         for p, g in zip(params, pull.grads(params, 0), strict=True):
             p.grad = g
-        set_default = torch.set_default_device if default == "meta" else torch.set_default_dtype
-        set_default(default)
-        try:
+        with changed_default(default):
             for _ in range(3):
                 opt.step()
-        finally:
-            set_default(None if default == "meta" else torch.float32)
         assert len(backend.updated) == 2
 
     def test_kernels_that_do_not_compile(self, backend, monkeypatch, caplog, recwarn, binds):
