@@ -8,7 +8,7 @@ from nnunet_cpr.batch.job_files import JobFiles
 from nnunet_cpr.batch.locks import is_locked
 from nnunet_cpr.batch.runs import Run, failure_note, read_record, runs_of
 from nnunet_cpr.batch.study import Study
-from nnunet_cpr.evaluation.fold_ensembles import FoldEnsemble, ensemble_folder
+from nnunet_cpr.evaluation.fold_ensembles import FoldEnsemble, ensemble_folder, fold_names
 from nnunet_cpr.files import read_json
 
 
@@ -71,7 +71,7 @@ def prediction_states(study: Study) -> list[PredictionState]:
 def _ensemble(model: Path, runs: list[Run]) -> Ensemble:
     first, folds = runs[0], [run.fold for run in runs]
     folder = ensemble_folder(model, folds)
-    return Ensemble(first.dataset, first.trainer, first.run, "_".join(folds), folder, tuple(runs))
+    return Ensemble(first.dataset, first.trainer, first.run, fold_names(folds), folder, tuple(runs))
 
 
 def _state(ensemble: Ensemble, study: Study) -> tuple[str, str]:

@@ -6,7 +6,7 @@ one's. As in provenance.py the content of files is compared, not their times. Im
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,9 +117,14 @@ class FoldEnsemble(Training):
         return self._in_raw("labels")
 
 
-def ensemble_folder(model: Path, folds: list[str]) -> Path:
+def fold_names(folds: Iterable[str]) -> str:
+    """Return the folds as one text, in their order and spelled as nnU-Net does: 0_1_2."""
+    return "_".join(sorted(set(folds), key=lambda fold: (not fold.isdecimal(), fold.zfill(9))))
+
+
+def ensemble_folder(model: Path, folds: Iterable[str]) -> Path:
     """Return where the folds' predictions of the test set are, below nnU-Net's folder of the model."""
-    return model / f"test_set_folds_{'_'.join(folds)}"  # spelled as in nnU-Net's crossval_results_folds_0_1
+    return model / f"test_set_folds_{fold_names(folds)}"  # as nnU-Net's crossval_results_folds_0_1_2
 
 
 def find_ensembles(
@@ -135,7 +140,7 @@ def find_ensembles(
     Raises:
         ValueError: a result is missing or of earlier trainings (unless `skip_missing`); names all that are.
     """
-    found = list(_ensembles(datasets, configuration, trainers, plans, list(dict.fromkeys(folds))))
+    found = list(_ensembles(datasets, configuration, trainers, plans, folds))
     unusable = {ensemble: why for ensemble in found if (why := ensemble.unusable())}
     if unusable and not skip_missing:
         raise ValueError(
@@ -153,4 +158,4 @@ def _ensembles(
         for trainer, runs in trainers.items():
             for run in runs:
                 folder = ensemble_folder(root / dataset / f"{run}__{plans}__{configuration}", folds)
-                yield FoldEnsemble(dataset, trainer, run, "_".join(folds), folder)
+                yield FoldEnsemble(dataset, trainer, run, fold_names(folds), folder)

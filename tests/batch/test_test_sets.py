@@ -51,6 +51,12 @@ def test_a_study_ends_with_the_test_set_in_its_report(world, study):
     page = (world.output() / "report" / "report.html").read_text()
     assert page.index('id="comparison"') < page.index('id="test-set"') < page.index('id="figures"')
 
+    by_hand = world.folder / "by hand"
+    words = ["compare", "-d", 4, "-tr", *TWO.strip("[]").split(", "), "-f", 0, 1, "--test-set", "-o", by_hand]
+    assert world.run(*words).returncode == 0
+    for name in ("test_set_cases.csv", "test_set_comparisons.csv", "test_set_table.tex"):
+        assert (by_hand / name).read_text() == (world.output() / "report" / name).read_text()
+
     begun = world.events()
     second = world.batch(study)
     assert second.returncode == 0, second.stderr

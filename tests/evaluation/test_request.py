@@ -40,6 +40,7 @@ def test_runs_are_grouped_and_the_baseline_comes_first():
         ({"tolerance": 0}, "tolerance is 0"),
         ({"tolerance": 2.0}, "needs --surface"),
         ({"trainers": [], "predictions": ["X=f", "Y=g"], "reference": "r"}, "datasets means nothing for folders"),
+        ({"test_set": "yes"}, "test_set is 'yes', but must be true or false"),
         ({"tolerance": float("nan")}, "tolerance is nan"),
         ({"seed": -1}, "seed is -1, but must be a whole number of at least 0"),
         ({"processes": 1.5}, "processes is 1.5"),
