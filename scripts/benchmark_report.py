@@ -101,9 +101,9 @@ def write_volumes(root: Path, folds: int, cases: int, labels: int, size: tuple[i
     image = rng.normal(40, 20, size).astype(np.int16)
     volumes = {name: np.zeros(size, dtype=np.uint8) for name in ("reference", *TRAINERS)}
     for label in range(1, labels + 1):
-        centre, radius = rng.uniform(0.2, 0.8, 3) * size, rng.uniform(0.04, 0.1) * size[0]
+        center, radius = rng.uniform(0.2, 0.8, 3) * size, rng.uniform(0.04, 0.1) * size[0]
         for shift, volume in enumerate(volumes.values()):
-            distance = (x - centre[0] - 3 * shift) ** 2 + (y - centre[1]) ** 2 + (3.75 * (z - centre[2])) ** 2
+            distance = (x - center[0] - 3 * shift) ** 2 + (y - center[1]) ** 2 + (3.75 * (z - center[2])) ** 2
             volume[distance < (radius + shift) ** 2] = label
             image[volumes["reference"] == label] += 5
     for name, volume in {**volumes, "image": image}.items():

@@ -30,11 +30,11 @@ def balls(rng: np.random.Generator, size: int, labels: int) -> tuple[np.ndarray,
     grid = np.indices((size,) * 3, dtype=np.float32)
     images = np.zeros((2, size, size, size), np.uint8)
     for label in range(1, labels + 1):
-        centre, radius = rng.uniform(0.2, 0.8, 3) * size, rng.uniform(0.06, 0.15) * size
+        center, radius = rng.uniform(0.2, 0.8, 3) * size, rng.uniform(0.06, 0.15) * size
         for image in images:
-            away = sum((axis - middle) ** 2 for axis, middle in zip(grid, centre, strict=True))
+            away = sum((axis - middle) ** 2 for axis, middle in zip(grid, center, strict=True))
             image[away < radius**2] = label
-            centre, radius = centre + rng.normal(0, 0.01 * size, 3), radius * rng.uniform(0.9, 1.1)
+            center, radius = center + rng.normal(0, 0.01 * size, 3), radius * rng.uniform(0.9, 1.1)
     return images[0], images[1]
 
 

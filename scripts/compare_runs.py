@@ -20,7 +20,7 @@ from nnunet_cpr.files import remove_leftovers, user_path, write_text
 
 FIGURES = {
     "curves": "the metric over the steps, as in the paper's Figure 1",
-    "heatmap": "the metric over learning rate and strength of regularisation, as in the paper's Figure 3",
+    "heatmap": "the metric over learning rate and strength of regularization, as in the paper's Figure 3",
     "constraints": "R, kappa, lambda and loss of the first run with a CPR trace, as in the paper's Figure 5",
 }
 TABLES = {

@@ -103,7 +103,7 @@ def interpreted(traffic: Traffic) -> Iterator[None]:
 
 
 def count(name: str, tensors: int) -> Traffic:
-    """Return what the fifth step of an optimizer does, all of whose tensors are regularised."""
+    """Return what the fifth step of an optimizer does, all of whose tensors are regularized."""
     torch.manual_seed(0)
     params = [torch.nn.Parameter(torch.randn(SHAPE)) for _ in range(tensors)]
     for param in params:

@@ -1,4 +1,4 @@
-"""Tokenise OpenWebText for train_gpt2.py: one file of uint16 tokens a split, checked, resumed where it was broken off.
+"""Tokenize OpenWebText for train_gpt2.py: one file of uint16 tokens a split, checked, resumed where it was broken off.
 
 Downloads the documents (Hugging Face datasets, 54 GB on disk) and the GPT2 tokenizer, and writes train.bin (18 GB),
 val.bin and meta.json. Run the same command again to continue:
@@ -112,7 +112,7 @@ def prepare(
 ) -> dict[str, Any]:
     """Write the token files and return what meta.json says. `about` names the sources and holds val_share and seed.
 
-    Documents are tokenised in their order, each followed by the end-of-text token. What is written so far is in
+    Documents are tokenized in their order, each followed by the end-of-text token. What is written so far is in
     SPLIT.bin.part; state.json says how much of it counts, and is replaced whole after every batch. The files get their
     names, and meta.json is written, once all is done and checked.
 

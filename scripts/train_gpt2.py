@@ -152,7 +152,7 @@ def train(settings: GPT2Settings) -> None:
         losses = []
         for index, part in enumerate(sequences.chunk(settings.accumulate)):
             last = index == settings.accumulate - 1
-            with run.synchronise(model, last):
+            with run.synchronize(model, last):
                 loss = sequence_loss(model, part) / settings.accumulate
                 run.accelerator.backward(loss)
             losses.append(loss.detach())

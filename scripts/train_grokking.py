@@ -3,7 +3,7 @@
 The task and model of Nanda et al., "Progress measures for grokking via mechanistic interpretability" (2023), which
 the CPR paper takes up with Adam, AdamW (weight decay 0.1) and AdamCPR (Kappa-kI0, k = 0.8). What the paper leaves open
 is set as in its authors' published script: batches of 512 from shuffled epochs, 4000 of them (32,000 steps), no warmup,
-weights of standard deviation 1 / sqrt(width), embeddings regularised too, AdaCPR (--adaptive-bounds).
+weights of standard deviation 1 / sqrt(width), embeddings regularized too, AdaCPR (--adaptive-bounds).
 
     python scripts/train_grokking.py --optimizer adamcpr --kappa-init-method dependent --kappa-init-param 0.8
     python scripts/train_grokking.py --optimizer adamw --weight-decay 0.1
@@ -71,7 +71,7 @@ def split_pairs(count: int, train_share: float, seed: int) -> tuple[np.ndarray, 
 
 
 def build_model(settings: GrokkingSettings) -> "nn.Module":
-    """Return the transformer: learned positions, no normalisation, ReLU, its output at the last position only.
+    """Return the transformer: learned positions, no normalization, ReLU, its output at the last position only.
 
     Weights start normal with standard deviation 1 / sqrt(width), biases zero.
     """

@@ -87,7 +87,7 @@ def test_the_tolerance_of_directions(row, axis):
 
 
 @pytest.mark.parametrize(("spacing", "tolerated"), [(0.1, 1e-4), (1.0, 1e-3), (4.0, 1e-3)])
-def test_a_thousandth_of_a_voxel_or_a_micrometre(spacing, tolerated):
+def test_a_thousandth_of_a_voxel_or_a_micrometer(spacing, tolerated):
     here = geometry(affine((spacing, 5.0, 5.0)))
     for by, same in ((0.9 * tolerated, True), (1.1 * tolerated, False)):
         there = geometry(affine((spacing, 5.0, 5.0), (ORIGIN[0], ORIGIN[1] + by, ORIGIN[2])))

@@ -1,4 +1,4 @@
-"""The demo's embedded data: blocks of the MNI152 T1 template, labelled with its grey- and white-matter maps.
+"""The demo's embedded data: blocks of the MNI152 T1 template, labeled with its grey- and white-matter maps.
 
 The template (ICBM 2009a, nonlinear, symmetric, 1 mm, skull-stripped) ships inside the nilearn wheel, so nothing is
 downloaded. It is one average brain, and its right half is an exact mirror image of its left half, which is why only
@@ -19,7 +19,7 @@ DATASET_ID = 152
 DATASET_NAME = "Dataset152_MNI152Tissue"
 LABELS = {"background": 0, "grey matter": 1, "white matter": 2}
 
-# Voxel index of each block's corner and the block's size: 32 x 32 x 44 mm, 4 mm between neighbours, one hemisphere.
+# Voxel index of each block's corner and the block's size: 32 x 32 x 44 mm, 4 mm between neighbors, one hemisphere.
 BLOCK_SHAPE = (32, 32, 44)
 X_STARTS = (28, 64)
 Y_STARTS = (29, 65, 101, 137, 173)
@@ -88,7 +88,7 @@ def enough_tissue(labels: np.ndarray) -> bool:
     return all(np.mean(labels == label) >= MIN_FRACTION for label in LABELS.values() if label)
 
 
-def standardise(image: np.ndarray, blocks: list[Block]) -> np.ndarray:
+def standardize(image: np.ndarray, blocks: list[Block]) -> np.ndarray:
     """Return the image with mean 0 and standard deviation 1 over all blocks together.
 
     nnU-Net would do this block by block, and a tissue would then be brighter in a block that shows more of the air
@@ -124,7 +124,7 @@ def write_dataset(folder: Path) -> None:
     template, grey, white, version = _load_template()
     labels = labels_from_maps(grey, white)
     blocks = [block for block in all_blocks() if enough_tissue(labels[block.box])]
-    image = standardise(template.get_fdata(dtype=np.float32), blocks)
+    image = standardize(template.get_fdata(dtype=np.float32), blocks)
     for name in ("imagesTr", "labelsTr"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for block in blocks:

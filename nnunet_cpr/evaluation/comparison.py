@@ -116,7 +116,7 @@ def _compare(
     cases, touched = apply_policy(cases, request.empty)
     cases = statistics.add_foreground(cases)
 
-    summary = statistics.summarise(cases)
+    summary = statistics.summarize(cases)
     comparisons = statistics.compare(cases, request.baseline, request.seed)
     facts = {
         "command": escaped(command),

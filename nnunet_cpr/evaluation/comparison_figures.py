@@ -1,6 +1,6 @@
 """Figures of a comparison over many cases: differences with intervals, pairs of cases, and distributions per label.
 
-Legible in greyscale and for colour-blind readers: trainers differ in colour (Okabe and Ito's), in marker and in order.
+Legible in grayscale and for color-blind readers: trainers differ in color (Okabe and Ito's), in marker and in order.
 """
 
 import math
@@ -103,10 +103,10 @@ def forest(results: Results, rows: Sequence[tuple[str, str, Any]], metric: str) 
     for number, group in enumerate(groups):
         top = y
         for _, trainer, row in (one for one in rows if one[0] == group):
-            colour, marker = style(results, trainer)
+            color, marker = style(results, trainer)
             if not math.isnan(row.difference):
-                ax.plot([row.ci_low, row.ci_high], [y, y], color=colour, linewidth=1.8, solid_capstyle="butt")
-                ax.plot(row.difference, y, marker, color=colour, markersize=6, markeredgecolor="white", mew=0.6)
+                ax.plot([row.ci_low, row.ci_high], [y, y], color=color, linewidth=1.8, solid_capstyle="butt")
+                ax.plot(row.difference, y, marker, color=color, markersize=6, markeredgecolor="white", mew=0.6)
             interval = numbers.interval(row.ci_low, row.ci_high, metric)
             ax.annotate(
                 f"{numbers.difference(row.difference, metric)} {interval}, n = {row.n}",
@@ -144,10 +144,10 @@ def paired_cases(results: Results, pairs: pd.DataFrame, metric: str) -> Figure:
     low, high = (np.nanmin(known), np.nanmax(known)) if np.isfinite(known).any() else (0.0, 1.0)
     pad = 0.03 * (high - low) or 0.01
     for (above, below), trainer in zip(axes.T, trainers, strict=True):
-        colour, marker = style(results, trainer)
+        color, marker = style(results, trainer)
         both = pairs[[results.baseline, trainer]].dropna()
         above.plot([low - pad, high + pad], [low - pad, high + pad], color="black", linewidth=0.8)
-        above.plot(both[results.baseline], both[trainer], marker, color=colour, alpha=0.6, markersize=4, mew=0)
+        above.plot(both[results.baseline], both[trainer], marker, color=color, alpha=0.6, markersize=4, mew=0)
         above.set(xlim=(low - pad, high + pad), ylim=(low - pad, high + pad), aspect="equal")
         above.set_title(short(trainer), fontsize=10)
         above.set_xlabel(f"{metric}{unit}, baseline")
@@ -162,7 +162,7 @@ def paired_cases(results: Results, pairs: pd.DataFrame, metric: str) -> Figure:
             np.arange(1, len(differences) + 1),
             0,
             differences,
-            color=colour,
+            color=color,
             linewidth=max(0.5, 120 / max(len(differences), 30)),
         )
         below.axhline(0, color="black", linewidth=0.8)
@@ -195,14 +195,14 @@ def distribution(results: Results, dataset: str, cases: pd.DataFrame, metric: st
         for offset, trainer in enumerate(trainers):
             y = number * slot + offset
             known = values[trainer].dropna().to_numpy() if trainer in values else np.array([])
-            colour, marker = style(results, trainer)
+            color, marker = style(results, trainer)
             few = len(known) <= FEW_CASES
             if few:
                 ax.plot(
                     known,
                     y + jitter.uniform(-0.25, 0.25, len(known)),
                     marker,
-                    color=colour,
+                    color=color,
                     alpha=0.6,
                     markersize=3.5,
                     mew=0,
@@ -217,16 +217,16 @@ def distribution(results: Results, dataset: str, cases: pd.DataFrame, metric: st
                     patch_artist=True,
                     manage_ticks=False,
                     boxprops={
-                        "facecolor": "none" if few else matplotlib.colors.to_rgba(colour, 0.35),
-                        "edgecolor": colour,
+                        "facecolor": "none" if few else matplotlib.colors.to_rgba(color, 0.35),
+                        "edgecolor": color,
                     },
                     medianprops={"color": "black", "linewidth": 1.8},
-                    whiskerprops={"color": colour},
-                    capprops={"color": colour},
+                    whiskerprops={"color": color},
+                    capprops={"color": color},
                     flierprops={
                         "marker": marker,
                         "markersize": 2.5,
-                        "markerfacecolor": colour,
+                        "markerfacecolor": color,
                         "markeredgewidth": 0,
                         "alpha": 0.6,
                     },

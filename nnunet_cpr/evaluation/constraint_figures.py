@@ -25,7 +25,7 @@ from nnunet_cpr.evaluation.figures import (
 from nnunet_cpr.evaluation.report_lookup import datasets
 from nnunet_cpr.evaluation.results import CONSTRAINTS, Results
 from nnunet_cpr.plotting import default_style
-from nnunet_cpr.training.trace import MULTIPLIER, RATIO, REGULARISER, Panel, scale_multipliers, set_scale
+from nnunet_cpr.training.trace import MULTIPLIER, RATIO, REGULARIZER, Panel, scale_multipliers, set_scale
 
 COLUMNS = 3
 """Trainers side by side in one figure."""
@@ -48,7 +48,7 @@ def draw_constraints(results: Results) -> Iterator[Drawing]:
                 f"constraints-{names[str(dataset)]}" + (f"-{number + 1}" if len(trainers) > COLUMNS else ""),
                 CONSTRAINTS,
                 f"{dataset}: CPR's constraints",
-                "For each CPR trainer, over all regularised tensors of all its trainings (folds and repeats): median "
+                "For each CPR trainer, over all regularized tensors of all its trainings (folds and repeats): median "
                 "(line), middle half (dark band) and middle 90 % (light band) of the multiplier lambda, of R over its "
                 "bound kappa once that is set, and of R. Thin lines: the medians of single trainings. Below, the share "
                 "of tensors whose bound is set, and of those on which the constraint acts. "
@@ -64,17 +64,17 @@ def constraints(results: Results, trainers: Sequence[str], traces: Sequence[pd.D
     figure = Figure(figsize=(max(7.0, 3.4 * len(trainers) + 0.6), 9.6), layout="constrained")
     axes = figure.subplots(4, len(trainers), squeeze=False, sharex="col", sharey="row", height_ratios=[1, 1, 1, 0.8])
     for column, trainer, trace in zip(axes.T, trainers, traces, strict=True):
-        colour, _ = style(results, trainer)
+        color, _ = style(results, trainer)
         table = _quantities(trace)
         for ax, quantity in zip(column, ("lambda", "ratio", "reg"), strict=False):
-            _draw_spread(ax, table, quantity, colour)
+            _draw_spread(ax, table, quantity, color)
         column[1].axhline(1, color="black", linewidth=0.8, linestyle="--")
         for name, line in _SHARES.items():
-            column[3].plot(table.groupby("step")[name].mean(), line, color=colour, linewidth=1.8, marker=_marker(table))
+            column[3].plot(table.groupby("step")[name].mean(), line, color=color, linewidth=1.8, marker=_marker(table))
         column[0].set_title(f"{short(trainer)}\n", fontsize=10, fontweight="bold")
         draw_steps(column[3])
     several = any(trace[["run", "fold"]].drop_duplicates().shape[0] > 1 for trace in traces)
-    panels = (MULTIPLIER, RATIO, REGULARISER, Panel("tensors", "Share of tensors bounded and active", "linear"))
+    panels = (MULTIPLIER, RATIO, REGULARIZER, Panel("tensors", "Share of tensors bounded and active", "linear"))
     for row, panel in zip(axes, panels, strict=True):
         row[0].set_title(panel.title, loc="left", fontsize=9)
         row[0].set_ylabel(panel.label)
@@ -107,14 +107,14 @@ def _quantities(trace: pd.DataFrame) -> pd.DataFrame:
     return groups.agg({"step": "max", **dict.fromkeys(values, "mean")}).reset_index()
 
 
-def _draw_spread(ax: Axes, table: pd.DataFrame, quantity: str, colour: str) -> None:
+def _draw_spread(ax: Axes, table: pd.DataFrame, quantity: str, color: str) -> None:
     spread = table.groupby("step")[quantity].quantile(list(QUANTILES)).unstack()
     for low, high, opacity in _BANDS:
-        ax.fill_between(spread.index, spread[low], spread[high], color=colour, alpha=opacity, linewidth=0)
+        ax.fill_between(spread.index, spread[low], spread[high], color=color, alpha=opacity, linewidth=0)
     medians = table.groupby(["run", "fold", "step"], observed=True)[quantity].median().unstack(["run", "fold"])
     if medians.shape[1] > 1:
         ax.plot(medians, **_SINGLE)
-    ax.plot(spread[0.5], color=colour, linewidth=2, marker=_marker(table))
+    ax.plot(spread[0.5], color=color, linewidth=2, marker=_marker(table))
 
 
 def _marker(table: pd.DataFrame) -> str:
@@ -122,12 +122,12 @@ def _marker(table: pd.DataFrame) -> str:
 
 
 def _explain(figure: Figure, several: bool) -> None:
-    grey = "0.3"
+    gray = "0.3"
     handles = [
-        Line2D([], [], color=grey, linewidth=2, label="median"),
-        Patch(facecolor=grey, alpha=0.45, label="middle 50 %"),
-        Patch(facecolor=grey, alpha=0.15, label="middle 90 %"),
+        Line2D([], [], color=gray, linewidth=2, label="median"),
+        Patch(facecolor=gray, alpha=0.45, label="middle 50 %"),
+        Patch(facecolor=gray, alpha=0.15, label="middle 90 %"),
         *([Line2D([], [], **_SINGLE, label="median of one training")] if several else []),
-        *(Line2D([], [], color=grey, linewidth=1.8, linestyle=line, label=name) for name, line in _SHARES.items()),
+        *(Line2D([], [], color=gray, linewidth=1.8, linestyle=line, label=name) for name, line in _SHARES.items()),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)

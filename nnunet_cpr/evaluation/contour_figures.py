@@ -1,6 +1,6 @@
 """The cases that are shown: the contours of reference and segmentations over the image.
 
-Legible in greyscale: the reference is dashed, segmentations are not.
+Legible in grayscale: the reference is dashed, segmentations are not.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ from nnunet_cpr.evaluation.slice_figures import (
 )
 from nnunet_cpr.plotting import default_style
 
-COLOURS = ("#F0E442", "#56B4E9", "#E69F00", "#CC79A7", "#009E73", "#D55E00", "#0072B2")
+COLORS = ("#F0E442", "#56B4E9", "#E69F00", "#CC79A7", "#009E73", "#D55E00", "#0072B2")
 """Of labels, the lighter ones first: they stand out from an image."""
 PANEL_INCHES = 3.6
 LEGEND_COLUMNS = 4
@@ -48,7 +48,7 @@ def contour_picture(shown: CaseSlice) -> Figure:
     rows, columns = shown.reference.shape
     planes = [shown.reference, *(one.plane for one in shown.segmentations)]
     labels = {name: value for name, value in shown.labels.items() if any(np.isin(one, value).any() for one in planes)}
-    colours = [COLOURS[position % len(COLOURS)] for position in range(len(labels))]
+    colors = [COLORS[position % len(COLORS)] for position in range(len(labels))]
     legend_rows = -(-(len(labels) + 1) // LEGEND_COLUMNS)
     height = PANEL_INCHES * shown.aspect * rows / columns + 0.5 + 0.22 * legend_rows
     figure = new_figure((PANEL_INCHES * len(shown.segmentations), height))
@@ -62,19 +62,19 @@ def contour_picture(shown: CaseSlice) -> Figure:
             ax.imshow(inside, cmap="Greys", vmin=0, vmax=4, origin="lower", aspect=shown.aspect, interpolation="none")
         contours = find_contours(one.plane, labels)
         draw_lines(ax, contours, ["black"] * len(contours), 2.4)
-        draw_lines(ax, contours, colours, 1.4)
-        for colour, width in (("black", 1.8), ("white", 1.0)):
-            draw_lines(ax, truth, [colour] * len(truth), width, dashed=True)
+        draw_lines(ax, contours, colors, 1.4)
+        for color, width in (("black", 1.8), ("white", 1.0)):
+            draw_lines(ax, truth, [color] * len(truth), width, dashed=True)
         ax.set(xticks=[], yticks=[], xlim=(-0.5, columns - 0.5), ylim=(-0.5, rows - 0.5))
         ax.set_title(f"{short(one.trainer)}\nDice {numbers.value(one.dice, 'Dice')}", fontsize=10)
-    _legend(figure, list(labels), colours)
+    _legend(figure, list(labels), colors)
     settle_layout(figure)
     return figure
 
 
 def _describe(shown: CaseSlice) -> str:
     parts = [f"{shown.position} Solid lines: the segmentation; dashed lines: the reference"]
-    parts[0] += ", filled in grey, for there is no image." if shown.image is None else "."
+    parts[0] += ", filled in gray, for there is no image." if shown.image is None else "."
     parts += ["Dice above: foreground mean of the whole case.", *([shown.changes] if shown.changes else [])]
     runs = [f"{one.run} ({one.trainer})" for one in shown.segmentations if one.run is not None]
     parts += [f"Of several runs, those with a Dice near the mean are shown: {', '.join(runs)}."] if runs else []
@@ -99,7 +99,7 @@ def _once(contours: Contours) -> Contours:
     return kept
 
 
-def _legend(figure: Figure, labels: list[str], colours: list[str]) -> None:
-    handles: list[Artist] = [Line2D([], [], color=colour, linewidth=2.5) for colour in colours]
+def _legend(figure: Figure, labels: list[str], colors: list[str]) -> None:
+    handles: list[Artist] = [Line2D([], [], color=color, linewidth=2.5) for color in colors]
     handles.append(Line2D([], [], color="black", linewidth=1.5, linestyle=dashes(1.5)))
     name_handles(figure, handles, [*(short(name, 20) for name in labels), "reference"], LEGEND_COLUMNS)

@@ -1,6 +1,6 @@
 """What the figures share: how they are named, styled and written.
 
-Legible in greyscale and for colour-blind readers: trainers differ in colour (Okabe and Ito's), in marker and in order.
+Legible in grayscale and for color-blind readers: trainers differ in color (Okabe and Ito's), in marker and in order.
 """
 
 import base64
@@ -24,9 +24,9 @@ from nnunet_cpr.evaluation.results import Results
 from nnunet_cpr.files import write_text, write_whole
 from nnunet_cpr.plotting import default_style
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 MARKERS = ("o", "s", "^", "D")
-ALL_COLOURS = ("0.35", *COLOURS, "#E69F00", "#56B4E9")  # the baseline is grey
+ALL_COLORS = ("0.35", *COLORS, "#E69F00", "#56B4E9")  # the baseline is gray
 ALL_MARKERS = ("d", *MARKERS, "v", "P")
 POINTS = 200
 """Of a curve."""
@@ -57,12 +57,12 @@ def save_both(drawing: Drawing, folder: Path) -> str:
 
 
 def _compact(svg: str) -> str:
-    """Halve an SVG of matplotlib's: two of six decimals of a point, and grey images with one channel of four."""
+    """Halve an SVG of matplotlib's: two of six decimals of a point, and gray images with one channel of four."""
     svg = re.sub(r' (?:d|x|y)="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), svg)
-    return re.sub(r"(?<=data:image/png;base64,)[^\"]+", lambda found: _in_grey(found[0]), svg)
+    return re.sub(r"(?<=data:image/png;base64,)[^\"]+", lambda found: _in_gray(found[0]), svg)
 
 
-def _in_grey(png: str) -> str:
+def _in_gray(png: str) -> str:
     image = Image.open(io.BytesIO(base64.b64decode(png)))
     red, green, blue, opacity = image.convert("RGBA").split()
     if red != green or green != blue or opacity.getextrema() != (255, 255):
@@ -123,9 +123,9 @@ def count_trainings(rows: pd.DataFrame, trainers: Sequence[str]) -> str:
 
 
 def style(results: Results, trainer: str) -> tuple[str, str]:
-    """Return colour and marker of a trainer, the same in every figure."""
+    """Return color and marker of a trainer, the same in every figure."""
     order = [results.baseline, *others(results)].index(trainer)
-    return ALL_COLOURS[order % len(ALL_COLOURS)], ALL_MARKERS[order % len(ALL_MARKERS)]
+    return ALL_COLORS[order % len(ALL_COLORS)], ALL_MARKERS[order % len(ALL_MARKERS)]
 
 
 @default_style()
@@ -133,8 +133,8 @@ def legend(figure: Figure, results: Results, trainers: Sequence[str]) -> None:
     """Name the trainers below the figure."""
     handles = []
     for trainer in trainers:
-        colour, marker = style(results, trainer)
-        handles.append(Line2D([], [], color=colour, marker=marker, linewidth=1.8, markeredgecolor="white", mew=0.6))
+        color, marker = style(results, trainer)
+        handles.append(Line2D([], [], color=color, marker=marker, linewidth=1.8, markeredgecolor="white", mew=0.6))
     name_handles(figure, handles, [short(trainer, 90) for trainer in trainers], 1)
 
 

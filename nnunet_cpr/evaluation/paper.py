@@ -4,7 +4,7 @@ import pandas as pd
 
 _WEIGHT_DECAYS = ("1e-5", "1e-4", "1e-3", "1e-2", "1e-1")
 _WARM_STARTS = ("1k", "2k", "3k", "4k")
-# Mean Dice in per cent over 5 folds (BTCV: 3), weight decays first, then warm starts.
+# Mean Dice in percent over 5 folds (BTCV: 3), weight decays first, then warm starts.
 _TABLE_J1 = {
     "BTCV": (83.04, 83.10, 83.17, 83.99, 73.92, 81.17, 84.14, 84.23, 55.41),
     "Heart": (92.92, 92.75, 92.88, 92.90, 92.85, 92.77, 93.18, 93.16, 74.44),

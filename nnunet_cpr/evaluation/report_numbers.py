@@ -4,14 +4,14 @@ import math
 from typing import Any
 
 METRICS = ("Dice", "NSD", "HD95", "MASD")
-IN_MILLIMETRES = ("HD95", "MASD")  # distances: lower is better
+IN_MILLIMETERS = ("HD95", "MASD")  # distances: lower is better
 UNDEFINED = "–"
 MINUS = "−"
 
 
 def lower_is_better(metric: str) -> bool:
     """Tell whether a lower value of the metric is the better one."""
-    return metric in IN_MILLIMETRES
+    return metric in IN_MILLIMETERS
 
 
 def metric_name(metric: str) -> str:
@@ -62,4 +62,4 @@ def plural(count: int, noun: str) -> str:
 
 
 def _decimals(metric: str) -> int:
-    return 2 if metric in IN_MILLIMETRES else 3
+    return 2 if metric in IN_MILLIMETERS else 3

@@ -87,7 +87,7 @@ def _numbers(row: Any) -> str:
 
 def _difference(row: Any) -> str:
     metric = row.metric
-    unit = " mm" if metric in numbers.IN_MILLIMETRES else ""
+    unit = " mm" if metric in numbers.IN_MILLIMETERS else ""
     return (
         f"difference {numbers.difference(row.difference, metric)}{unit} (95 % CI "
         f"{numbers.difference(row.ci_low, metric)} to {numbers.difference(row.ci_high, metric)})"

@@ -171,8 +171,8 @@ def _read_nifti(path: Path) -> tuple[npt.NDArray[Any], list[float]]:
     if voxels.ndim == 2:
         voxels = voxels[:, :, None]
         spacing.insert(0, 999 * max(spacing))  # as nnU-Net has it; a single slice is not measured across
-    if colours := voxels.dtype.names:
-        voxels = np.stack([voxels[colour] for colour in colours], axis=-1)
+    if colors := voxels.dtype.names:
+        voxels = np.stack([voxels[color] for color in colors], axis=-1)
     if voxels.dtype.kind == "f":
         voxels = voxels.astype(np.float32, copy=False)  # nnU-Net's precision, in which scaled labels are whole numbers
     return voxels.reshape(*voxels.shape[:3], -1).T, spacing

@@ -21,7 +21,7 @@ from nnunet_cpr.evaluation.figures import name_handles, short
 from nnunet_cpr.evaluation.volumes import open_image, open_segmentation
 from nnunet_cpr.plotting import default_style
 
-LABEL_COLOURS = ("#0072B2", "#F0E442", "#CC79A7", "#009E73", "#E69F00", "#56B4E9", "#D55E00")
+LABEL_COLORS = ("#0072B2", "#F0E442", "#CC79A7", "#009E73", "#E69F00", "#56B4E9", "#D55E00")
 _DASHES = (3.0, 2.5)
 """In points: length of a dash, and of a gap."""
 
@@ -70,7 +70,7 @@ def slice_picture(
         dice = zip(foreground, prediction.dice, strict=True)
         scores = "\n".join(f"Dice {value:.3f} {short(name)}" for name, value in dice)
         ax.set_title(f"{short(prediction.name)}\n{scores}", fontsize=10)
-    handles: list[Artist] = [Patch(facecolor=_label_colour(i), edgecolor="black") for i in range(len(foreground))]
+    handles: list[Artist] = [Patch(facecolor=_label_color(i), edgecolor="black") for i in range(len(foreground))]
     handles.append(Line2D([], [], color="black", linewidth=1.5))
     name_handles(figure, handles, [*map(short, foreground), "outline of the reference"], min(6, len(handles)))
     figure.suptitle(f"{short(case, 60)}: {truth.plane_name(axis)} slice {index} (Dice of the whole case)", fontsize=11)
@@ -100,26 +100,26 @@ def _fullest_slice(foreground: npt.NDArray[np.bool_]) -> tuple[int, int]:
 
 
 def show_image(ax: Axes, image: npt.NDArray[Any], aspect: float) -> None:
-    """Draw an image in grey, without the darkest and brightest 0.5 %; an SVG holds its own pixels."""
+    """Draw an image in gray, without the darkest and brightest 0.5 %; an SVG holds its own pixels."""
     low, high = np.percentile(image, [0.5, 99.5])
     ax.imshow(image, cmap="gray", vmin=low, vmax=high, origin="lower", aspect=aspect, interpolation="none")
 
 
-def _label_colour(position: int) -> str:
-    return LABEL_COLOURS[position % len(LABEL_COLOURS)]
+def _label_color(position: int) -> str:
+    return LABEL_COLORS[position % len(LABEL_COLORS)]
 
 
 def _fill(ax: Axes, segmentation: npt.NDArray[np.integer], labels: dict[str, int], aspect: float) -> None:
     overlay = np.zeros((*segmentation.shape, 4))
     for position, value in enumerate(labels.values()):
-        overlay[segmentation == value] = (*to_rgb(_label_colour(position)), 0.55)
+        overlay[segmentation == value] = (*to_rgb(_label_color(position)), 0.55)
     ax.imshow(overlay, origin="lower", interpolation="nearest", aspect=aspect)
 
 
 def _outline(ax: Axes, segmentation: npt.NDArray[np.integer], labels: Labels) -> None:
     contours = find_contours(segmentation, labels)
-    for colour, width in (("white", 2.2), ("black", 1.0)):
-        draw_lines(ax, contours, [colour] * len(contours), width)
+    for color, width in (("white", 2.2), ("black", 1.0)):
+        draw_lines(ax, contours, [color] * len(contours), width)
     ax.set(xlim=(-0.5, segmentation.shape[1] - 0.5), ylim=(-0.5, segmentation.shape[0] - 0.5))
 
 
@@ -134,10 +134,10 @@ def find_contours(segmentation: npt.NDArray[np.integer], labels: Labels) -> Cont
     return found
 
 
-def draw_lines(ax: Axes, contours: Contours, colours: Sequence[str], width: float, dashed: bool = False) -> None:
-    """Draw each label's contours in its colour, `width` points wide."""
+def draw_lines(ax: Axes, contours: Contours, colors: Sequence[str], width: float, dashed: bool = False) -> None:
+    """Draw each label's contours in its color, `width` points wide."""
     lines = [line for of_label in contours for line in of_label]
-    each = [colour for of_label, colour in zip(contours, colours, strict=True) for _ in of_label]
+    each = [color for of_label, color in zip(contours, colors, strict=True) for _ in of_label]
     if lines:
         style: Any = dashes(width) if dashed else "solid"
         ax.add_collection(LineCollection(lines, colors=each, linewidths=width, linestyles=[style]), autolim=False)

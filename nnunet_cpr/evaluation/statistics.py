@@ -28,7 +28,7 @@ def add_foreground(cases: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([cases, means[cases.columns]], ignore_index=True)
 
 
-def summarise(cases: pd.DataFrame) -> pd.DataFrame:
+def summarize(cases: pd.DataFrame) -> pd.DataFrame:
     """Return one row a dataset, trainer, label and metric; `cases` as :func:`add_foreground` returns them.
 
     `mean` is over all cases of all folds and runs. For FOREGROUND it is nnU-Net's: the mean over labels of their means;

@@ -36,7 +36,7 @@ class Curve:
     """
 
     epochs: pd.DataFrame
-    colour: str
+    color: str
     marker: str
     name: str = ""
 
@@ -74,9 +74,9 @@ def training_curves(curves: Sequence[Curve], warm_start: int | None = None) -> F
         for ax, value in zip(axes, PANELS, strict=True):
             low, mean, high = (table[value, one] for one in ("min", "mean", "max"))
             if (low < high).any():
-                ax.fill_between(table.index, low, high, color=curve.colour, alpha=0.2, linewidth=0)
+                ax.fill_between(table.index, low, high, color=curve.color, alpha=0.2, linewidth=0)
             ax.plot(
-                table.index, mean, color=curve.colour, linewidth=1.6, label=curve.name,
+                table.index, mean, color=curve.color, linewidth=1.6, label=curve.name,
                 marker=curve.marker, markersize=4.5, markeredgecolor="white", mew=0.5, markevery=every,
             )  # fmt: skip
     for ax, title in zip(axes, PANELS.values(), strict=True):

@@ -139,7 +139,7 @@ class L1(Elementwise):
         return over_shards(power_sums([local(p) for p in params], 1), params)
 
     def removed(self, theta: Tensor, lagmul: Tensor, proximal: bool) -> Tensor:
-        """Return lambda towards zero; proximal stops there, explicit may pass it."""
+        """Return lambda toward zero; proximal stops there, explicit may pass it."""
         return theta.clamp(-lagmul, lagmul) if proximal else theta.sign() * lagmul
 
     def shrinkage(self, lagmul: Tensor, reg: Tensor, numel: Sequence[int]) -> Tensor:
@@ -189,7 +189,7 @@ class Std(Regularizer):
     def step(
         self, params: Sequence[Tensor], lagmul: Tensor, proximal: bool, at: Sequence[Tensor] | None = None
     ) -> None:
-        """Pull every element towards its tensor's mean."""
+        """Pull every element toward its tensor's mean."""
         mean, std = self._moments(at or params)
         share = self.shrinkage(lagmul, std, [p.numel() for p in params])
         if proximal:

@@ -1,4 +1,4 @@
-"""The CPR trace of a training: R, kappa and lambda of every regularised tensor at the end of every epoch.
+"""The CPR trace of a training: R, kappa and lambda of every regularized tensor at the end of every epoch.
 
 A tensor has no rows for the epochs in which it is frozen.
 """
@@ -36,8 +36,8 @@ class Panel(NamedTuple):
 
 
 MULTIPLIER = Panel(r"$\lambda$", "Multiplier: 0 while the bound holds by itself", "linear")
-RATIO = Panel(r"$R\;/\;\kappa$", "Regulariser over its bound: above 1 it is violated", "linear")
-REGULARISER = Panel(r"$R(\theta)$", "Regulariser", "log")
+RATIO = Panel(r"$R\;/\;\kappa$", "Regularizer over its bound: above 1 it is violated", "linear")
+REGULARIZER = Panel(r"$R(\theta)$", "Regularizer", "log")
 
 
 class Row(NamedTuple):
@@ -109,7 +109,7 @@ def implausible(numbers: np.ndarray) -> np.ndarray:
 
 @default_style()  # nnU-Net's progress.png changes the global style
 def draw(rows: list[Row]) -> Figure:
-    """Lambda, R / kappa and R over the epochs: a thin line per tensor, coloured by depth, and their median."""
+    """Lambda, R / kappa and R over the epochs: a thin line per tensor, colored by depth, and their median."""
     epochs = sorted({row.epoch for row in rows})
     tensors = _in_order(rows)
     column, line = {e: i for i, e in enumerate(epochs)}, {t: i for i, t in enumerate(tensors)}
@@ -122,12 +122,12 @@ def draw(rows: list[Row]) -> Figure:
     kappa[(kappa == 0) | np.isinf(kappa)] = math.nan
     figure = Figure(figsize=(10, 10), layout="constrained")
     axes = figure.subplots(3, sharex=True)
-    colours = matplotlib.colormaps["viridis"]
+    colors = matplotlib.colormaps["viridis"]
     depth = Normalize(0, max(1, len(tensors) - 1))
-    panels = [(lagmul, MULTIPLIER), (reg / kappa, RATIO), (np.where(reg > 0, reg, math.nan), REGULARISER)]
+    panels = [(lagmul, MULTIPLIER), (reg / kappa, RATIO), (np.where(reg > 0, reg, math.nan), REGULARIZER)]
     for ax, (values, panel) in zip(axes, panels, strict=True):
         for i, series in enumerate(values):
-            ax.plot(epochs, series, color=colours(depth(i)), linewidth=0.8, marker=_marker(epochs), markersize=2)
+            ax.plot(epochs, series, color=colors(depth(i)), linewidth=0.8, marker=_marker(epochs), markersize=2)
         ax.plot(epochs, _median(values), color="crimson", linewidth=2.2, label="median", marker=_marker(epochs))
         ax.set_ylabel(panel.label)
         set_scale([ax], panel)
@@ -138,7 +138,7 @@ def draw(rows: list[Row]) -> Figure:
     axes[0].legend(loc="upper left", frameon=False)
     axes[2].set_xlabel("epoch")
     axes[2].xaxis.get_major_locator().set_params(integer=True)
-    bar = figure.colorbar(matplotlib.cm.ScalarMappable(depth, colours), ax=axes, aspect=60, pad=0.01)
+    bar = figure.colorbar(matplotlib.cm.ScalarMappable(depth, colors), ax=axes, aspect=60, pad=0.01)
     bar.set_label(f"tensor, in the network's order (0 to {len(tensors) - 1})")
     return figure
 
@@ -187,4 +187,4 @@ def scale_multipliers(ax: Axes, lagmul: np.ndarray) -> None:
         ax.set_ylim(bottom=0)
     else:
         ax.set_yscale("linear")
-        ax.text(0.5, 0.5, "no multiplier is active yet", transform=ax.transAxes, ha="center", va="center", color="grey")
+        ax.text(0.5, 0.5, "no multiplier is active yet", transform=ax.transAxes, ha="center", va="center", color="gray")

@@ -16,7 +16,7 @@ def evaluate_classifier(
 ) -> tuple[float, float]:
     """Return mean cross entropy and top-1 accuracy (0 to 1) over all images, each counted once.
 
-    Every process takes its part of the images with the main process's buffers (those of batch normalisation differ).
+    Every process takes its part of the images with the main process's buffers (those of batch normalization differ).
     """
     plain = run.plain(model)
     for buffer in plain.buffers():

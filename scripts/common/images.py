@@ -1,4 +1,4 @@
-"""Labelled images: a folder of them, or scikit-learn's digits; and what their trainings share. Needs no torch."""
+"""Labeled images: a folder of them, or scikit-learn's digits; and what their trainings share. Needs no torch."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -96,16 +96,16 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
         raise ValueError(f"its values are not between 0 and {white}")
     if tags.get(TIFF_PHOTOMETRIC) == TIFF_WHITE_IS_ZERO:
         values = white - values
-    grey = (255 * values + white // 2) // white
+    gray = (255 * values + white // 2) // white
     if "transparency" in image.info:
-        grey[values == image.info["transparency"]] = 255
+        gray[values == image.info["transparency"]] = 255
     if 0 < values.max() < white // 16:
         warnings.warn(
-            f"There are images of 16 bits whose values end below {white // 16} of {white}: few shades of grey "
+            f"There are images of 16 bits whose values end below {white // 16} of {white}: few shades of gray "
             "remain of them. Rescale such images to the whole range.",
             stacklevel=2,
         )
-    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    return Image.fromarray(gray.astype(np.uint8)).convert("RGB")
 
 
 def load_digits(size: int, val_share: float) -> Split:

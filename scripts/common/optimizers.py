@@ -16,9 +16,9 @@ CLASSES = {
 
 
 def build_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    """Return the optimizer, fused. Weight decay acts on exactly the tensors that CPR regularises.
+    """Return the optimizer, fused. Weight decay acts on exactly the tensors that CPR regularizes.
 
-    These are all but biases, normalisation weights, vectors and, unless `reg_embedding`, embeddings.
+    These are all but biases, normalization weights, vectors and, unless `reg_embedding`, embeddings.
     """
     groups = param_groups(model, reg_embedding=settings.reg_embedding)
     options = settings.optimizer_options()

@@ -121,7 +121,7 @@ class Run:
         part = len(batch) // count
         return batch[rank * part : (rank + 1) * part]
 
-    def synchronise(self, model: nn.Module, wanted: bool) -> AbstractContextManager[None]:
+    def synchronize(self, model: nn.Module, wanted: bool) -> AbstractContextManager[None]:
         """Whether the backward pass inside averages the gradients over processes: only a step's last one needs to."""
         return nullcontext() if wanted else self.accelerator.no_sync(model)
 

@@ -1,1 +1,1 @@
-"""What compare_runs.py consists of: runs read, grouped into settings, summarised, drawn. Imports no torch."""
+"""What compare_runs.py consists of: runs read, grouped into settings, summarized, drawn. Imports no torch."""

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from comparison.runs import Run
 from comparison.settings import number, rule_title
 from comparison.statistics import Comparison, lower_is_better, written
-from nnunet_cpr.evaluation.figures import ALL_COLOURS, draw_steps, literal, name_handles
+from nnunet_cpr.evaluation.figures import ALL_COLORS, draw_steps, literal, name_handles
 from nnunet_cpr.labels import escaped
 from nnunet_cpr.optim.bounds import RULES
 from nnunet_cpr.plotting import default_style
@@ -104,12 +104,12 @@ def constraints(runs: Sequence[Run], names: Sequence[str], tensors: Sequence[str
     for column, tensor in zip(axes.T, tensors, strict=True):
         own = trace[trace["tensor"] == tensor].set_index("step")
         marker = "o" if len(own) == 1 else ""
-        column[0].plot(own["reg"], color=ALL_COLOURS[1], linewidth=1.6, marker=marker)
+        column[0].plot(own["reg"], color=ALL_COLORS[1], linewidth=1.6, marker=marker)
         column[0].plot(own["kappa"].where(np.isfinite(own["kappa"])), color="black", linewidth=1.1, linestyle="--")
         if len(own) > 1:
-            column[1].plot(own.index, np.gradient(own["reg"], own.index), color=ALL_COLOURS[3], linewidth=1.3)
-        column[1].axhline(0, color="grey", linewidth=0.7)
-        column[2].plot(own["lagmul"], color=ALL_COLOURS[2], linewidth=1.3, marker=marker)
+            column[1].plot(own.index, np.gradient(own["reg"], own.index), color=ALL_COLORS[3], linewidth=1.3)
+        column[1].axhline(0, color="gray", linewidth=0.7)
+        column[2].plot(own["lagmul"], color=ALL_COLORS[2], linewidth=1.3, marker=marker)
         column[2].set_ylim(bottom=0)
         column[3].plot(loss["step"], loss["loss"], color="0.35", linewidth=1.1)
         column[0].set_title(literal(_broken(escaped(tensor))), fontsize=9)
@@ -128,7 +128,7 @@ def constraints(runs: Sequence[Run], names: Sequence[str], tensors: Sequence[str
 
 @default_style()
 def heatmap(comparison: Comparison, runs: Sequence[Run], names: Sequence[str]) -> Figure:
-    """Draw the mean final metric over learning rate and strength of regularisation, a panel an optimizer and rule.
+    """Draw the mean final metric over learning rate and strength of regularization, a panel an optimizer and rule.
 
     Raises:
         ValueError: no panel has two learning rates and two strengths, or settings differ in something else.
@@ -154,10 +154,10 @@ def heatmap(comparison: Comparison, runs: Sequence[Run], names: Sequence[str]) -
         layout="constrained",
     )
     axes = figure.subplots(1, len(grid), squeeze=False)[0]
-    colours = "viridis_r" if lower_is_better(comparison.metric) else "viridis"
+    colors = "viridis_r" if lower_is_better(comparison.metric) else "viridis"
     for ax, (panel, cells) in zip(axes, grid.items(), strict=True):
         table = [[means.get(cells.get((s, lr)), math.nan) for lr in rates] for s in rows[panel]]
-        image = ax.imshow(table, cmap=colours, vmin=low, vmax=high, aspect="auto")
+        image = ax.imshow(table, cmap=colors, vmin=low, vmax=high, aspect="auto")
         for (i, line), j in product(enumerate(table), range(len(rates))):
             if not math.isnan(line[j]):
                 red, green, blue, _ = image.cmap(image.norm(line[j]))
@@ -181,12 +181,12 @@ def heatmap(comparison: Comparison, runs: Sequence[Run], names: Sequence[str]) -
 
 
 def _looks(order: Sequence[str], baseline: str | None) -> dict[str, dict[str, Any]]:
-    """Colour (grey is the baseline's), style and width of each setting's line, in the order of drawing."""
-    styles = product(("-", "-.", (0, (5, 1)), (0, (1, 1))), ALL_COLOURS[1:])  # further styles when colours run out
+    """Color (gray is the baseline's), style and width of each setting's line, in the order of drawing."""
+    styles = product(("-", "-.", (0, (5, 1)), (0, (1, 1))), ALL_COLORS[1:])  # further styles when colors run out
     others = zip((name for name in order if name != baseline), cycle(styles))
-    found = {name: {"color": colour, "linestyle": style} for name, (style, colour) in others}
+    found = {name: {"color": color, "linestyle": style} for name, (style, color) in others}
     if baseline in order:
-        found = {baseline: {"color": ALL_COLOURS[0], "linestyle": "-"}, **found}
+        found = {baseline: {"color": ALL_COLORS[0], "linestyle": "-"}, **found}
     # Each is a little thinner than the one below it, so that equal curves do not hide each other.
     return {
         name: {**look, "linewidth": w}

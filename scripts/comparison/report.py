@@ -67,7 +67,7 @@ def notes(comparison: Comparison, runs: Sequence[Run]) -> list[str]:
         if comparison.chosen_among > 1:
             chosen = (
                 f", chosen after the fact: the best of {comparison.chosen_among} such settings on the validation data "
-                "that is compared here, which favours it"
+                "that is compared here, which favors it"
             )
         found.append(f"Baseline: {baseline}{chosen}.")
         found.append(

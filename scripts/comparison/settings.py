@@ -26,7 +26,7 @@ Essence = dict[str, Any]
 
 
 def name_settings(runs: Sequence[Run]) -> list[str]:
-    """Return the name of each run's setting: optimizer and regularisation, then what else differs between settings.
+    """Return the name of each run's setting: optimizer and regularization, then what else differs between settings.
 
     What some optimizers only have (momentum) differs where two that have it differ; all else where it differs at all.
 

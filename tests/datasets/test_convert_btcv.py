@@ -41,7 +41,7 @@ def test_the_whole_dataset(source, raw, capsys):
 def test_the_description(source, raw):
     convert(source)
     content = json.loads((raw / "Dataset017_BTCV" / "dataset.json").read_text())
-    assert content["channel_names"] == {"0": "CT"}  # the name by which nnU-Net chooses CT's normalisation
+    assert content["channel_names"] == {"0": "CT"}  # the name by which nnU-Net chooses CT's normalization
     assert content["numTraining"] == 5
     assert content["file_ending"] == ".nii.gz"
     assert list(content["labels"].values()) == list(range(14))

@@ -84,7 +84,7 @@ def test_a_block_lies_where_it_was_cut(dataset):
     assert set(np.unique(label.get_fdata())) == {0, 1, 2}
 
 
-def test_intensities_are_standardised_over_all_blocks_together(dataset):
+def test_intensities_are_standardized_over_all_blocks_together(dataset):
     voxels = np.stack([nib.load(path).get_fdata() for path in (dataset / "imagesTr").iterdir()])
     assert (voxels.mean(), voxels.std()) == pytest.approx((0, 1), abs=1e-4)
     assert voxels.mean(axis=(1, 2, 3)).std() > 0.1  # and not each block by itself

@@ -29,7 +29,7 @@ def compared(label=FOREGROUND, metric="Dice", dataset="Heart", **given):
     return {**row, **given}
 
 
-def summarised(trainer, label=FOREGROUND, metric="Dice", dataset="Heart", **given):
+def summarized(trainer, label=FOREGROUND, metric="Dice", dataset="Heart", **given):
     row = {
         "dataset": dataset, "trainer": trainer, "label": label, "metric": metric, "n": 20, "mean": 0.853,
         "std": 0.0412, "median": 0.86, "min": 0.7, "max": 0.95, "undefined": 0, "folds": 5, "runs": 1,
@@ -49,19 +49,19 @@ def make_results(both=("HD95", "Dice")):
     cases[0] = (*cases[0][:6], NAN, BASE)
     labels = ("atrium", "100% {wall}", FOREGROUND)
     nothing = {"n": 0, "difference": NAN, "ci_low": NAN, "ci_high": NAN, "p": NAN, "p_holm": NAN, "effect_size": NAN}
-    millimetres = {"difference": -1.234, "ci_low": -2.0, "ci_high": -0.5, "baseline_mean": 5.678, "trainer_mean": 4.444}
+    millimeters = {"difference": -1.234, "ci_low": -2.0, "ci_high": -0.5, "baseline_mean": 5.678, "trainer_mean": 4.444}
     rows = [
         compared("atrium"),
         compared("100% {wall}", **nothing, wins=0, ties=0, losses=0, baseline_mean=NAN),
         compared(),
-        compared(metric="HD95", **millimetres, p_holm=0.0001),
+        compared(metric="HD95", **millimeters, p_holm=0.0001),
     ]
     of_extremes = ["dataset", "trainer", "baseline", "label", "metric", "case", "fold", "difference"]
     extremes = [
         ("Heart", ODD, BASE, FOREGROUND, "HD95", "case_7", 2, -3.5),
         ("Heart", ODD, BASE, FOREGROUND, "Dice", "case_8", 3, -0.1),
     ]
-    summary = [summarised(trainer, label, metric) for metric in both for trainer in (BASE, ODD) for label in labels]
+    summary = [summarized(trainer, label, metric) for metric in both for trainer in (BASE, ODD) for label in labels]
     return Results(
         title="Heart & <script>alert(1)</script>",
         baseline=BASE,
@@ -327,7 +327,7 @@ def test_latex_escapes_what_latex_would_take_for_commands(results, out):
     for line in table.splitlines():
         if line.endswith(r"\\"):
             assert len(re.findall(r"(?<!\\)&", line)) == 5
-    results.summary = pd.concat([results.summary, pd.DataFrame([summarised(BASE, dataset="[Lung]")])])
+    results.summary = pd.concat([results.summary, pd.DataFrame([summarized(BASE, dataset="[Lung]")])])
     assert "\\midrule\n{[}Lung{]} & SGD (baseline) & 20 & 0.853 $\\pm$ 0.041 &  &  \\\\\n" in report_latex.latex_table(
         results
     )

@@ -72,7 +72,7 @@ def test_both_contours_are_drawn_over_the_image_in_each_panel():
         assert len(drawn_once) == len(set(drawn_once))
         solid, dashed = segmentation.get_linestyles()[0][1], light.get_linestyles()[0][1]
         assert solid is None and len(dashed) == 2
-        assert len(np.unique(segmentation.get_colors(), axis=0)) == 2  # a colour a label
+        assert len(np.unique(segmentation.get_colors(), axis=0)) == 2  # a color a label
     assert drawing.title == "D, c_1: lost most with B (−0.100); lowest Dice of all (B, 0.800)"
     for sentence in (shown.position, shown.changes, "dashed lines: the reference."):
         assert sentence in drawing.text
@@ -97,7 +97,7 @@ def test_without_an_image_the_reference_is_filled():
     (drawing,) = drawn(case_slice(image=None))
     for ax in drawing.figure.axes:
         assert (ax.images[0].get_array() == (plane() > 0)).all()
-    assert "filled in grey, for there is no image" in drawing.text
+    assert "filled in gray, for there is no image" in drawing.text
 
 
 def test_several_runs_are_named():
@@ -134,16 +134,16 @@ def test_files_are_named_by_dataset_and_number():
 
 
 def test_the_svg_holds_the_images_pixels_and_little_more(tmp_path):
-    grey = np.random.default_rng(0).integers(0, 256, (256, 256))
+    gray = np.random.default_rng(0).integers(0, 256, (256, 256))
     nothing = np.zeros((256, 256), np.uint8)
     segmentations = [SlicedSegmentation(name, None, 0.5, nothing) for name in "AB"]
-    (drawing,) = drawn(case_slice(image=grey, reference=nothing, segmentations=segmentations, aspect=1.0))
+    (drawing,) = drawn(case_slice(image=gray, reference=nothing, segmentations=segmentations, aspect=1.0))
     svg = save_both(drawing, tmp_path)
     assert svg == (tmp_path / "slice-D-1.svg").read_text(encoding="utf-8")
     first, second = re.findall(r"data:image/png;base64,([^\"]+)", svg)
-    assert first == second and len(svg) < 2 * 4 / 3 * grey.size + 20_000  # a byte a pixel
+    assert first == second and len(svg) < 2 * 4 / 3 * gray.size + 20_000  # a byte a pixel
     pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(first))))
-    assert pixels.ndim == 2 and np.corrcoef(pixels.ravel(), grey.ravel())[0, 1] > 0.999
+    assert pixels.ndim == 2 and np.corrcoef(pixels.ravel(), gray.ravel())[0, 1] > 0.999
 
 
 def test_titles_do_not_reach_beyond_the_figure():

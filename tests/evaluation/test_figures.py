@@ -5,7 +5,7 @@ import pytest
 from nnunet_cpr.evaluation.figures import save_figure
 from nnunet_cpr.evaluation.slice_figures import Prediction, slice_picture
 
-LABELS = {"background": 0, "grey": 1, "white": 2}
+LABELS = {"background": 0, "gray": 1, "white": 2}
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def test_slice_picture_shows_the_fullest_slice_and_the_cases_dice(files, tmp_pat
     figure = slice_picture("case_1", files["image"], files["reference"], predictions, LABELS)
     assert "case_1: coronal slice 4" in figure.get_suptitle()
     assert len(figure.axes) == 4
-    assert figure.axes[3].get_title() == "CPR\nDice 0.500 grey\nDice 0.250 white"
+    assert figure.axes[3].get_title() == "CPR\nDice 0.500 gray\nDice 0.250 white"
     assert figure.axes[0].images[0].get_array().shape == (10, 8)
     assert figure.axes[0].get_aspect() == 2  # voxels are twice as tall as wide
     save_figure(figure, tmp_path / "slice.png")

@@ -53,7 +53,7 @@ def test_values_are_nnunets_own(evaluated):
     cases = read_cases(folder, "D", "T", "T", "0", named)
     assert list(cases.columns) == CASE_COLUMNS
     assert sorted(cases["case"].unique()) == ["a", "b"]
-    table = statistics.summarise(statistics.add_foreground(cases)).set_index("label")
+    table = statistics.summarize(statistics.add_foreground(cases)).set_index("label")
     for name, label in named.items():
         assert table.loc[name, "mean"] == pytest.approx(summary["mean"][str(label)]["Dice"], abs=1e-12)
     for key in ("mean", "mean_over_folds"):
@@ -135,7 +135,7 @@ def test_every_label_counts_whatever_it_is_called(tmp_path):
     dice = {str(value): value / 10 for value in names.values()}
     fold = write_training(tmp_path, "A", 0, {"a": dice, "b": dice}, {"background": 0} | names)
     labels = foreground_labels(json.loads((fold.parent / "dataset.json").read_text()))
-    table = statistics.summarise(statistics.add_foreground(read_cases(fold / "validation", "D", "T", "T", "0", labels)))
+    table = statistics.summarize(statistics.add_foreground(read_cases(fold / "validation", "D", "T", "T", "0", labels)))
     means = table.set_index("label")["mean"]
     assert means.index.is_unique and len(means) == 8
     assert means.drop(FOREGROUND).to_dict() == pytest.approx(

@@ -23,7 +23,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 
 def affine(shear: float = 0.0) -> np.ndarray:
-    """Voxels of SPACING in an oblique image, of which the third axis may lean towards the second."""
+    """Voxels of SPACING in an oblique image, of which the third axis may lean toward the second."""
     matrix, sheared = np.eye(4), np.eye(3)
     sheared[1, 2] = shear
     matrix[:3, :3] = Rotation.from_rotvec((0.1, -0.2, 0.3)).as_matrix() @ sheared @ np.diag(SPACING)

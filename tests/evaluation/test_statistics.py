@@ -208,7 +208,7 @@ def test_a_collapsed_trainer_does_not_hide_the_others():
 
 class TestSummary:
     def rows(self, cases):
-        return statistics.summarise(statistics.add_foreground(cases)).set_index(["trainer", "label"])
+        return statistics.summarize(statistics.add_foreground(cases)).set_index(["trainer", "label"])
 
     def test_means_by_hand(self):
         nan = math.nan

@@ -129,7 +129,7 @@ def test_a_mask_that_touches_the_border_has_a_surface_there():
 
 
 def border(mask: np.ndarray) -> np.ndarray:
-    """Voxels with a face in common with a voxel outside the mask, found by looking at each neighbour."""
+    """Voxels with a face in common with a voxel outside the mask, found by looking at each neighbor."""
     padded = np.pad(mask, 1)
     inner = np.ones_like(mask)
     for axis in range(mask.ndim):
@@ -355,12 +355,12 @@ def test_other_tolerance_labels_or_library_are_computed_again(tasks, measured, m
     second = surface_metrics(tasks[:1], 3.0, 1)
     assert len(measured) == 2
     assert (second["value"] > first["value"])[second["metric"] == "NSD"].all()
-    relabelled = dataclasses.replace(tasks[0], labels={"one": 2, "two": 1})
-    swapped = surface_metrics([relabelled], 3.0, 1)
+    relabeled = dataclasses.replace(tasks[0], labels={"one": 2, "two": 1})
+    swapped = surface_metrics([relabeled], 3.0, 1)
     assert len(measured) == 3
     assert list(swapped["value"][:3]) == list(second["value"][3:])
     monkeypatch.setattr(surface, "library", lambda: "MONAI 9")
-    surface_metrics([relabelled], 3.0, 1)
+    surface_metrics([relabeled], 3.0, 1)
     assert len(measured) == 4
 
 

@@ -98,12 +98,12 @@ def test_tiffs_in_space_need_the_readers_name(tmp_path):
 
 def test_photographs_stay_as_they_are(tmp_path):
     io = pytest.importorskip("skimage.io")
-    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    io.imsave(tmp_path / "grey.png", grey, check_contrast=False)
-    io.imsave(tmp_path / "colour.png", np.stack([grey, grey * 0, grey * 0], axis=-1), check_contrast=False)
-    for volume in (open_segmentation(tmp_path / "grey.png"), open_image(tmp_path / "colour.png")):
+    gray = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    io.imsave(tmp_path / "gray.png", gray, check_contrast=False)
+    io.imsave(tmp_path / "color.png", np.stack([gray, gray * 0, gray * 0], axis=-1), check_contrast=False)
+    for volume in (open_segmentation(tmp_path / "gray.png"), open_image(tmp_path / "color.png")):
         assert (volume.shape, volume.best_axis()) == ((4, 3, 1), 2)
-        assert (volume.plane(2, 0)[::-1] == grey).all() and volume.aspect(2) == 1
+        assert (volume.plane(2, 0)[::-1] == gray).all() and volume.aspect(2) == 1
 
 
 def test_plane_nifti_and_channels(tmp_path):

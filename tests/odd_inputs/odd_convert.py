@@ -784,7 +784,7 @@ def taken(world: World) -> str:
             "another of its number",
             "a leftover",
             "in another folder",
-            "an odd neighbour",
+            "an odd neighbor",
         ],
     )
     own.raw.mkdir(exist_ok=True)
@@ -809,7 +809,7 @@ def taken(world: World) -> str:
         (own.raw / "notes").write_text("x")
         own.users_files = ["Dataset", "Dataset9_x"]
     if len(own.chosen) == 1:
-        own.verdict = EITHER if said in ("a leftover", "an odd neighbour") else REFUSED
+        own.verdict = EITHER if said in ("a leftover", "an odd neighbor") else REFUSED
     return f"the target {said}"
 
 

@@ -121,7 +121,7 @@ def test_mixed_dtypes_in_one_group_equal_separate_optimizers(name, reg):
         assert_same_bits([p.detach(), one.state[p]["kappa"]], [q.detach(), opt.state[q]["kappa"]])
 
 
-def test_a_tensor_does_not_depend_on_its_neighbours():
+def test_a_tensor_does_not_depend_on_its_neighbors():
     """Many tensors are updated at once; each gets the bits it would get alone."""
     shapes = [(k % 7 + 1, 3 * k + 2) for k in range(40)]
     pull = Pull(shapes=shapes, dtype=torch.float32)

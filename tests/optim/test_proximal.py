@@ -1,4 +1,4 @@
-"""Each proximal step solves min_x 0.5 ||x - theta||^2 + lambda R(x): checked by minimising it numerically."""
+"""Each proximal step solves min_x 0.5 ||x - theta||^2 + lambda R(x): checked by minimizing it numerically."""
 
 import numpy as np
 import pytest
@@ -34,12 +34,12 @@ def objective(x, theta, reg, lam):
 @pytest.mark.parametrize("mu", [0.05, 1.0, 10.0])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("reg", REGULARIZER_NAMES)
-def test_solves_its_minimisation(reg, shape, mu):
+def test_solves_its_minimization(reg, shape, mu):
     theta = 1.5 * torch.randn(shape, dtype=torch.float64)
     ours, lam = step_of_ours(theta, reg, mu)
     assert lam > 0
     best = objective(ours, theta, reg, lam)
-    # The objective is strictly convex: a point no neighbour improves on, at any scale, is the minimum.
+    # The objective is strictly convex: a point no neighbor improves on, at any scale, is the minimum.
     for scale in (1e-1, 1e-2, 1e-3, 1e-4):
         for _ in range(100):
             x = ours + scale * torch.randn(shape, dtype=torch.float64)
@@ -53,7 +53,7 @@ def test_solves_its_minimisation(reg, shape, mu):
 
 @pytest.mark.parametrize("mu", [0.05, 1.0, 10.0])
 @pytest.mark.parametrize("reg", REGULARIZER_NAMES)
-def test_agrees_with_a_numerical_minimiser(reg, mu):
+def test_agrees_with_a_numerical_minimizer(reg, mu):
     optimize = pytest.importorskip("scipy.optimize")
     theta = 1.5 * torch.randn(3, 4, dtype=torch.float64)
     ours, lam = step_of_ours(theta, reg, mu)

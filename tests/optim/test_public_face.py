@@ -190,7 +190,7 @@ def test_the_signature_shows_the_settings_and_the_base_arguments():
     assert {"kappa_init_method", "kappa_init_param", "reg_function", "kappa_update", "reg_step_size"} <= names
 
 
-def test_a_misspelt_argument_is_an_error():
+def test_a_misspelled_argument_is_an_error():
     with pytest.raises(TypeError):
         AdamCPR([matrix(2, 2)], kappa_init_methods="uniform")
 

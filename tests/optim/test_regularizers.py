@@ -53,7 +53,7 @@ def test_r_in_float64(reg, shape):
 
 @pytest.mark.parametrize("reg", REGULARIZER_NAMES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_r_of_low_precision_weights_is_not_quantised(dtype, reg):
+def test_r_of_low_precision_weights_is_not_quantized(dtype, reg):
     p = torch.nn.Parameter((0.5 + torch.randn(300, 257)).to(dtype))
     assert first_r(p, reg) == pytest.approx(float(algorithm1.regularizer(reg, p.detach().double())), rel=1e-6)
 

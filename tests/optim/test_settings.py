@@ -52,7 +52,7 @@ def test_groups_may_differ_in_every_setting():
     assert opt.state[c]["kappa"] == float("inf")
 
 
-def test_changing_a_group_during_training_is_honoured():
+def test_changing_a_group_during_training_is_honored():
     p = matrix(4, 4, dtype=torch.float64)
     opt = SGDCPR([p], lr=0.0, kappa_init_method="uniform", kappa_init_param=1.0)
     opt.param_groups[0]["kappa_update"] = 0.0

@@ -49,7 +49,7 @@ def gradient(name, theta):
 
 
 def proximal(name, theta, lam):
-    """argmin_x 0.5 ||x - theta||^2 + lam R(x); tests/optim/test_proximal.py verifies it by numerical minimisation."""
+    """argmin_x 0.5 ||x - theta||^2 + lam R(x); tests/optim/test_proximal.py verifies it by numerical minimization."""
     if name == "l2":
         return theta / (1 + 2 * lam)
     if name == "l1":

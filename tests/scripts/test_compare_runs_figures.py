@@ -81,7 +81,7 @@ def test_the_axis_fits_what_comes_after_the_start(tmp_path, values, scale, limit
     assert ("outside" in ax.get_xlabel()) == cut
 
 
-def test_a_colour_and_style_for_each_of_many_settings(tmp_path):
+def test_a_color_and_style_for_each_of_many_settings(tmp_path):
     folders = [write_run(tmp_path / str(n), [30, 20], optimizer="adamw", weight_decay=n / 100) for n in range(1, 20)]
     comparison, runs, names = compared(folders)
     ax = figures.curves(comparison, runs, names, None).axes[0]

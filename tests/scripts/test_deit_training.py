@@ -199,10 +199,10 @@ def test_settings_without_a_training_are_one_line_and_leave_no_folder(tmp_path, 
 
 
 def test_a_folder_of_images_is_trained_on_until_a_broken_one(tmp_path, monkeypatch):
-    for name, colour in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
+    for name, color in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
         (tmp_path / "data" / name).mkdir(parents=True)
         for i in range(10):
-            Image.new("RGB", (12 + i, 12), colour).save(tmp_path / "data" / name / f"{i}.png")
+            Image.new("RGB", (12 + i, 12), color).save(tmp_path / "data" / name / f"{i}.png")
     given = ["--data", str(tmp_path / "data"), "--val-share", "0.2", "--lr", "1e-2"]
     train_here(flags(tmp_path / "run", *given))
     assert float((tmp_path / "run" / "metrics.csv").read_text().splitlines()[-1].split(",")[4]) == 1
@@ -219,10 +219,10 @@ def test_the_digits_keep_their_values_on_the_way_to_the_model():
     _, val = datasets(settings, load_data(settings))
     image, label = val[3]
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    grey = image * std[:, None, None] + mean[:, None, None]
+    gray = image * std[:, None, None] + mean[:, None, None]
     digits = load_digits()
     expected = torch.tensor((16 * digits.images).clip(0, 255) / 255, dtype=torch.float32)
-    distances = (expected - grey[0]).abs().amax(dim=(1, 2))
+    distances = (expected - gray[0]).abs().amax(dim=(1, 2))
     assert distances.min() < 1e-6
     assert digits.target[distances.argmin()] == label
 

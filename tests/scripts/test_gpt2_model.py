@@ -74,7 +74,7 @@ def test_the_attention_is_a_plain_softmax_with_rotary_positions_on_half_of_each_
     torch.testing.assert_close(actual[0], attention.dense(expected.flatten(1)), rtol=1e-4, atol=1e-6)
 
 
-def test_a_block_is_sequential_and_normalises_first(model):
+def test_a_block_is_sequential_and_normalizes_first(model):
     block, x = model.gpt_neox.layers[0], torch.randn(1, 5, 128)
     positions = model.gpt_neox.rotary_emb(x, torch.arange(5)[None])
     middle = x + block.attention(block.input_layernorm(x), None, position_embeddings=positions)[0]

@@ -68,7 +68,7 @@ def test_the_model_has_the_papers_size_and_spread():
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adamcpr"])
-def test_all_but_biases_are_regularised(optimizer):
+def test_all_but_biases_are_regularized(optimizer):
     groups = build_optimizer(build_model(settings()), settings(optimizer=optimizer)).param_groups
     chosen = {n for g in groups if g.get("regularize") or g.get("weight_decay") for n in g["param_names"]}
     others = {n for g in groups for n in g["param_names"]} - chosen

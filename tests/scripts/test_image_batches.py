@@ -80,7 +80,7 @@ def training_batches_of_one():
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two classes of four images, one class a grey PNG, the other a colour JPEG."""
+    """Two classes of four images, one class a gray PNG, the other a color JPEG."""
     for name, mode, ending in (("cat", "L", "png"), ("dog", "RGB", "jpg")):
         (tmp_path / "data" / name).mkdir(parents=True)
         for i in range(4):
@@ -171,7 +171,7 @@ def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path, mode, dtype, ending):
 
 @pytest.mark.parametrize(("bits", "white_is_zero"), [(16, True), (12, False)])
 def test_tiff_says_what_white_is(tmp_path, bits, white_is_zero):
-    """Written byte by byte: one row of two grey values, the second of them half of the largest."""
+    """Written byte by byte: one row of two gray values, the second of them half of the largest."""
     data = struct.pack("<HH", 0, 2**15) if bits == 16 else bytes([0x00, 0x08, 0x00])  # 12 bits: 000 800
     tags = [
         (256, 2),
@@ -194,10 +194,10 @@ def test_tiff_says_what_white_is(tmp_path, bits, white_is_zero):
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA", "P"])
 def test_what_is_transparent_shows_white(tmp_path, mode):
-    """Red or grey, seen through by a fifth: 255 - (255 - value) * 204 / 255."""
-    colours = {"LA": (100, 204), "RGBA": (200, 100, 0, 204)}.get(mode)
-    if colours:
-        image = Image.new(mode, (1, 1), colours)
+    """Red or gray, seen through by a fifth: 255 - (255 - value) * 204 / 255."""
+    colors = {"LA": (100, 204), "RGBA": (200, 100, 0, 204)}.get(mode)
+    if colors:
+        image = Image.new(mode, (1, 1), colors)
         expected = [131] * 3 if mode == "LA" else [211, 131, 51]
     else:
         image = Image.new("P", (1, 1), 1)
@@ -221,7 +221,7 @@ def test_what_is_transparent_shows_white(tmp_path, mode):
         (Image.new("RGB", (1, 1), (1, 2, 3)), [1, 2, 3]),
     ],
 )
-def test_other_modes_keep_their_colour(image, expected):
+def test_other_modes_keep_their_color(image, expected):
     assert np.asarray(to_rgb(image)).tolist() == [[expected]]
 
 
@@ -236,5 +236,5 @@ def test_values_without_a_range_are_refused_by_name(tmp_path, mode, words):
 
 def test_twelve_bits_in_sixteen_are_told(tmp_path):
     Image.fromarray(np.array([[0, 4000]], np.uint16)).save(tmp_path / "x.png")
-    with pytest.warns(UserWarning, match="few shades of grey remain"):
+    with pytest.warns(UserWarning, match="few shades of gray remain"):
         assert np.asarray(read_image(str(tmp_path / "x.png")))[0, :, 0].tolist() == [0, 16]

@@ -77,7 +77,7 @@ def test_every_truncation_is_noticed(tmp_path):
 
 
 def test_a_flipped_bit_that_makes_weights_a_folder(tmp_path):
-    """Its checksum matches, as Python reads it; torch reads uninitialised memory."""
+    """Its checksum matches, as Python reads it; torch reads uninitialized memory."""
     path = save(tmp_path / "checkpoint.pth", 3)
     with zipfile.ZipFile(path) as archive:
         table = archive.start_dir

@@ -97,7 +97,7 @@ def signal_at(trainer, method, epoch, call, number=signal.SIGUSR1):
     """Let the training be sent a signal while it is in that call of one of its methods."""
     original, calls = getattr(trainer, method), [0]
 
-    def signalled(*args):
+    def signaled(*args):
         result = original(*args) if method != "train_step" else None
         if trainer.current_epoch == epoch:
             calls[0] += 1
@@ -105,7 +105,7 @@ def signal_at(trainer, method, epoch, call, number=signal.SIGUSR1):
                 os.kill(os.getpid(), number)
         return original(*args) if method == "train_step" else result
 
-    setattr(trainer, method, signalled)
+    setattr(trainer, method, signaled)
 
 
 def stop(trainer):
@@ -186,14 +186,14 @@ def test_nothing_to_resume_no_special_signals(nnunet):
 # several processes
 
 
-def _stopped_rank(rank, world_size, nnunet, directory, signalled):
+def _stopped_rank(rank, world_size, nnunet, directory, signaled):
     trainer = ddp_trainer(nnunet, "nnUNetTrainerCPR_ws2_50epochs_40iters_seed1", rank, world_size, directory)
     steps = []
     train_step = trainer.train_step
 
     def counted(batch):
         steps.append(trainer.current_epoch)
-        if rank == signalled and len(steps) == 3:
+        if rank == signaled and len(steps) == 3:
             os.kill(os.getpid(), signal.SIGUSR1)
         Path(directory, f"training{rank}").touch()
         return train_step(batch)
@@ -205,8 +205,8 @@ def _stopped_rank(rank, world_size, nnunet, directory, signalled):
         Path(directory, f"rank{rank}.json").write_text(json.dumps([len(steps), os.getppid()]))
 
 
-@pytest.mark.parametrize("signalled", [1, None])
-def test_all_processes_stop_at_the_same_step(nnunet, tmp_path, signalled):
+@pytest.mark.parametrize("signaled", [1, None])
+def test_all_processes_stop_at_the_same_step(nnunet, tmp_path, signaled):
     """One of two is sent a signal; or their parent is, which passes it on."""
     marks = [tmp_path / f"training{rank}" for rank in range(2)]
 
@@ -215,15 +215,15 @@ def test_all_processes_stop_at_the_same_step(nnunet, tmp_path, signalled):
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    if signalled is None:
+    if signaled is None:
         threading.Thread(target=signal_parent, daemon=True).start()
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Stopped), children_stop_first():
-        torch.multiprocessing.spawn(_stopped_rank, args=(2, nnunet, str(tmp_path), signalled), nprocs=2)
+        torch.multiprocessing.spawn(_stopped_rank, args=(2, nnunet, str(tmp_path), signaled), nprocs=2)
     assert signal.getsignal(signal.SIGTERM) is before
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
     assert first == second
-    assert first[0] == 3 if signalled is not None else first[0] >= 1
+    assert first[0] == 3 if signaled is not None else first[0] >= 1
 
 
 def test_other_ends_of_children_are_as_always():

@@ -5,7 +5,7 @@ A table holds the addresses of the tensors; these are cut into chunks of CHUNK e
 update has written it squares while it is in registers. The sums of chunks are added in order, so results do not depend
 on which program comes first. Reading and updating add up by the same function, and so find the same bits. Where all
 addresses are multiples of 16 bytes (`align`) a thread moves four elements at once. No other argument's value is
-specialised for: what was compiled for the first step serves for all.
+specialized for: what was compiled for the first step serves for all.
 """
 
 import triton
