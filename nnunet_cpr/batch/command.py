@@ -79,7 +79,7 @@ def _show_data(study: Any) -> None:
     for dataset in study.datasets:
         if is_prepared(study, dataset):
             print(f"{dataset}: prepared")
-        elif is_missing(dataset, study.plans):
+        elif any(is_missing(dataset, plans) for plans in study.plans):
             print(f"{dataset}: missing, neither in nnUNet_raw nor in nnUNet_preprocessed")
         else:
             print(f"{dataset}: to be prepared first")
@@ -157,9 +157,12 @@ def _run(study: Any, place: Any) -> int:
     if len(study.trainers) < 2:
         print(f"There is no report: with {study.baseline} alone there is nothing to compare")
         return 1 if missing or untested or code else 0
-    try:
-        print(write_study_report(study, shlex.join(["nnunet-cpr", *sys.argv[1:]])))
-    except ValueError as error:
-        print(f"No report: {error}", file=sys.stderr)
-        return 1
-    return 1 if missing or untested or code else 0
+    whole = not (missing or untested or code)
+    for setup in study.setups:
+        try:
+            print(write_study_report(study, setup, shlex.join(["nnunet-cpr", *sys.argv[1:]])))
+        except ValueError as error:
+            whole = False
+            name = f" for {setup.name}" if len(study.setups) > 1 else ""
+            print(f"No report{name}: {error}", file=sys.stderr)
+    return 0 if whole else 1

@@ -7,6 +7,7 @@ from pathlib import Path
 from nnunet_cpr.batch.job_files import JobFiles
 from nnunet_cpr.batch.locks import is_locked
 from nnunet_cpr.batch.runs import Run, failure_note, read_record, runs_of
+from nnunet_cpr.batch.setup import Setup
 from nnunet_cpr.batch.study import Study
 from nnunet_cpr.evaluation.fold_ensembles import FoldEnsemble, ensemble_folder, fold_names
 from nnunet_cpr.files import read_json
@@ -14,9 +15,14 @@ from nnunet_cpr.files import read_json
 
 @dataclass(frozen=True)
 class Ensemble(JobFiles, FoldEnsemble):
-    """All folds of one trainer and seed on one dataset, which predict its test set together."""
+    """All folds of one trainer, seed, plans and configuration on one dataset, which predict its test set together."""
 
     runs: tuple[Run, ...] = ()
+
+    @property
+    def setup(self) -> Setup:
+        """The plans and the configuration of its folds."""
+        return self.runs[0].setup
 
     def is_done(self) -> bool:
         """Whether the test set is predicted and evaluated, by these folds as they are trained now."""
@@ -38,6 +44,8 @@ class PredictionState:
     """How far the prediction of a test set is, as `--json` prints it."""
 
     dataset: str
+    plans: str
+    configuration: str
     trainer: str
     """The name shown."""
     run: str
@@ -64,7 +72,8 @@ def prediction_states(study: Study) -> list[PredictionState]:
     states = []
     for ensemble in ensembles_of(study):
         state, note = _state(ensemble, study)
-        states.append(PredictionState(ensemble.dataset, ensemble.trainer, ensemble.run, "test set", state, note))
+        names = ensemble.dataset, *ensemble.setup, ensemble.trainer, ensemble.run
+        states.append(PredictionState(*names, "test set", state, note))
     return states
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nnunet_cpr.batch.ensembles import Ensemble, ensembles_of
 from nnunet_cpr.batch.runs import Run, runs_of
+from nnunet_cpr.batch.setup import Setup
 from nnunet_cpr.batch.study import Study
 from nnunet_cpr.evaluation.report_layout import REPORT
 from nnunet_cpr.files import read_json, write_json
@@ -53,6 +54,11 @@ def job_name(name: str) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_.+/-]', '_', name)}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
+def report_folder(study: Study, setup: Setup) -> Path:
+    """Return where the comparison of a setup's trainers is."""
+    return study.output / "report" / (setup.name if len(study.setups) > 1 else "")
+
+
 def check_output(study: Study) -> None:
     """Check that nothing of the user's would be written over in the study's folder. It may hold other files.
 
@@ -69,7 +75,8 @@ def check_output(study: Study) -> None:
     elif taken := [name for name in OTHERS if os.path.lexists(study.output / name)]:
         raise ValueError(f"{study.output / taken[0]} is not of an earlier call, for there is no {FILE}; {advice}")
     if len(study.trainers) > 1:
-        check_folder(study.output / "report", REPORT)
+        for setup in study.setups:
+            check_folder(report_folder(study, setup), REPORT)
 
 
 def _is_plan(file: Path) -> bool:

@@ -67,7 +67,7 @@ def predict(plan: Plan, ensemble: Ensemble) -> int:
 
 def predict_command(ensemble: Ensemble, device: str) -> list[str]:
     """Return nnU-Net's command, which leaves out what is predicted already."""
-    plans, _, configuration = ensemble.folder.parent.name.removeprefix(f"{ensemble.run}__").partition("__")
+    plans, configuration = ensemble.setup
     workers = str(min(3, job_cores()))  # nnU-Net's own number, where there are so many cores
     return [executable("nnUNetv2_predict"), "-i", str(ensemble.folder / IMAGES), "-o", str(ensemble.folder),
             "-d", ensemble.dataset, "-c", configuration, "-p", plans, "-tr", ensemble.run, "-f", *ensemble.folds,

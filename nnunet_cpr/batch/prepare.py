@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nnunet_cpr.batch.failures import reason_in
 from nnunet_cpr.batch.locks import take
+from nnunet_cpr.batch.setup import Setup
 from nnunet_cpr.batch.study import Study
 from nnunet_cpr.batch.study_data import PLANNERS
 from nnunet_cpr.datasets.small_plans import CONFIGURATION as SMALL
@@ -22,10 +23,8 @@ from nnunet_cpr.parallel import job_cores
 def is_prepared(study: Study, dataset: str) -> bool:
     """Say whether plans, preprocessed data and split are there. Imports no torch."""
     preprocessed = _preprocessed(dataset)
-    return (
-        (preprocessed / "splits_final.json").is_file()
-        and _is_planned(study, preprocessed)
-        and not _lacking(study, preprocessed)
+    return (preprocessed / "splits_final.json").is_file() and all(
+        _is_planned(setup, preprocessed) and not _lacking(setup, preprocessed) for setup in study.setups
     )
 
 
@@ -41,15 +40,16 @@ def prepare(study: Study, dataset: str) -> None:
     lock = take(preprocessed.with_name(f".{dataset}.lock"))  # other studies may prepare the same dataset
     try:
         assert lock is not None
-        _prepare(study, preprocessed, log, lock)
+        for setup in study.setups:
+            _prepare(setup, preprocessed, log, lock)
     finally:
         if lock is not None:
             os.close(lock)
 
 
-def _prepare(study: Study, preprocessed: Path, log: Path, lock: int) -> None:
+def _prepare(setup: Setup, preprocessed: Path, log: Path, lock: int) -> None:
     number = str(int(preprocessed.name[7:10]))
-    plans_file = preprocessed / f"{study.plans}.json"
+    plans_file = preprocessed / f"{setup.plans}.json"
     if not plans_file.is_file():
         if not (preprocessed / "dataset_fingerprint.json").is_file():
             _run(
@@ -63,19 +63,19 @@ def _prepare(study: Study, preprocessed: Path, log: Path, lock: int) -> None:
                 log,
                 lock,
             )
-        _run(["nnUNetv2_plan_experiment", "-d", number, "-pl", PLANNERS[study.plans]], log, lock)
-    if not _is_planned(study, preprocessed):
-        if study.configuration != SMALL:
-            raise ValueError(f"nnU-Net planned no configuration {study.configuration} for {preprocessed.name}")
+        _run(["nnUNetv2_plan_experiment", "-d", number, "-pl", PLANNERS[setup.plans]], log, lock)
+    if not _is_planned(setup, preprocessed):
+        if setup.configuration != SMALL:
+            raise ValueError(f"nnU-Net planned no configuration {setup.configuration} for {preprocessed.name}")
         add_small_configuration(plans_file, read_json(plans_file))
-    if _lacking(study, preprocessed):
+    if _lacking(setup, preprocessed):
         # The small configuration takes the data of the one that it inherits from.
-        planned = "3d_fullres" if study.configuration == SMALL else study.configuration
-        command = ["nnUNetv2_preprocess", "-d", number, "-plans_name", study.plans, "-c", planned]
+        planned = "3d_fullres" if setup.configuration == SMALL else setup.configuration
+        command = ["nnUNetv2_preprocess", "-d", number, "-plans_name", setup.plans, "-c", planned]
         _run([*command, *_processes(planned)], log, lock)
-    if lacking := _lacking(study, preprocessed):
+    if lacking := _lacking(setup, preprocessed):
         raise ValueError(f"{lacking[0]} and {len(lacking) - 1} more cases were not preprocessed; see {log}")
-    _split_and_unpack(study, preprocessed)
+    _split_and_unpack(setup, preprocessed)
 
 
 def _processes(what: str) -> list[str]:
@@ -88,28 +88,28 @@ def _preprocessed(dataset: str) -> Path:
     return Path(os.environ["nnUNet_preprocessed"]) / dataset  # noqa: SIM112 (nnU-Net's name)
 
 
-def _is_planned(study: Study, preprocessed: Path) -> bool:
-    plans = preprocessed / f"{study.plans}.json"
-    return plans.is_file() and study.configuration in read_json(plans)["configurations"]
+def _is_planned(setup: Setup, preprocessed: Path) -> bool:
+    plans = preprocessed / f"{setup.plans}.json"
+    return plans.is_file() and setup.configuration in read_json(plans)["configurations"]
 
 
-def _data_folder(study: Study, preprocessed: Path) -> Path:
+def _data_folder(setup: Setup, preprocessed: Path) -> Path:
     """Where the configuration's data is. nnU-Net's PlansManager says the same, but imports torch."""
-    plans = preprocessed / f"{study.plans}.json"
+    plans = preprocessed / f"{setup.plans}.json"
     configurations = read_json(plans)["configurations"]
     with suppress(KeyError, TypeError):
-        configuration = configurations[study.configuration]
+        configuration = configurations[setup.configuration]
         for _ in configurations:  # none inherits more often, unless from itself
             if "data_identifier" in configuration:
                 return preprocessed / str(configuration["data_identifier"])
             configuration = configurations[configuration["inherits_from"]]
-    raise ValueError(f"{plans}: {study.configuration} has no data_identifier; plan {preprocessed.name} anew")
+    raise ValueError(f"{plans}: {setup.configuration} has no data_identifier; plan {preprocessed.name} anew")
 
 
-def _lacking(study: Study, preprocessed: Path) -> list[str]:
+def _lacking(setup: Setup, preprocessed: Path) -> list[str]:
     """The training cases without preprocessed data. nnU-Net writes a case's .pkl last, and then copies all labels."""
     raw = Path(os.environ["nnUNet_raw"]) / preprocessed.name  # noqa: SIM112 (nnU-Net's name)
-    folder = _data_folder(study, preprocessed)
+    folder = _data_folder(setup, preprocessed)
     if not (raw / "dataset.json").is_file():  # only the preprocessed data was brought here
         return [] if any(folder.glob("*.pkl")) else [preprocessed.name]
     # nnU-Net's own get_filenames_of_train_images_and_targets starts a pool of processes for this.
@@ -123,12 +123,12 @@ def _lacking(study: Study, preprocessed: Path) -> list[str]:
     ]
 
 
-def _split_and_unpack(study: Study, preprocessed: Path) -> None:
+def _split_and_unpack(setup: Setup, preprocessed: Path) -> None:
     """What nnU-Net's first training would do, by nnU-Net's own functions."""
     from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
     from nnunetv2.utilities.crossval_split import generate_crossval_split
 
-    folder = _data_folder(study, preprocessed)
+    folder = _data_folder(setup, preprocessed)
     dataset_class = infer_dataset_class(str(folder))
     dataset_class.unpack_dataset(str(folder), overwrite_existing=False, num_processes=job_cores(), verify=True)
     splits = preprocessed / "splits_final.json"

@@ -1,5 +1,7 @@
-"""The end of a study: surface metrics of each training, and the report over all that are finished."""
+"""The end of a study: surface metrics of each training, and the reports over all that are finished."""
 
+from nnunet_cpr.batch.plan import report_folder
+from nnunet_cpr.batch.setup import Setup
 from nnunet_cpr.batch.study import Study
 from nnunet_cpr.evaluation.nnunet_results import Training
 from nnunet_cpr.parallel import job_cores
@@ -20,8 +22,8 @@ def measure_surfaces(study: Study, run: Training) -> None:
     surface_metrics(tasks, study.tolerance, job_cores())
 
 
-def write_study_report(study: Study, command: str) -> str:
-    """Compare the finished trainings, write the report, and return what to print.
+def write_study_report(study: Study, setup: Setup, command: str) -> str:
+    """Compare the finished trainings of one setup, write the report, and return what to print.
 
     Raises:
         ValueError: nothing can be compared yet.
@@ -34,15 +36,15 @@ def write_study_report(study: Study, command: str) -> str:
 
     request = {
         "datasets": study.datasets,
-        "configuration": study.configuration,
-        "plans": study.plans,
+        "configuration": setup.configuration,
+        "plans": setup.plans,
         "trainers": study.trainers,
         "folds": study.folds,
         "baseline": study.baseline,
         "test_set": study.test_set,
         "surface": study.surface,
         "skip_missing": True,
-        "output": study.output / "report",
+        "output": report_folder(study, setup),
     }
     if study.surface:
         request["tolerance"] = study.tolerance

@@ -11,6 +11,7 @@ from nnunet_cpr.batch.epoch_times import EpochTimes
 from nnunet_cpr.batch.failures import one_line
 from nnunet_cpr.batch.job_files import JobFiles
 from nnunet_cpr.batch.locks import is_locked
+from nnunet_cpr.batch.setup import Setup
 from nnunet_cpr.batch.study import Study
 from nnunet_cpr.evaluation.nnunet_results import Training
 from nnunet_cpr.evaluation.provenance import newer_training
@@ -23,8 +24,9 @@ CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best
 
 @dataclass(frozen=True)
 class Run(JobFiles, Training):
-    """One training of a study: a fold of a dataset with one trainer and seed."""
+    """One training of a study: a fold of a dataset with one trainer, seed, plans and configuration."""
 
+    setup: Setup
     weights_sha256: str | None = ""
     """Of the weights that it is to begin with, as :class:`Study` has it."""
 
@@ -73,6 +75,8 @@ class State:
     """How far a training is, as `--json` prints it."""
 
     dataset: str
+    plans: str
+    configuration: str
     trainer: str
     """The name shown."""
     run: str
@@ -91,10 +95,11 @@ class State:
 def runs_of(study: Study) -> list[Run]:
     """Return every training of the study, fold by fold."""
     root = Path(os.environ["nnUNet_results"]).resolve()  # noqa: SIM112 (nnU-Net's name)
-    suffix = f"__{study.plans}__{study.configuration}"
     return [
-        Run(dataset, trainer, name, fold, root / dataset / f"{name}{suffix}" / f"fold_{fold}", study.weights_sha256)
+        Run(dataset, trainer, name, fold, root / dataset / f"{name}__{setup.name}" / f"fold_{fold}", setup,
+            study.weights_sha256)
         for dataset in study.datasets
+        for setup in study.setups
         for fold in study.folds
         for trainer, names in study.trainers.items()
         for name in names
@@ -136,7 +141,7 @@ def _state(run: Run, study: Study, times: EpochTimes) -> State:
     left = run.epochs - epochs_done
     seconds = times.expected(run.folder) if left else 0.0
     hours = None if seconds is None else left * seconds / 3600
-    return State(run.dataset, run.trainer, run.run, run.fold, state, epochs_done, run.epochs, hours, note)
+    return State(run.dataset, *run.setup, run.trainer, run.run, run.fold, state, epochs_done, run.epochs, hours, note)
 
 
 def failure_note(record: dict[str, Any], log: Path) -> str:

@@ -12,12 +12,13 @@ PREDICTION_ORDER = ("predicted", "running", "failed", "missing", "outdated")
 
 def states_table(states: list[State], gpus: int = 1) -> str:
     """Return a row a training, the counts, and how many epochs and hours of training are left."""
-    rows = [("dataset", "trainer", "fold", "state", "epochs", "hours left")]
-    rows += [
-        (state.dataset, state.run, state.fold, state.state, f"{state.epochs_done}/{state.epochs}",
-         "?" if state.hours_left is None else f"{state.hours_left:.1f}")
-        for state in states
-    ]  # fmt: skip
+    several = _several_setups(states)
+    rows = [("dataset", *(["plans", "configuration"] * several), "trainer", "fold", "state", "epochs", "hours left")]
+    for state in states:
+        setup = [state.plans, state.configuration] * several
+        hours = "?" if state.hours_left is None else f"{state.hours_left:.1f}"
+        epochs = f"{state.epochs_done}/{state.epochs}"
+        rows.append((state.dataset, *setup, state.run, state.fold, state.state, epochs, hours))
     lines = _aligned(rows, [state.note for state in states])
     counts = Counter(state.state for state in states)
     known = [state.hours_left for state in states if state.hours_left is not None]
@@ -33,11 +34,18 @@ def states_table(states: list[State], gpus: int = 1) -> str:
 
 def predictions_table(states: list[PredictionState]) -> str:
     """Return a row for each test set and trainer, and the counts."""
-    rows = [("dataset", "trainer", "", "state")]
-    rows += [(state.dataset, state.run, state.fold, state.state) for state in states]
+    several = _several_setups(states)
+    rows = [("dataset", *(["plans", "configuration"] * several), "trainer", "", "state")]
+    for state in states:
+        setup = [state.plans, state.configuration] * several
+        rows.append((state.dataset, *setup, state.run, state.fold, state.state))
     counts = Counter(state.state for state in states)
     counted = ", ".join(f"{counts[state]} {state}" for state in PREDICTION_ORDER if counts[state])
     return "\n".join([*_aligned(rows, [state.note for state in states]), "", f"{len(states)} test sets: {counted}"])
+
+
+def _several_setups(states: Sequence[State] | Sequence[PredictionState]) -> bool:
+    return len({(state.plans, state.configuration) for state in states}) > 1
 
 
 def _aligned(rows: Sequence[tuple[str, ...]], notes: list[str]) -> list[str]:

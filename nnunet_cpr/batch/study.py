@@ -10,7 +10,15 @@ import yaml
 
 from nnunet_cpr.batch.grid import read_grid
 from nnunet_cpr.batch.held_out import test_set_mistakes
-from nnunet_cpr.batch.study_data import check_dataset, check_folds, check_name, is_missing, read_dataset_name
+from nnunet_cpr.batch.setup import Setup
+from nnunet_cpr.batch.study_data import (
+    check_description,
+    check_folds,
+    check_name,
+    check_plans,
+    is_missing,
+    read_dataset_name,
+)
 from nnunet_cpr.batch.study_file import StudyFile, read_study_file
 from nnunet_cpr.evaluation.starting_weights import checksum
 from nnunet_cpr.files import user_path
@@ -28,13 +36,13 @@ VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 @dataclass(frozen=True)
 class Study:
-    """Datasets x trainers x seeds x folds, all of one configuration, and how to compare them."""
+    """Datasets x plans x configurations x trainers x seeds x folds, and how to compare the trainers."""
 
     path: Path
     datasets: list[str]
     """nnU-Net's full names."""
-    configuration: str
-    plans: str
+    configurations: list[str]
+    plans: list[str]
     trainers: dict[str, list[str]]
     """The name shown, and nnU-Net's names: one for each seed."""
     folds: list[str]
@@ -54,6 +62,11 @@ class Study:
     weights_sha256: str | None = ""
     """Its checksum, empty without such a file; None if it is not there, to look at a study only."""
 
+    @property
+    def setups(self) -> list[Setup]:
+        """All plans with all configurations. Trainers are compared within each."""
+        return [Setup(plans, configuration) for plans in self.plans for configuration in self.configurations]
+
 
 def read_study(path: Path, need_data: bool = True) -> Study:
     """Read and check a study.
@@ -72,8 +85,8 @@ def read_study(path: Path, need_data: bool = True) -> Study:
     for key in ("datasets", "trainers"):
         if key not in file.nodes:
             file.complain(None, f"the key {key} is missing")
-    plans = _name_of_file(file, "plans", "nnUNetPlans")
-    configuration = _name_of_file(file, "configuration", "3d_fullres")
+    plans = file.listed("plans", _name_of_file) or [("nnUNetPlans", None)]
+    configurations = file.listed("configuration", _name_of_file) or [("3d_fullres", None)]
     mistakes = len(file.mistakes)
     trainers = _trainers(file)
     baseline = printable(file.text("baseline", next(iter(trainers), "")))
@@ -83,9 +96,11 @@ def read_study(path: Path, need_data: bool = True) -> Study:
     folds = file.listed("folds", _fold)
     test_set = file.choice("test_set", {"true": True, "false": False}, False)
     for dataset, node in datasets:
-        check_dataset(file, node, dataset, plans, configuration, need_data)
+        check_description(file, node, dataset, plans, need_data)
+        for one in plans:
+            check_plans(file, node, dataset, one, configurations, need_data)
         check_folds(file, dataset, folds)
-        if test_set and (need_data or not is_missing(dataset, plans)):
+        if test_set and (need_data or not any(is_missing(dataset, one) for one, _ in plans)):
             _check_test_set(file, dataset)
     weights, weights_sha256 = _pretrained_weights(file, need_data)
     device = file.choice("device", {device: device for device in ("cuda", "cpu", "mps")}, "cuda")
@@ -93,8 +108,8 @@ def read_study(path: Path, need_data: bool = True) -> Study:
     study = Study(
         path=path,
         datasets=[dataset for dataset, _ in datasets],
-        configuration=configuration,
-        plans=plans,
+        configurations=[configuration for configuration, _ in configurations],
+        plans=[name for name, _ in plans],
         trainers=trainers,
         folds=[fold for fold, _ in folds] or DEFAULT_FOLDS,
         baseline=baseline,
@@ -166,14 +181,9 @@ def _check_test_set(file: StudyFile, dataset: str) -> None:
         file.complain(file.nodes["test_set"], f"{dataset}: {mistake}")
 
 
-def _name_of_file(file: StudyFile, key: str, default: str) -> str:
-    name = file.text(key, default)
-    try:
-        check_name(name)
-    except ValueError as error:
-        file.complain(file.nodes[key], str(error))
-        return default
-    return name
+def _name_of_file(text: str) -> str:
+    check_name(text)
+    return text
 
 
 def _fold(text: str) -> str:

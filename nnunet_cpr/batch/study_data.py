@@ -21,6 +21,8 @@ PLANNERS = {"nnUNetPlans": "ExperimentPlanner"} | {
     f"nnUNetResEncUNet{size}Plans": f"nnUNetPlannerResEnc{size}" for size in ("M", "L", "XL")
 }
 """nnU-Net's plans and the planner that makes them."""
+Named = list[tuple[str, yaml.Node | None]]
+"""Names of a study with their lines, None for one that holds because the study says nothing."""
 
 
 def read_dataset_name(text: str, need_data: bool) -> str:
@@ -54,19 +56,31 @@ def plans_file(dataset: str, plans: str) -> Path:
     return Path(os.environ["nnUNet_preprocessed"]) / dataset / f"{plans}.json"  # noqa: SIM112 (nnU-Net's name)
 
 
-def check_dataset(
-    file: StudyFile, node: yaml.Node, dataset: str, plans: str, configuration: str, need_data: bool
-) -> None:
-    """Note what is wrong with a dataset's description and plans, at the line of `node`."""
-    path, description = plans_file(dataset, plans), _description(dataset)
-    there = description.exists()
-    if not path.is_file() and plans not in PLANNERS:
-        if need_data or there:
-            file.complain(file.nodes["plans"], f"{path} is missing, and only {', '.join(PLANNERS)} can be made")
-        return
+def check_description(file: StudyFile, node: yaml.Node, dataset: str, plans: Named, need_data: bool) -> None:
+    """Note what is wrong with a dataset's dataset.json, at the line of `node`."""
+    path = _description(dataset)
+    planned = all(plans_file(dataset, name).is_file() for name, _ in plans)
+    known = any(plans_file(dataset, name).is_file() or name in PLANNERS for name, _ in plans)
     # A machine may have only the preprocessed data.
-    if there or (need_data and not path.is_file()):
-        _check_description(file, node, description)
+    if path.exists() or (need_data and known and not planned):
+        _check_description(file, node, path)
+
+
+def check_plans(
+    file: StudyFile,
+    node: yaml.Node,
+    dataset: str,
+    plans: tuple[str, yaml.Node | None],
+    configurations: Named,
+    need_data: bool,
+) -> None:
+    """Note what is wrong with a dataset's plans: at their line, a configuration's, or the dataset's own (`node`)."""
+    name, line = plans
+    path = plans_file(dataset, name)
+    if not path.is_file() and name not in PLANNERS:
+        if need_data or _description(dataset).exists():
+            file.complain(line or node, f"{path} is missing, and only {', '.join(PLANNERS)} can be made")
+        return
     if not path.is_file():
         known = [*PLANNED, SMALL]
     else:
@@ -76,13 +90,13 @@ def check_dataset(
             file.complain(node, f"{path} cannot be read ({error!r}); plan {dataset} anew")
             return
         known += [SMALL] if "3d_fullres" in known else []
-    where = file.nodes.get("configuration", node)
-    if configuration == "3d_cascade_fullres":
-        file.complain(where, "3d_cascade_fullres builds on the predictions of another training; train it by hand")
-    elif configuration not in known:
-        file.complain(
-            where, f"{dataset} has no configuration {configuration}; there are {', '.join(dict.fromkeys(known))}"
-        )
+    there = ", ".join(dict.fromkeys(known))
+    for configuration, where in configurations:
+        if configuration == "3d_cascade_fullres":
+            text = "3d_cascade_fullres builds on the predictions of another training; train it by hand"
+            file.complain(where or node, text)
+        elif configuration not in known:
+            file.complain(where or node, f"{dataset} has no configuration {configuration}; there are {there}")
 
 
 def check_folds(file: StudyFile, dataset: str, folds: list[tuple[str, yaml.Node]]) -> None:

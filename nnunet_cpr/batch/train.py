@@ -39,7 +39,7 @@ def train_command(study: Study, run: Run) -> list[str]:
     if number > 1:  # nnU-Net's own command does not hand stop signals on to its processes
         command = [sys.executable, "-m", "nnunet_cpr.training.launch"]
     gpus = ["-num_gpus", str(number)] if number > 1 else []
-    return [*command, run.dataset, study.configuration, run.fold, "-tr", run.run, "-p", study.plans,
+    return [*command, run.dataset, run.setup.configuration, run.fold, "-tr", run.run, "-p", run.setup.plans,
             "-device", study.device, *gpus, *(["-pretrained_weights", study.pretrained_weights] if begins else ["--c"]),
             *study.train_arguments]  # fmt: skip
 

@@ -45,7 +45,8 @@ class Watch:
 
     def _say(self, run: Run | Ensemble, text: str) -> None:
         part = f"fold {run.fold}" if isinstance(run, Run) else "test set"
-        print(f"{time.strftime('%H:%M:%S')}  {run.dataset}, {run.run}, {part}: {text}", flush=True)
+        names = [run.dataset, *(run.setup if len(self.study.setups) > 1 else []), run.run, part]
+        print(f"{time.strftime('%H:%M:%S')}  {', '.join(names)}: {text}", flush=True)
 
 
 def _outcome(run: Run | Ensemble, record: dict[str, object], study: Study) -> str:

@@ -64,7 +64,8 @@ def _compare_results(
     parts = [read_cases(t.validation, t.dataset, t.trainer, t.run, t.fold, t.labels(), **more) for t in trainings]
     cases = pd.concat(parts, ignore_index=True)
     compared = cases["trainer"].nunique()
-    title = f"{', '.join(cases['dataset'].unique())}: {request.configuration}, {compared} trainers"
+    plans = "" if request.plans == Request.plans else f" of {request.plans}"
+    title = f"{', '.join(cases['dataset'].unique())}: {request.configuration}{plans}, {compared} trainers"
     ignores = any(t.ignore_label is not None for t in trainings)
     return _compare(request, command, title, cases, said, ignores, trainings)
 

@@ -12,15 +12,16 @@ DATASET = "Dataset004_Tiny"
 def prepared_dataset(preprocessed: Path, name: str = DATASET, folds: int = 5) -> Path:
     """What nnU-Net leaves when a dataset is planned, preprocessed and split."""
     folder = preprocessed / name
-    data = folder / "nnUNetPlans_3d_fullres"
-    data.mkdir(parents=True)
-    configurations = {"3d_fullres": {"data_identifier": data.name}, "2d": {"data_identifier": "nnUNetPlans_2d"}}
+    configurations = {name: {"data_identifier": f"nnUNetPlans_{name}"} for name in ("3d_fullres", "2d")}
+    for configuration in configurations.values():
+        (folder / configuration["data_identifier"]).mkdir(parents=True)
     (folder / "nnUNetPlans.json").write_text(json.dumps({"dataset_name": name, "configurations": configurations}))
     (folder / "gt_segmentations").mkdir()
     cases = [f"case_{k}" for k in range(2 * folds)]
     for case in cases:
-        for ending in (".pkl", ".b2nd", "_seg.b2nd"):
-            (data / f"{case}{ending}").touch()
+        for configuration in configurations.values():
+            for ending in (".pkl", ".b2nd", "_seg.b2nd"):
+                (folder / configuration["data_identifier"] / f"{case}{ending}").touch()
         (folder / "gt_segmentations" / f"{case}.nii.gz").touch()
     splits = [{"train": cases, "val": cases[fold::folds]} for fold in range(folds)]
     (folder / "splits_final.json").write_text(json.dumps(splits))

@@ -36,6 +36,29 @@ def test_a_study_runs_ends_with_its_report_and_is_not_done_again(world):
     assert world.events() == begun
 
 
+def test_several_plans_and_configurations_have_a_report_each(world):
+    plans = world.folder / "preprocessed" / DATASET / "nnUNetPlans.json"
+    plans.with_name("MyPlans.json").write_text(plans.read_text())
+    study = world.study("configuration: [2d, 3d_fullres]\nplans: [nnUNetPlans, MyPlans]\n", trainers=TWO, folds="[0]")
+    world.fail("nnUNetTrainerCPR_ws100_3epochs", 0)
+    first = world.batch(study, "--jobs", "2")
+    assert first.returncode == 1
+    assert "4 of 8 trainings are not done" in first.stderr
+    assert "No report for MyPlans__2d: nothing can be compared yet" in first.stderr
+    assert f"{DATASET}, MyPlans, 2d, nnUNetTrainerSGD_3epochs, fold 0: done after" in first.stdout
+    (world.folder / "control" / "fail-nnUNetTrainerCPR_ws100_3epochs-0").unlink()
+    second = world.batch(study, "--jobs", "2")
+    assert second.returncode == 0, second.stderr
+    names = ["MyPlans__2d", "MyPlans__3d_fullres", "nnUNetPlans__2d", "nnUNetPlans__3d_fullres"]
+    assert sorted(path.parent.name for path in world.output().glob("report/*/report.html")) == names
+    assert not (world.output() / "report" / "report.html").exists()
+    assert ": 2d of MyPlans, 2 trainers\n" in (world.output() / "report/MyPlans__2d/report.md").read_text()
+    used = {tuple(entry["arguments"][index] for index in (1, 6)) for entry in world.events("begin")}
+    assert used == {(c, p) for c in ("2d", "3d_fullres") for p in ("nnUNetPlans", "MyPlans")}
+    world.check_trained_once(folds=8)
+    assert world.batch(study).returncode == 0  # reports are replaced
+
+
 def test_a_failing_fold_does_not_stop_the_rest(world):
     study = world.study(trainers=TWO)
     obstacle = world.fail("nnUNetTrainerCPR_ws100_3epochs", 0)

@@ -14,7 +14,7 @@ def study(tmp_path, monkeypatch):
     trainers = {"SGD": ["nnUNetTrainerSGD"], "CPR": ["nnUNetTrainerCPR"]}
     output = tmp_path / "own"
     output.mkdir()
-    return Study(tmp_path / "study.yaml", ["Dataset004_Tiny"], "3d_fullres", "nnUNetPlans", trainers, ["0"], "SGD",
+    return Study(tmp_path / "study.yaml", ["Dataset004_Tiny"], ["3d_fullres"], ["nnUNetPlans"], trainers, ["0"], "SGD",
                  False, 1.0, "cpu", [], output)  # fmt: skip
 
 

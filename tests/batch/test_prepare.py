@@ -124,6 +124,16 @@ def test_interrupted_preprocessing_is_done_again(copy, commands):
     assert is_prepared(study, NAME)
 
 
+def test_every_configuration_is_prepared(copy, commands):
+    study, folder = copy
+    study.path.write_text(study.path.read_text().replace("3d_small", "[3d_small, 2d]"))
+    study = read_study(study.path)
+    assert not is_prepared(study, NAME)
+    prepare(study, NAME)
+    assert commands == ["nnUNetv2_preprocess"] and is_prepared(study, NAME)
+    assert len(list((folder / "nnUNetPlans_2d").glob("case_?.pkl"))) == 6
+
+
 def test_labels_that_were_not_all_copied_are_missed(copy):
     study, folder = copy
     (folder / "gt_segmentations" / "case_5.nii.gz").unlink()

@@ -86,6 +86,20 @@ def test_hours_by_another_trainer_and_unknown_hours(study, tmp_path):
     assert of(states_of(read_study(study)), CPR, 2).hours_left == pytest.approx(0.1)
 
 
+def test_several_configurations_are_told_apart(study, tmp_path):
+    study.write_text(study.read_text() + "configuration: [2d, 3d_fullres]\n")
+    fold(tmp_path, SGD, 0, seconds=[36.0], configuration="2d", checkpoint="latest")
+    states = states_of(read_study(study))
+    # A dataset's configurations one after the other, each with all folds; times of one say nothing of another.
+    assert [(s.configuration, s.fold, s.run, s.hours_left is None) for s in states] == [
+        (configuration, number, run, configuration == "3d_fullres")
+        for configuration in ("2d", "3d_fullres") for number in "012" for run in (SGD, CPR)
+    ]  # fmt: skip
+    rows = states_table(states).splitlines()
+    assert rows[0].split()[:4] == ["dataset", "plans", "configuration", "trainer"]
+    assert rows[1].split()[:6] == [DATASET, "nnUNetPlans", "2d", SGD, "0", "resumable"]
+
+
 def test_hours_by_what_else_was_trained_on_the_dataset(study, tmp_path):
     """By steps: 100 seconds for 50 iterations are 500 for nnU-Net's 250. Other data and configurations say nothing."""
     fold(tmp_path, "nnUNetTrainerAdamW_7epochs", 0, seconds=[1.0], configuration="2d")
@@ -162,8 +176,9 @@ def test_json(study, tmp_path, capsys, command):
         (DATASET, shown, run, number) for number in "012" for shown, run in (("wd", SGD), ("CPR", CPR))
     ]
     assert content[3] | {"note": ""} == {
-        "dataset": DATASET, "trainer": "CPR", "run": CPR, "fold": "1", "state": "resumable",
-        "epochs_done": 1, "epochs": 10, "hours_left": pytest.approx(0.09), "note": "",
+        "dataset": DATASET, "plans": "nnUNetPlans", "configuration": "3d_fullres", "trainer": "CPR", "run": CPR,
+        "fold": "1", "state": "resumable", "epochs_done": 1, "epochs": 10, "hours_left": pytest.approx(0.09),
+        "note": "",
     }  # fmt: skip
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -45,4 +45,4 @@ def test_table_j1(name, optimizer):
     assert all(s.total_steps == steps and s.warmup_steps == 2000 and s.lr == 0.01 for s in settings)
     assert all(s.cpr.kappa_update == 1 and s.cpr.kappa_init_method == "warm_start" for s in settings if s.cpr)
     assert {s.optimizer for s in settings} == ({"AdamW", "Adam"} if optimizer else {"SGD"})
-    assert len(study.folds) == folds and study.configuration == "3d_fullres"
+    assert len(study.folds) == folds and study.configurations == ["3d_fullres"]

@@ -50,7 +50,7 @@ def mistakes(path) -> list[str]:
 def test_defaults(study, tmp_path):
     read = read_study(study("datasets: 4\ntrainers: [nnUNetTrainer, nnUNetTrainerCPR]"))
     assert read.datasets == [DATASET]
-    assert (read.configuration, read.plans, read.folds) == ("3d_fullres", "nnUNetPlans", ["0", "1", "2", "3", "4"])
+    assert (read.setups, read.folds) == ([("nnUNetPlans", "3d_fullres")], ["0", "1", "2", "3", "4"])
     assert read.trainers == {"nnUNetTrainer": ["nnUNetTrainer"], "nnUNetTrainerCPR": ["nnUNetTrainerCPR"]}
     assert (read.baseline, read.surface, read.tolerance, read.device) == ("nnUNetTrainer", False, 1.0, "cuda")
     assert read.output == tmp_path / "results" / "studies" / "study"
@@ -83,7 +83,7 @@ output: ../there
                "nnUNetTrainerSGD_lr0.1_seed0", "nnUNetTrainerSGD_lr0.1_seed27"],
         "CPR": ["nnUNetTrainerCPR_seed0", "nnUNetTrainerCPR_seed27"],
     }  # fmt: skip
-    assert (read.datasets, read.configuration, read.folds, read.baseline) == ([DATASET], "2d", ["1", "all"], "CPR")
+    assert (read.datasets, read.configurations, read.folds, read.baseline) == ([DATASET], ["2d"], ["1", "all"], "CPR")
     assert (read.surface, read.tolerance, read.device, read.train_arguments) == (True, 2.5, "mps", ["--npz"])
     assert read.output == tmp_path.parent / "there"
 
@@ -223,6 +223,23 @@ def test_pretrained_weights(study, tmp_path):
     assert read_study(study(given), need_data=False).weights_sha256 is None
     (tmp_path / "some weights.pth").mkdir()
     assert mistakes(study(given))[0].startswith("8: pretrained_weights: ")
+
+
+def test_several_plans_and_configurations(study, tmp_path):
+    (tmp_path / "raw" / DATASET).mkdir(parents=True)
+    description = {"channel_names": {"0": "CT"}, "labels": {"background": 0}, "file_ending": ".nii.gz"}
+    (tmp_path / "raw" / DATASET / "dataset.json").write_text(json.dumps(description))
+    text = GOOD + "configuration: [2d, 3d_small]\nplans:\n  - nnUNetPlans\n  - nnUNetResEncUNetMPlans\n"
+    assert [setup.name for setup in read_study(study(text)).setups] == [
+        "nnUNetPlans__2d", "nnUNetPlans__3d_small", "nnUNetResEncUNetMPlans__2d", "nnUNetResEncUNetMPlans__3d_small",
+    ]  # fmt: skip
+    wrong = text.replace("3d_small", "2d, a, ../b").replace("nnUNetPlans", "MyPlans")
+    assert [line[:60] for line in mistakes(study(wrong))] == [
+        "8: '../b' cannot be used in a batch; a name must be without ",
+        "8: Dataset004_Tiny has no configuration a; there are 2d, 3d_",
+        "8: configuration has 2d twice",
+        f"10: {tmp_path}/preprocessed"[:60],
+    ]
 
 
 @pytest.mark.parametrize("name", ["Dataset009_{x}", "Dataset009_a}", '"Dataset009_a\\nb"', '"Dataset009_\\e[2J"'])
