@@ -1,16 +1,16 @@
 """The fold ensembles of a study and how far their predictions of the test sets are. Imports no torch."""
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnunet_cpr.batch.job_files import JobFiles
 from nnunet_cpr.batch.locks import is_locked
-from nnunet_cpr.batch.runs import Run, failure_note, read_record, runs_of
-from nnunet_cpr.batch.setup import Setup
+from nnunet_cpr.batch.runs import Run, failure_note, first_stages_of, read_record, runs_of
 from nnunet_cpr.batch.study import Study
 from nnunet_cpr.evaluation.fold_ensembles import FoldEnsemble, ensemble_folder, fold_names
 from nnunet_cpr.files import read_json
+from nnunet_cpr.nnunet.setup import Setup
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,8 @@ class Ensemble(JobFiles, FoldEnsemble):
     """All folds of one trainer, seed, plans and configuration on one dataset, which predict its test set together."""
 
     runs: tuple[Run, ...] = ()
+    first: "Ensemble | None" = None
+    """Whose predictions it needs: the first stage of a cascade."""
 
     @property
     def setup(self) -> Setup:
@@ -61,10 +63,20 @@ def ensembles_of(study: Study) -> list[Ensemble]:
     """Return every fold ensemble of the study, none without `test_set: true`."""
     if not study.test_set:
         return []
+    every = runs_of(study)
     models: dict[Path, list[Run]] = {}
-    for run in runs_of(study):
-        models.setdefault(run.folder.parent, []).append(run)
-    return [_ensemble(model, runs) for model, runs in models.items()]
+    for run in every:
+        if run.compared:
+            models.setdefault(run.folder.parent, []).append(run)
+    found: dict[Path, Ensemble] = {}
+    for runs in models.values():
+        ensemble = _ensemble(runs)
+        if before := first_stages_of(runs[0], every):
+            first = _ensemble(before)
+            found.setdefault(first.folder, first)
+            ensemble = replace(ensemble, first=first)
+        found.setdefault(ensemble.folder, ensemble)
+    return list(found.values())
 
 
 def prediction_states(study: Study) -> list[PredictionState]:
@@ -77,10 +89,10 @@ def prediction_states(study: Study) -> list[PredictionState]:
     return states
 
 
-def _ensemble(model: Path, runs: list[Run]) -> Ensemble:
-    first, folds = runs[0], [run.fold for run in runs]
-    folder = ensemble_folder(model, folds)
-    return Ensemble(first.dataset, first.trainer, first.run, fold_names(folds), folder, tuple(runs))
+def _ensemble(runs: list[Run]) -> Ensemble:
+    one, folds = runs[0], [run.fold for run in runs]
+    folder = ensemble_folder(one.folder.parent, folds)
+    return Ensemble(one.dataset, one.trainer, one.run, fold_names(folds), folder, tuple(runs))
 
 
 def _state(ensemble: Ensemble, study: Study) -> tuple[str, str]:
@@ -89,6 +101,8 @@ def _state(ensemble: Ensemble, study: Study) -> tuple[str, str]:
         return "running", ""
     if waits := ensemble.waits_for():
         return "missing", f"after fold {', '.join(run.fold for run in waits)}"
+    if ensemble.first and not ensemble.first.is_done():
+        return "missing", f"after that of {ensemble.first.setup.configuration}"
     if ensemble.has_result():
         changed = ensemble.changed()
         return ("outdated", f"{changed}; to be predicted again") if changed else ("predicted", "")

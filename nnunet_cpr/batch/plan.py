@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from nnunet_cpr.batch.ensembles import Ensemble, ensembles_of
-from nnunet_cpr.batch.runs import Run, runs_of
-from nnunet_cpr.batch.setup import Setup
+from nnunet_cpr.batch.runs import Run, first_stages_of, runs_of
 from nnunet_cpr.batch.study import Study
 from nnunet_cpr.evaluation.report_layout import REPORT
 from nnunet_cpr.files import read_json, write_json
+from nnunet_cpr.nnunet.setup import Setup
 from nnunet_cpr.output_folder import check_folder
 
 FILE = "study.json"
@@ -36,13 +36,27 @@ class Plan:
     def write(self) -> None:
         """Write it for Snakemake and the jobs."""
         study = asdict(self.study) | {"path": str(self.study.path), "output": str(self.study.output)}
-        # What is outdated is left as it is; the user decides.
-        runs = {job_name(run.key): job_name(run.dataset) for run in runs_of(self.study) if not run.outdated()}
-        ensembles = {
-            job_name(ensemble.key): [job_name(run.key) for run in ensemble.runs]
-            for ensemble in ensembles_of(self.study)
-            if all(job_name(run.key) in runs for run in ensemble.runs)
+        every = runs_of(self.study)
+        # What is outdated is left as it is, and what builds on it; the user decides.
+        outdated = {run for run in every if run.outdated()}
+        after = {run: first_stages_of(run, every) for run in every if run not in outdated}
+        runs = {
+            job_name(run.key): {
+                "dataset": job_name(run.dataset),
+                "after": [job_name(first.key) for first in firsts],
+                "compared": run.compared,
+            }
+            for run, firsts in after.items()
+            if not outdated & set(firsts)
         }
+        ensembles: dict[str, list[str]] = {}
+        for ensemble in ensembles_of(self.study):
+            before = [ensemble.first] if ensemble.first else []
+            if all(job_name(run.key) in runs for run in ensemble.runs):
+                ensembles[job_name(ensemble.key)] = [
+                    *(f"{job_name(run.key)}.trained" for run in ensemble.runs),
+                    *(f"{job_name(first.key)}.predicted" for first in before),
+                ]
         write_json(self.file, {"study": study, "gpus": self.gpus, "sbatch": self.sbatch, "runs": runs,
                                "ensembles": ensembles})  # fmt: skip
 

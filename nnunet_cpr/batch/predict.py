@@ -40,6 +40,8 @@ def predict(plan: Plan, ensemble: Ensemble) -> int:
             return 0
         if waits := ensemble.waits_for():
             raise ValueError(f"{waits[0].folder} is not trained and validated, or was trained again")
+        if ensemble.first and not ensemble.first.is_done():
+            raise ValueError(f"{ensemble.first.folder}, the first stage's, is not predicted, or was trained again")
         locks, environment = [lock], os.environ | processes() | {"PYTHONUNBUFFERED": "1"}
         if plan.gpus:
             visible, gpu_locks = take_gpus(plan.gpus, 1, study.output, job)
@@ -68,10 +70,11 @@ def predict(plan: Plan, ensemble: Ensemble) -> int:
 def predict_command(ensemble: Ensemble, device: str) -> list[str]:
     """Return nnU-Net's command, which leaves out what is predicted already."""
     plans, configuration = ensemble.setup
+    before = ["-prev_stage_predictions", str(ensemble.first.folder)] if ensemble.first else []
     workers = str(min(3, job_cores()))  # nnU-Net's own number, where there are so many cores
     return [executable("nnUNetv2_predict"), "-i", str(ensemble.folder / IMAGES), "-o", str(ensemble.folder),
             "-d", ensemble.dataset, "-c", configuration, "-p", plans, "-tr", ensemble.run, "-f", *ensemble.folds,
-            "-chk", FINAL, "-device", device, "-npp", workers, "-nps", workers,
+            "-chk", FINAL, "-device", device, "-npp", workers, "-nps", workers, *before,
             "--continue_prediction", "--disable_progress_bar"]  # fmt: skip
 
 

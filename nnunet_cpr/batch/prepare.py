@@ -10,12 +10,13 @@ from pathlib import Path
 
 from nnunet_cpr.batch.failures import reason_in
 from nnunet_cpr.batch.locks import take
-from nnunet_cpr.batch.setup import Setup
 from nnunet_cpr.batch.study import Study
 from nnunet_cpr.batch.study_data import PLANNERS
 from nnunet_cpr.datasets.small_plans import CONFIGURATION as SMALL
 from nnunet_cpr.datasets.small_plans import add_small_configuration
 from nnunet_cpr.files import read_json, write_json
+from nnunet_cpr.nnunet.cascade import CASCADE, FIRST_STAGE
+from nnunet_cpr.nnunet.setup import Setup
 from nnunet_cpr.nnunet_commands import executable, stop_with_parent
 from nnunet_cpr.parallel import job_cores
 
@@ -24,7 +25,7 @@ def is_prepared(study: Study, dataset: str) -> bool:
     """Say whether plans, preprocessed data and split are there. Imports no torch."""
     preprocessed = _preprocessed(dataset)
     return (preprocessed / "splits_final.json").is_file() and all(
-        _is_planned(setup, preprocessed) and not _lacking(setup, preprocessed) for setup in study.setups
+        _is_planned(setup, preprocessed) and not _lacking(setup, preprocessed) for setup in study.trained_setups
     )
 
 
@@ -40,7 +41,7 @@ def prepare(study: Study, dataset: str) -> None:
     lock = take(preprocessed.with_name(f".{dataset}.lock"))  # other studies may prepare the same dataset
     try:
         assert lock is not None
-        for setup in study.setups:
+        for setup in study.trained_setups:
             _prepare(setup, preprocessed, log, lock)
     finally:
         if lock is not None:
@@ -66,11 +67,12 @@ def _prepare(setup: Setup, preprocessed: Path, log: Path, lock: int) -> None:
         _run(["nnUNetv2_plan_experiment", "-d", number, "-pl", PLANNERS[setup.plans]], log, lock)
     if not _is_planned(setup, preprocessed):
         if setup.configuration != SMALL:
-            raise ValueError(f"nnU-Net planned no configuration {setup.configuration} for {preprocessed.name}")
+            why = " (it does so only for large images)" if setup.configuration in (FIRST_STAGE, CASCADE) else ""
+            raise ValueError(f"nnU-Net planned no configuration {setup.configuration} for {preprocessed.name}{why}")
         add_small_configuration(plans_file, read_json(plans_file))
     if _lacking(setup, preprocessed):
-        # The small configuration takes the data of the one that it inherits from.
-        planned = "3d_fullres" if setup.configuration == SMALL else setup.configuration
+        # The small configuration and the cascade take the data of the one that they inherit from.
+        planned = "3d_fullres" if setup.configuration in (SMALL, CASCADE) else setup.configuration
         command = ["nnUNetv2_preprocess", "-d", number, "-plans_name", setup.plans, "-c", planned]
         _run([*command, *_processes(planned)], log, lock)
     if lacking := _lacking(setup, preprocessed):

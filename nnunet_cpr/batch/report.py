@@ -1,9 +1,9 @@
 """The end of a study: surface metrics of each training, and the reports over all that are finished."""
 
 from nnunet_cpr.batch.plan import report_folder
-from nnunet_cpr.batch.setup import Setup
 from nnunet_cpr.batch.study import Study
 from nnunet_cpr.evaluation.nnunet_results import Training
+from nnunet_cpr.nnunet.setup import Setup
 from nnunet_cpr.parallel import job_cores
 
 

@@ -3,7 +3,7 @@
 import os
 import re
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,14 @@ from nnunet_cpr.batch.epoch_times import EpochTimes
 from nnunet_cpr.batch.failures import one_line
 from nnunet_cpr.batch.job_files import JobFiles
 from nnunet_cpr.batch.locks import is_locked
-from nnunet_cpr.batch.setup import Setup
 from nnunet_cpr.batch.study import Study
+from nnunet_cpr.batch.study_data import number_of_folds
 from nnunet_cpr.evaluation.nnunet_results import Training
 from nnunet_cpr.evaluation.provenance import newer_training
 from nnunet_cpr.evaluation.starting_weights import other_weights
 from nnunet_cpr.files import read_json
+from nnunet_cpr.nnunet.cascade import first_stage, lacks_predictions
+from nnunet_cpr.nnunet.setup import Setup
 from nnunet_cpr.training.settings import NNUNET_EPOCHS, parse
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
@@ -29,6 +31,10 @@ class Run(JobFiles, Training):
     setup: Setup
     weights_sha256: str | None = ""
     """Of the weights that it is to begin with, as :class:`Study` has it."""
+    feeds_cascade: bool = False
+    """Whether the second stage of a cascade learns from its predictions."""
+    compared: bool = True
+    """Whether the study asks for it; False if it is only trained because it feeds a cascade."""
 
     @property
     def epochs(self) -> int:
@@ -44,7 +50,11 @@ class Run(JobFiles, Training):
 
     def is_done(self) -> bool:
         """Whether nnU-Net has validated it, and the result is of the last training and what the study asks for."""
-        return self._has_result() and not self.unusable() and not self.outdated()
+        return self._has_result() and not self.unusable() and not self.outdated() and not self.owes_predictions()
+
+    def owes_predictions(self) -> bool:
+        """Whether it has a result, but not the predictions that the second stage of a cascade needs."""
+        return self.feeds_cascade and self._has_result() and lacks_predictions(self.folder.parent, self.validated())
 
     def outdated(self) -> str:
         """Say what has changed since it was trained; empty if nothing has, or nothing is kept of a training.
@@ -93,17 +103,34 @@ class State:
 
 
 def runs_of(study: Study) -> list[Run]:
-    """Return every training of the study, fold by fold."""
-    root = Path(os.environ["nnUNet_results"]).resolve()  # noqa: SIM112 (nnU-Net's name)
+    """Return every training of the study, fold by fold, those that a cascade builds on before it."""
+    found: dict[Path, Run] = {}
+    for dataset in study.datasets:
+        for setup in study.setups:
+            if first := first_stage(setup):
+                folds = [str(fold) for fold in range(number_of_folds(dataset))]
+                for run in _runs(study, dataset, first, folds):
+                    compared = first in study.setups and run.fold in study.folds
+                    found[run.folder] = replace(run, feeds_cascade=True, compared=compared)
+            for run in _runs(study, dataset, setup, study.folds):
+                found.setdefault(run.folder, run)
+    return list(found.values())
+
+
+def first_stages_of(run: Run, runs: list[Run]) -> list[Run]:
+    """Return the trainings among `runs` that have to be done before this one."""
+    first = (run.dataset, run.run, first_stage(run.setup))
+    return [other for other in runs if other.feeds_cascade and (other.dataset, other.run, other.setup) == first]
+
+
+def _runs(study: Study, dataset: str, setup: Setup, folds: list[str]) -> list[Run]:
+    root = Path(os.environ["nnUNet_results"]).resolve() / dataset  # noqa: SIM112 (nnU-Net's name)
     return [
-        Run(dataset, trainer, name, fold, root / dataset / f"{name}__{setup.name}" / f"fold_{fold}", setup,
-            study.weights_sha256)
-        for dataset in study.datasets
-        for setup in study.setups
-        for fold in study.folds
+        Run(dataset, trainer, name, fold, root / f"{name}__{setup.name}" / f"fold_{fold}", setup, study.weights_sha256)
+        for fold in folds
         for trainer, names in study.trainers.items()
         for name in names
-    ]  # fmt: skip
+    ]
 
 
 def states_of(study: Study) -> list[State]:
@@ -129,8 +156,10 @@ def _state(run: Run, study: Study, times: EpochTimes) -> State:
     else:
         state = "resumable" if begun else "missing"
         record = read_record(run.record(study.output))
+        if run.owes_predictions():
+            note = "validated, but its predictions for the cascade are missing"
         if (run.validation / "summary.json").is_file():
-            note = newer_training(run.folder)
+            note = newer_training(run.folder) or note
         if record.get("outcome") == "failed":
             state, note = "failed", failure_note(record, run.log(study.output))
     finished = (run.folder / CHECKPOINTS[0]).is_file() and not (run.folder / CHECKPOINTS[1]).is_file()

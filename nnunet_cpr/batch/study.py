@@ -10,7 +10,6 @@ import yaml
 
 from nnunet_cpr.batch.grid import read_grid
 from nnunet_cpr.batch.held_out import test_set_mistakes
-from nnunet_cpr.batch.setup import Setup
 from nnunet_cpr.batch.study_data import (
     check_description,
     check_folds,
@@ -23,6 +22,8 @@ from nnunet_cpr.batch.study_file import StudyFile, read_study_file
 from nnunet_cpr.evaluation.starting_weights import checksum
 from nnunet_cpr.files import user_path
 from nnunet_cpr.labels import printable
+from nnunet_cpr.nnunet.cascade import CASCADE, with_first_stages
+from nnunet_cpr.nnunet.setup import Setup
 from nnunet_cpr.nnunet.trainer_sources import defining_file
 from nnunet_cpr.training.settings import family_of, parse
 
@@ -67,6 +68,11 @@ class Study:
         """All plans with all configurations. Trainers are compared within each."""
         return [Setup(plans, configuration) for plans in self.plans for configuration in self.configurations]
 
+    @property
+    def trained_setups(self) -> list[Setup]:
+        """The setups, and the first stages of cascades, which have to be trained before them."""
+        return with_first_stages(self.setups)
+
 
 def read_study(path: Path, need_data: bool = True) -> Study:
     """Read and check a study.
@@ -103,6 +109,8 @@ def read_study(path: Path, need_data: bool = True) -> Study:
         if test_set and (need_data or not any(is_missing(dataset, one) for one, _ in plans)):
             _check_test_set(file, dataset)
     weights, weights_sha256 = _pretrained_weights(file, need_data)
+    if weights and (len(plans) * len(configurations) > 1 or configurations[0][0] == CASCADE):
+        file.complain(file.nodes["pretrained_weights"], "pretrained_weights fit the network of one configuration only")
     device = file.choice("device", {device: device for device in ("cuda", "cpu", "mps")}, "cuda")
     surface = file.choice("surface", {"true": True, "false": False}, False)
     study = Study(

@@ -15,8 +15,10 @@ from nnunet_cpr.datasets.small_plans import CONFIGURATION as SMALL
 from nnunet_cpr.evaluation.nnunet_results import dataset_name
 from nnunet_cpr.files import read_json
 from nnunet_cpr.labels import foreground_labels, read_dataset_json
+from nnunet_cpr.nnunet.cascade import CASCADE, FIRST_STAGE, with_first_stages
+from nnunet_cpr.nnunet.setup import Setup
 
-PLANNED = ("2d", "3d_fullres", "3d_lowres")
+PLANNED = ("2d", "3d_fullres", FIRST_STAGE, CASCADE)
 PLANNERS = {"nnUNetPlans": "ExperimentPlanner"} | {
     f"nnUNetResEncUNet{size}Plans": f"nnUNetPlannerResEnc{size}" for size in ("M", "L", "XL")
 }
@@ -92,26 +94,31 @@ def check_plans(
         known += [SMALL] if "3d_fullres" in known else []
     there = ", ".join(dict.fromkeys(known))
     for configuration, where in configurations:
-        if configuration == "3d_cascade_fullres":
-            text = "3d_cascade_fullres builds on the predictions of another training; train it by hand"
-            file.complain(where or node, text)
-        elif configuration not in known:
-            file.complain(where or node, f"{dataset} has no configuration {configuration}; there are {there}")
+        needed = [setup.configuration for setup in with_first_stages([Setup(name, configuration)])]
+        if missing := [one for one in needed if one not in known]:
+            file.complain(where or node, f"{dataset} has no configuration {missing[-1]}; there are {there}")
 
 
 def check_folds(file: StudyFile, dataset: str, folds: list[tuple[str, yaml.Node]]) -> None:
     """Note every fold that the dataset's split does not have."""
-    splits_file = Path(os.environ["nnUNet_preprocessed"]) / dataset / "splits_final.json"  # noqa: SIM112
-    number = 5  # what nnU-Net makes
-    if splits_file.is_file():
-        try:
-            number = len(read_json(splits_file))
-        except (OSError, ValueError, TypeError) as error:
-            file.complain(file.nodes["datasets"], f"{splits_file} cannot be read ({error!r})")
-            return
+    try:
+        number = number_of_folds(dataset)
+    except (OSError, ValueError, TypeError) as error:
+        file.complain(file.nodes["datasets"], f"{_splits_file(dataset)} cannot be read ({error!r})")
+        return
     for fold, node in folds:
         if fold != "all" and int(fold) >= number:
             file.complain(node, f"fold {fold} is out of range: {dataset} has {number} folds, 0 to {number - 1}")
+
+
+def number_of_folds(dataset: str) -> int:
+    """Return how many folds the dataset's split has, or will have. Raises OSError, ValueError, TypeError for damage."""
+    path = _splits_file(dataset)
+    return len(read_json(path)) if path.is_file() else 5  # what nnU-Net makes
+
+
+def _splits_file(dataset: str) -> Path:
+    return Path(os.environ["nnUNet_preprocessed"]) / dataset / "splits_final.json"  # noqa: SIM112 (nnU-Net's name)
 
 
 def _is_known(number: int) -> bool:

@@ -45,7 +45,7 @@ class Watch:
 
     def _say(self, run: Run | Ensemble, text: str) -> None:
         part = f"fold {run.fold}" if isinstance(run, Run) else "test set"
-        names = [run.dataset, *(run.setup if len(self.study.setups) > 1 else []), run.run, part]
+        names = [run.dataset, *(run.setup if len(self.study.trained_setups) > 1 else []), run.run, part]
         print(f"{time.strftime('%H:%M:%S')}  {', '.join(names)}: {text}", flush=True)
 
 

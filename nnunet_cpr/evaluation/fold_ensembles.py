@@ -17,6 +17,7 @@ from nnunet_cpr.evaluation.labeled_cases import labeled_cases
 from nnunet_cpr.evaluation.nnunet_results import Training, dataset_name, shortened
 from nnunet_cpr.evaluation.provenance import FINAL
 from nnunet_cpr.files import read_json
+from nnunet_cpr.nnunet.cascade import FIRST_STAGE, first_stage_folds
 
 RECORD = "nnunet_cpr_test_set.json"
 """What the predictions belong to."""
@@ -78,10 +79,13 @@ class FoldEnsemble(Training):
 
         What is not there is left out: a deleted checkpoint says nothing, and a test set may be on another machine.
         """
+        model = self.folder.parent
+        folds = {fold: model / f"fold_{fold}" for fold in self.folds}
+        folds |= {f"{fold.name[5:]} of {FIRST_STAGE}": fold for fold in first_stage_folds(model)}
         checkpoints = {}
-        for fold in self.folds:
+        for name, folder in folds.items():
             with suppress(FileNotFoundError):
-                checkpoints[fold] = content_id(self.folder.parent / f"fold_{fold}" / FINAL)
+                checkpoints[name] = content_id(folder / FINAL)
         labels = self.labels_folder
         cases = labeled_cases(labels.parent, self._description["file_ending"]) if labels else []
         return {

@@ -57,11 +57,14 @@ class Training:
 
     def doubt(self) -> Doubt | None:
         """Return what has changed since it was trained, None if nothing is known to have."""
-        names: list[str] = []
+        return changed_since(self.folder, self.dataset, self.fold, self.validated())
+
+    def validated(self) -> list[str]:
+        """Return the cases of its result, empty if they are not known or there is none."""
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             cases = read_json(self.validation / "summary.json")["metric_per_case"]
-            names = [_case_name(case["prediction_file"]) for case in cases]
-        return changed_since(self.folder, self.dataset, self.fold, names)
+            return [_case_name(case["prediction_file"]) for case in cases]
+        return []
 
     @cached_property
     def _description(self) -> dict[str, Any]:

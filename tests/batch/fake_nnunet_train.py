@@ -66,6 +66,10 @@ if args.device == "cuda":
     assert gpu is not None and len(gpu.split(",")) == args.num_gpus
     for number in gpu.split(","):
         alone(f"gpu-{number}")
+predicted = "predicted_next_stage/3d_cascade_fullres"
+if args.configuration == "3d_cascade_fullres":
+    first = model.with_name(f"{args.tr}__{args.p}__3d_lowres") / predicted
+    assert sorted(path.name for path in first.iterdir()) == [f"case_{k}.b2nd" for k in range(10)]
 folder.mkdir(parents=True, exist_ok=True)
 (model / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "organ": 1}, "file_ending": ".nii.gz"}))
 epochs = int(re.search(r"(\d+)epoch", args.tr)[1])
@@ -102,6 +106,10 @@ per_case = [
     }
     for k, case in enumerate(cases)
 ]
+if args.configuration == "3d_lowres":
+    (model / predicted).mkdir(parents=True, exist_ok=True)
+    for case in cases:
+        (model / predicted / f"{case}.b2nd").touch()
 dice = {"Dice": sum(case["metrics"]["1"]["Dice"] for case in per_case) / len(per_case)}
 summary = {"metric_per_case": per_case, "mean": {"1": dice}, "foreground_mean": dice}
 (folder / "validation").mkdir(exist_ok=True)

@@ -59,6 +59,34 @@ def test_several_plans_and_configurations_have_a_report_each(world):
     assert world.batch(study).returncode == 0  # reports are replaced
 
 
+def test_the_cascade_trains_its_first_stage_before(world):
+    """All five folds of it, whichever folds are asked for; nnU-Net needs the predictions of all of them."""
+    folder = world.folder / "preprocessed" / DATASET
+    plans = json.loads((folder / "nnUNetPlans.json").read_text())
+    plans["configurations"]["3d_lowres"] = {"data_identifier": "nnUNetPlans_2d", "next_stage": "3d_cascade_fullres"}
+    plans["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
+    study = world.study("configuration: 3d_cascade_fullres\n", trainers=TWO, folds="[1]")
+    assert world.batch(world.study("configuration: 3d_lowres\n", "first", folds="[2]")).returncode == 0
+    lowres = world.results / "nnUNetTrainerSGD_3epochs__nnUNetPlans__3d_lowres"
+    first = lowres / "predicted_next_stage" / "3d_cascade_fullres" / "case_2.b2nd"
+    first.unlink()  # as if the data of the second stage had not been there yet
+    world.fail("nnUNetTrainerCPR_ws100_3epochs", 4)
+    planned = world.run("status", study).stdout
+    assert "12 trainings: 1 resumable, 11 missing; 33 of 36 epochs left" in planned
+    assert "validated, but its predictions for the cascade are missing" in planned
+    failing = world.batch(study, "--jobs", "2")
+    assert failing.returncode == 1
+    assert "2 of 12 trainings are not done" in failing.stderr  # the fold, and the cascade that needs it
+    assert first.is_file()
+    (world.folder / "control" / "fail-nnUNetTrainerCPR_ws100_3epochs-4").unlink()
+    done = world.batch(study, "--jobs", "2")
+    assert done.returncode == 0, done.stderr
+    world.check_trained_once(folds=12)
+    assert ": 3d_cascade_fullres, 2 trainers" in (world.output() / "report/report.md").read_text().replace("\\", "")
+    assert "12 trainings: 12 done" in world.run("status", study).stdout
+
+
 def test_a_failing_fold_does_not_stop_the_rest(world):
     study = world.study(trainers=TWO)
     obstacle = world.fail("nnUNetTrainerCPR_ws100_3epochs", 0)

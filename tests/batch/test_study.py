@@ -159,7 +159,7 @@ def test_trainers_that_others_wrote(study, tmp_path, monkeypatch):
         ("device: cpu", "seeds: []", "7: seeds is empty"),
         ("device: cpu", "train_arguments: --val", "7: --val cannot be passed on;"),
         ("device: cpu", "configuration: 3d_lowres", "7: Dataset004_Tiny has no configuration 3d_lowres; there are 3d_"),
-        ("device: cpu", "configuration: 3d_cascade_fullres", "7: 3d_cascade_fullres builds on the predictions of"),
+        ("device: cpu", "configuration: 3d_cascade_fullres", "7: Dataset004_Tiny has no configuration 3d_cascade_"),
         ("device: cpu", "plans: MyPlans", "7: {preprocessed}/Dataset004_Tiny/MyPlans.json is missing, and only nnU"),
         ("device: cpu", "output:", "7: output must be one value"),
         ("[0, 1]", "[0, 5]", "5: fold 5 is out of range: Dataset004_Tiny has 5 folds, 0 to 4"),
@@ -223,6 +223,26 @@ def test_pretrained_weights(study, tmp_path):
     assert read_study(study(given), need_data=False).weights_sha256 is None
     (tmp_path / "some weights.pth").mkdir()
     assert mistakes(study(given))[0].startswith("8: pretrained_weights: ")
+
+
+def test_what_the_cascade_needs(study, tmp_path):
+    (tmp_path / "weights.pth").touch()
+    text = GOOD + "configuration: [2d, 3d_cascade_fullres]\npretrained_weights: weights.pth\n"
+    plans = tmp_path / "preprocessed" / DATASET / "nnUNetPlans.json"
+    content = json.loads(plans.read_text())
+    content["configurations"]["3d_cascade_fullres"] = {}
+    plans.write_text(json.dumps(content))
+    fit = "9: pretrained_weights fit the network of one configuration only"
+    assert mistakes(study(text)) == [
+        f"8: {DATASET} has no configuration 3d_lowres; there are 3d_fullres, 2d, 3d_cascade_fullres, 3d_small", fit,
+    ]  # fmt: skip
+    content["configurations"]["3d_lowres"] = {}
+    plans.write_text(json.dumps(content))
+    assert mistakes(study(text)) == [fit]
+    (line,) = mistakes(study(text.replace("2d, ", "")))
+    assert line == fit
+    read = read_study(study(text.replace("pretrained_weights: weights.pth\n", "")))
+    assert [setup.configuration for setup in read.trained_setups] == ["2d", "3d_lowres", "3d_cascade_fullres"]
 
 
 def test_several_plans_and_configurations(study, tmp_path):
@@ -434,7 +454,8 @@ def test_datasets_not_yet_planned(study, tmp_path):
     text = GOOD.replace("[4]", "[5]")
     assert read_study(study(text + "plans: nnUNetResEncUNetLPlans\nconfiguration: 3d_small\n")).folds == ["0", "1"]
     assert mistakes(study(text + "configuration: 3d_huge\n")) == [
-        "8: Dataset005_New has no configuration 3d_huge; there are 2d, 3d_fullres, 3d_lowres, 3d_small"
+        "8: Dataset005_New has no configuration 3d_huge; "
+        "there are 2d, 3d_fullres, 3d_lowres, 3d_cascade_fullres, 3d_small"
     ]
 
 
