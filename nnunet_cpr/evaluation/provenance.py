@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_cpr.files import read_json
+from nnunet_cpr.nnunet.cascade import first_stage_folds
 from nnunet_cpr.nnunet.paths import known_folder
 
 FINAL, LATEST = "checkpoint_final.pth", "checkpoint_latest.pth"  # nnU-Net's names
@@ -23,6 +24,7 @@ LATE_SECONDS = 3600.0
 TOLERANCE = 1e-3
 """Between two computations of a dataset's intensities."""
 _EPOCH = re.compile(r": Epoch (\d{1,9})(?!\d)")
+_TIMED_EPOCH = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)[.\d]*: Epoch (\d{1,9})(?!\d)", re.MULTILINE)
 _VALIDATED = re.compile(r": (?:Validation complete|Mean Validation Dice)")
 _SPLIT = re.compile(r"This split has (\d+) training and (\d+) validation cases")
 
@@ -65,7 +67,12 @@ def changed_since(folder: Path, dataset: str, fold: str, validated: Sequence[str
     if preprocessed is None:
         return None
     here = preprocessed / dataset
-    checks = (_other_split(folder, here, fold, validated), _other_plans(folder, here), _other_data(folder, here))
+    checks = (
+        _other_split(folder, here, fold, validated),
+        _other_plans(folder, here),
+        _other_data(folder, here),
+        _other_first_stage(folder),
+    )
     return next((doubt for doubt in checks if doubt is not None), None)
 
 
@@ -133,6 +140,16 @@ def _other_data(folder: Path, preprocessed: Path) -> Doubt | None:
     except (OSError, ValueError):
         return None
     return None if _alike(then, now) else Doubt(f"{preprocessed / name} has changed since it was trained")
+
+
+def _other_first_stage(folder: Path) -> Doubt | None:
+    """A cascade learns from predictions of its first stage, so that must not have been trained again later."""
+    begun = [match[1] for match in _TIMED_EPOCH.finditer(_log(folder)) if int(match[2]) == 0]
+    for first in first_stage_folds(folder.parent) if begun else []:
+        epochs = [match[1] for match in _TIMED_EPOCH.finditer(_log(first))]
+        if epochs and epochs[-1] > begun[-1]:  # times as nnU-Net writes them sort as text
+            return Doubt(f"its first stage was trained again since: {first}")
+    return None
 
 
 def _alike(first: Any, second: Any) -> bool:

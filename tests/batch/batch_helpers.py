@@ -28,6 +28,15 @@ def prepared_dataset(preprocessed: Path, name: str = DATASET, folds: int = 5) ->
     return folder
 
 
+def plan_cascade(preprocessed: Path, name: str = DATASET) -> None:
+    """Add the cascade to the plans, as nnU-Net does for large images."""
+    path = preprocessed / name / "nnUNetPlans.json"
+    plans = json.loads(path.read_text())
+    plans["configurations"]["3d_lowres"] = {"data_identifier": "nnUNetPlans_2d", "next_stage": "3d_cascade_fullres"}
+    plans["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    path.write_text(json.dumps(plans))
+
+
 def raw_with_test_set(raw: Path, name: str = DATASET, train: int = 4, test: int = 3) -> Path:
     """nnU-Net's raw dataset with one channel and a labeled test set; every file has a content of its own."""
     folder, generator = raw / name, np.random.default_rng(0)

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 parser = argparse.ArgumentParser()
-for name in ("i", "o", "d", "c", "p", "tr", "chk", "device", "npp", "nps"):
+for name in ("i", "o", "d", "c", "p", "tr", "chk", "device", "npp", "nps", "prev_stage_predictions"):
     parser.add_argument(f"-{name}")
 parser.add_argument("-f", nargs="+")
 parser.add_argument("--continue_prediction", action="store_true")
@@ -35,6 +35,8 @@ cases = sorted(path.name[: -len("_0000.nii.gz")] for path in Path(args.i).glob("
 cases = [case for case in cases if not (args.continue_prediction and (output / f"{case}.nii.gz").is_file())]
 tell("predict", arguments=sys.argv[1:], cases=cases)
 for case in cases:
+    if args.c == "3d_cascade_fullres":
+        assert Path(args.prev_stage_predictions, f"{case}.nii.gz").is_file()
     source = Path(args.i) / f"{case}_0000.nii.gz"
     (output / f"{case}.nii.gz").write_bytes(source.read_bytes())
     if (control / "fail-predict").exists():

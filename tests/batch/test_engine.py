@@ -8,7 +8,7 @@ import signal
 import time
 
 import pytest
-from batch_helpers import DATASET
+from batch_helpers import DATASET, plan_cascade
 
 from nnunet_cpr.batch import train
 
@@ -61,11 +61,7 @@ def test_several_plans_and_configurations_have_a_report_each(world):
 
 def test_the_cascade_trains_its_first_stage_before(world):
     """All five folds of it, whichever folds are asked for; nnU-Net needs the predictions of all of them."""
-    folder = world.folder / "preprocessed" / DATASET
-    plans = json.loads((folder / "nnUNetPlans.json").read_text())
-    plans["configurations"]["3d_lowres"] = {"data_identifier": "nnUNetPlans_2d", "next_stage": "3d_cascade_fullres"}
-    plans["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
-    (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
+    plan_cascade(world.folder / "preprocessed")
     study = world.study("configuration: 3d_cascade_fullres\n", trainers=TWO, folds="[1]")
     assert world.batch(world.study("configuration: 3d_lowres\n", "first", folds="[2]")).returncode == 0
     lowres = world.results / "nnUNetTrainerSGD_3epochs__nnUNetPlans__3d_lowres"

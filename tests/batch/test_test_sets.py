@@ -6,7 +6,7 @@ import signal
 
 import numpy as np
 import pytest
-from batch_helpers import DATASET, raw_with_test_set, write_nifti
+from batch_helpers import DATASET, plan_cascade, raw_with_test_set, write_nifti
 
 pytest.importorskip("psutil", reason="needs nnunet-cpr[batch], which needs Python 3.11")
 PATIENCE = 300  # seconds
@@ -124,6 +124,31 @@ def test_what_has_changed_is_predicted_again_and_the_earlier_result_is_kept(worl
     if change is change_label:
         assert not any(one["cases"] for one in later)  # evaluated only
     assert [path.name for path in sorted(world.results.glob("*/**/*.old"))] == renamed
+
+
+def test_a_cascade_is_given_what_its_first_stage_predicts(world):
+    raw_with_test_set(world.folder / "raw")
+    plan_cascade(world.folder / "preprocessed")
+    study = world.study("test_set: true\nconfiguration: 3d_cascade_fullres\n", trainers=TWO, folds="[1]")
+    done = world.batch(study)
+    assert done.returncode == 0, done.stderr + done.stdout
+    predictions = [(one["model"], one["arguments"]) for one in world.events("predict")]
+    first = [words[words.index("-f") :][:6] for model, words in predictions if model.endswith("3d_lowres")]
+    assert first == [["-f", "0", "1", "2", "3", "4"]] * 2
+    begun = world.events()
+    assert world.batch(study).returncode == 0
+    assert world.events() == begun
+    lowres = world.results / "nnUNetTrainerSGD_3epochs__nnUNetPlans__3d_lowres"
+    (lowres / "fold_3" / "checkpoint_final.pth").write_text("other weights")
+    shown = world.batch(study, "--dry-run").stdout
+    assert "outdated  trained again since: fold 3; to be predicted again" in shown
+    assert "missing   after that of 3d_lowres" in shown
+    compared = world.run("compare", "-d", 4, "-c", "3d_cascade_fullres", "-f", 1, "--test-set",
+                         "-tr", *TWO.strip("[]").split(", "))  # fmt: skip
+    assert compared.returncode == 2 and "trained again since: fold 3 of 3d_lowres" in compared.stderr
+    assert world.batch(study).returncode == 0
+    later = [one["model"] for one in world.events("predict")[len(predictions) :]]
+    assert later == [lowres.name, lowres.name.replace("3d_lowres", "3d_cascade_fullres")]
 
 
 def test_an_unlabeled_image_is_not_predicted(world, study):

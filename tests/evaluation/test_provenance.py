@@ -254,6 +254,30 @@ def test_changed_data(training, tmp_path):
     assert "dataset_fingerprint.json has changed since it was trained" in training.doubt().text
 
 
+def test_a_first_stage_that_was_trained_again(training, tmp_path):
+    model = training.folder.parent
+    cascade = model.rename(model.with_name(model.name.replace("3d_fullres", "3d_cascade_fullres"))) / "fold_0"
+    first = cascade.parent.with_name(model.name.replace("3d_fullres", "3d_lowres")) / "fold_3"
+    first.mkdir(parents=True)
+    other = Training(NAME, "SGD", RUN, "0", cascade)
+
+    def trained(fold, day, texts):
+        lines = (f"2026-01-{day:02} 10:00:00.0: {text} \n" for text in texts)
+        (fold / f"training_log_2026_1_{day}_10_00_00.txt").write_text("".join(lines))
+
+    trained(first, 1, WHOLE)
+    trained(cascade, 2, WHOLE)
+    (cascade / "training_log_2026_1_1_10_00_00.txt").unlink()
+    trained(first, 3, [SPLIT, *VALIDATION])  # validated again only
+    assert other.doubt() is None
+    trained(first, 4, WHOLE)
+    assert other.doubt().certain and other.doubt().text == f"its first stage was trained again since: {first}"
+    trained(cascade, 5, [SPLIT, *epochs(1, 2), *VALIDATION])  # goes on with what it has learned before
+    assert other.doubt() is not None
+    trained(cascade, 6, WHOLE)
+    assert other.doubt() is None
+
+
 def test_nothing_to_compare_with(training, monkeypatch):
     summarize(training.folder, "x")
     monkeypatch.delenv("nnUNet_preprocessed")
