@@ -116,7 +116,7 @@ def run_batch(args: argparse.Namespace) -> int:
 
 
 def _run(study: Any, place: Any) -> int:
-    from nnunet_cpr.batch.engine import Stopped, run_snakemake
+    from nnunet_cpr.batch.engine import StudyStopped, run_snakemake
     from nnunet_cpr.batch.ensembles import ensembles_of, prediction_states
     from nnunet_cpr.batch.failures import failures, reason_in
     from nnunet_cpr.batch.plan import Plan
@@ -135,7 +135,7 @@ def _run(study: Any, place: Any) -> int:
     study.output.mkdir(parents=True, exist_ok=True)
     try:
         code, begin = run_snakemake(Plan(study, place.gpus, place.sbatch), place, Watch(study, [*todo, *tests]))
-    except Stopped:
+    except StudyStopped:
         wait_for_jobs(study.output)
         print(f"Stopped. To go on: {shlex.join(['nnunet-cpr', *sys.argv[1:]])}")
         return 130

@@ -19,14 +19,14 @@ from nnunet_cpr.batch.plan import Plan, job_name
 from nnunet_cpr.batch.prepare import is_prepared
 from nnunet_cpr.batch.runs import runs_of
 from nnunet_cpr.batch.slurm import plugin_path
+from nnunet_cpr.batch.stop_relay import STOP_SECONDS
 from nnunet_cpr.batch.study import Study
-from nnunet_cpr.batch.train import STOP_SECONDS
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 POLL_SECONDS = 1.0
 
 
-class Stopped(Exception):
+class StudyStopped(Exception):
     """The user, or the system, asked to stop; nothing is running any more."""
 
 
@@ -38,7 +38,7 @@ def run_snakemake(plan: Plan, place: Place, watch: Callable[[], None]) -> tuple[
 
     Raises:
         ValueError: another call is at work on this study.
-        Stopped: on SIGINT, SIGTERM or SIGHUP, after the signal of `place` has stopped all of Snakemake's group.
+        StudyStopped: on SIGINT, SIGTERM or SIGHUP, after the signal of `place` has stopped all of Snakemake's group.
     """
     study = plan.study
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--configfile", str(plan.file),
@@ -63,7 +63,7 @@ def run_snakemake(plan: Plan, place: Place, watch: Callable[[], None]) -> tuple[
             _stop(process, place.stop_signal)  # if Snakemake was killed, its jobs are still there
         watch()
         if received:
-            raise Stopped
+            raise StudyStopped
         return process.returncode, begin
 
 

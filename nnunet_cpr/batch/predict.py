@@ -1,24 +1,20 @@
 """The job that predicts a test set with all folds of a trainer as one ensemble, and evaluates the predictions."""
 
 import itertools
-import os
 import shutil
-import socket
-import time
 from pathlib import Path
 
+from nnunet_cpr.batch.attempt import Attempt
 from nnunet_cpr.batch.ensembles import Ensemble
-from nnunet_cpr.batch.failures import note_failure, reason_in
-from nnunet_cpr.batch.gpus import take_gpus
 from nnunet_cpr.batch.locks import take
 from nnunet_cpr.batch.plan import Plan, job_name
-from nnunet_cpr.batch.train import StopSignals, processes, run_command
+from nnunet_cpr.batch.stop_relay import StopRelay
 from nnunet_cpr.evaluation.fold_ensembles import RECORD
 from nnunet_cpr.evaluation.labeled_cases import labeled_cases
 from nnunet_cpr.evaluation.provenance import FINAL
 from nnunet_cpr.evaluation.segmentations import read_segmentation
 from nnunet_cpr.files import read_json, temporary_path, write_json
-from nnunet_cpr.nnunet_commands import executable
+from nnunet_cpr.nnunet.commands import executable
 from nnunet_cpr.parallel import job_cores
 from nnunet_cpr.training.stopping import RESUME_ME
 
@@ -33,7 +29,7 @@ def predict(plan: Plan, ensemble: Ensemble) -> int:
     """
     study, log, job = plan.study, ensemble.log(plan.study.output), f"predict/{job_name(ensemble.key)}"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with StopSignals() as signals:
+    with StopRelay() as stop:
         lock = take(ensemble.lock)  # another study may have the same folds
         assert lock is not None
         if ensemble.is_done():
@@ -42,29 +38,15 @@ def predict(plan: Plan, ensemble: Ensemble) -> int:
             raise ValueError(f"{waits[0].folder} is not trained and validated, or was trained again")
         if ensemble.first and not ensemble.first.is_done():
             raise ValueError(f"{ensemble.first.folder}, the first stage's, is not predicted, or was trained again")
-        locks, environment = [lock], os.environ | processes() | {"PYTHONUNBUFFERED": "1"}
-        if plan.gpus:
-            visible, gpu_locks = take_gpus(plan.gpus, 1, study.output, job)
-            locks += gpu_locks
-            environment["CUDA_VISIBLE_DEVICES"] = visible
+        attempt = Attempt(plan, ensemble, job, lock, 1, stop)
         _begin(ensemble)
-        begun, begin = time.time(), log.stat().st_size if log.is_file() else 0
-        code = run_command(predict_command(ensemble, study.device), log, environment, locks, signals)
-        if code == 0 and not signals.received:
-            code = _evaluate(ensemble, log, environment, locks, signals)
-        reason = reason_in(log, begin) if code else ""
-        if signals.received:
-            code, reason = RESUME_ME, "stopped"
-        elif code == 0 and not ensemble.is_done():
-            code, reason = 1, ensemble.changed() or "nnU-Net ended well, but left no result"
-        outcome = "done" if code == 0 else "stopped" if signals.received else "failed"
-        record = ensemble.record(study.output)
-        record.parent.mkdir(parents=True, exist_ok=True)
-        write_json(record, {"outcome": outcome, "exit_code": code, "reason": reason, "host": socket.gethostname(),
-                            "begun": begun, "ended": time.time()})  # fmt: skip
-        if outcome == "failed":
-            note_failure(study.output, job, f"exit code {code}: {reason}; see {log}")
-        return code
+        code = attempt.run(predict_command(ensemble, study.device))
+        if code == 0 and not attempt.stopped:
+            code = _evaluate(ensemble, attempt)
+        if attempt.stopped:
+            code = RESUME_ME
+        unfinished = "" if ensemble.is_done() else ensemble.changed() or "nnU-Net ended well, but left no result"
+        return attempt.end(code, unfinished)
 
 
 def predict_command(ensemble: Ensemble, device: str) -> list[str]:
@@ -102,9 +84,7 @@ def _begin(ensemble: Ensemble) -> None:
             (links / path.name).symlink_to(path.resolve())
 
 
-def _evaluate(
-    ensemble: Ensemble, log: Path, environment: dict[str, str], locks: list[int], signals: StopSignals
-) -> int:
+def _evaluate(ensemble: Ensemble, attempt: Attempt) -> int:
     """Write nnU-Net's summary.json, whole or not at all."""
     shutil.rmtree(ensemble.folder / IMAGES)
     model = ensemble.folder.parent
@@ -114,7 +94,7 @@ def _evaluate(
                "-djfile", str(model / "dataset.json"), "-pfile", str(model / "plans.json"),
                "-o", str(temporary), "-np", str(min(8, job_cores()))]  # fmt: skip
     try:
-        code = run_command(command, log, environment, locks, signals)
+        code = attempt.run(command)
         if code == 0:
             temporary.replace(summary)
     finally:

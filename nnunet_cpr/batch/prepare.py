@@ -16,8 +16,10 @@ from nnunet_cpr.datasets.small_plans import CONFIGURATION as SMALL
 from nnunet_cpr.datasets.small_plans import add_small_configuration
 from nnunet_cpr.files import read_json, write_json
 from nnunet_cpr.nnunet.cascade import CASCADE, FIRST_STAGE
+from nnunet_cpr.nnunet.commands import executable
+from nnunet_cpr.nnunet.paths import needed_folder
+from nnunet_cpr.nnunet.processes import stop_with_parent
 from nnunet_cpr.nnunet.setup import Setup
-from nnunet_cpr.nnunet_commands import executable, stop_with_parent
 from nnunet_cpr.parallel import job_cores
 
 
@@ -87,7 +89,7 @@ def _processes(what: str) -> list[str]:
 
 
 def _preprocessed(dataset: str) -> Path:
-    return Path(os.environ["nnUNet_preprocessed"]) / dataset  # noqa: SIM112 (nnU-Net's name)
+    return needed_folder("nnUNet_preprocessed") / dataset
 
 
 def _is_planned(setup: Setup, preprocessed: Path) -> bool:
@@ -110,7 +112,7 @@ def _data_folder(setup: Setup, preprocessed: Path) -> Path:
 
 def _lacking(setup: Setup, preprocessed: Path) -> list[str]:
     """The training cases without preprocessed data. nnU-Net writes a case's .pkl last, and then copies all labels."""
-    raw = Path(os.environ["nnUNet_raw"]) / preprocessed.name  # noqa: SIM112 (nnU-Net's name)
+    raw = needed_folder("nnUNet_raw") / preprocessed.name
     folder = _data_folder(setup, preprocessed)
     if not (raw / "dataset.json").is_file():  # only the preprocessed data was brought here
         return [] if any(folder.glob("*.pkl")) else [preprocessed.name]

@@ -1,6 +1,5 @@
 """The trainings of a study and how far each is, read from nnU-Net's own folders. Imports no torch."""
 
-import os
 import re
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +17,7 @@ from nnunet_cpr.evaluation.provenance import newer_training
 from nnunet_cpr.evaluation.starting_weights import other_weights
 from nnunet_cpr.files import read_json
 from nnunet_cpr.nnunet.cascade import first_stage, lacks_predictions
+from nnunet_cpr.nnunet.paths import needed_folder
 from nnunet_cpr.nnunet.setup import Setup
 from nnunet_cpr.training.settings import NNUNET_EPOCHS, parse
 
@@ -124,7 +124,7 @@ def first_stages_of(run: Run, runs: list[Run]) -> list[Run]:
 
 
 def _runs(study: Study, dataset: str, setup: Setup, folds: list[str]) -> list[Run]:
-    root = Path(os.environ["nnUNet_results"]).resolve() / dataset  # noqa: SIM112 (nnU-Net's name)
+    root = needed_folder("nnUNet_results").resolve() / dataset
     return [
         Run(dataset, trainer, name, fold, root / f"{name}__{setup.name}" / f"fold_{fold}", setup, study.weights_sha256)
         for fold in folds

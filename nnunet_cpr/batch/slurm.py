@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from nnunet_cpr.batch.failures import one_line
-from nnunet_cpr.batch.train import STOP_SECONDS
+from nnunet_cpr.batch.stop_relay import STOP_SECONDS
 
 PLUGINS = Path(__file__).with_name("plugins")
 """Where Snakemake finds our plugin."""

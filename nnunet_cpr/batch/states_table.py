@@ -27,9 +27,9 @@ def states_table(states: list[State], gpus: int = 1) -> str:
         hours = f"{hours}, not counting {unknown} trainings of which no epoch was timed" if any(known) else ""
         hours = hours or f"no epoch was timed yet, so the hours left are unknown for {unknown} trainings"
     counted = ", ".join(f"{counts[state]} {state}" for state in ORDER if counts[state])
-    epochs = sum(state.epochs for state in states)
-    left = epochs - sum(state.epochs_done for state in states)
-    return "\n".join([*lines, "", f"{len(states)} trainings: {counted}; {left} of {epochs} epochs left; {hours}"])
+    total = sum(state.epochs for state in states)
+    left = total - sum(state.epochs_done for state in states)
+    return "\n".join([*lines, "", f"{len(states)} trainings: {counted}; {left} of {total} epochs left; {hours}"])
 
 
 def predictions_table(states: list[PredictionState]) -> str:

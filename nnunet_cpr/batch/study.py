@@ -1,7 +1,6 @@
 """What a study is, and whether it can be run: everything is checked before anything starts. Imports no torch."""
 
 import math
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from nnunet_cpr.evaluation.starting_weights import checksum
 from nnunet_cpr.files import user_path
 from nnunet_cpr.labels import printable
 from nnunet_cpr.nnunet.cascade import CASCADE, with_first_stages
+from nnunet_cpr.nnunet.paths import FOLDERS, known_folder, needed_folder
 from nnunet_cpr.nnunet.setup import Setup
 from nnunet_cpr.nnunet.trainer_sources import defining_file
 from nnunet_cpr.training.settings import family_of, parse
@@ -32,7 +32,6 @@ KEYS = ["datasets", "configuration", "plans", "trainers", "grid", "folds", "seed
 ARGUMENTS = ("--npz", "--val_best")
 """Of nnUNetv2_train: those that make sense for every training of a study and are not set by it."""
 DEFAULT_FOLDS = ["0", "1", "2", "3", "4"]
-VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def read_study(path: Path, need_data: bool = True) -> Study:
     Raises:
         ValueError: with one line for each mistake: file, line number, what is wrong.
     """
-    if unset := [variable for variable in VARIABLES if not os.environ.get(variable)]:
+    if unset := [variable for variable in FOLDERS if known_folder(variable) is None]:
         raise ValueError(f"{', '.join(unset)} not set: export them as for every command of nnU-Net")
     file = read_study_file(path)
     file.check_keys(KEYS)
@@ -184,7 +183,7 @@ def _check_trainer(name: str) -> None:
 
 
 def _check_test_set(file: StudyFile, dataset: str) -> None:
-    raw, preprocessed = (Path(os.environ[name]) / dataset for name in ("nnUNet_raw", "nnUNet_preprocessed"))
+    raw, preprocessed = (needed_folder(name) / dataset for name in ("nnUNet_raw", "nnUNet_preprocessed"))
     for mistake in test_set_mistakes(raw, preprocessed):
         file.complain(file.nodes["test_set"], f"{dataset}: {mistake}")
 
@@ -255,4 +254,4 @@ def _output(file: StudyFile) -> Path:
             return user_path(given, file.path.parent).resolve()
         except ValueError as error:
             file.complain(file.nodes["output"], f"output: {error}")
-    return Path(os.environ["nnUNet_results"]).resolve() / "studies" / file.path.stem  # noqa: SIM112
+    return needed_folder("nnUNet_results").resolve() / "studies" / file.path.stem

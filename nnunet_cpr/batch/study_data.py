@@ -3,7 +3,6 @@
 To plan a study, the data need not be there yet: what is missing is then no mistake, but what is there is checked.
 """
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from nnunet_cpr.evaluation.nnunet_results import dataset_name
 from nnunet_cpr.files import read_json
 from nnunet_cpr.labels import foreground_labels, read_dataset_json
 from nnunet_cpr.nnunet.cascade import CASCADE, FIRST_STAGE, with_first_stages
+from nnunet_cpr.nnunet.paths import needed_folder
 from nnunet_cpr.nnunet.setup import Setup
 
 PLANNED = ("2d", "3d_fullres", FIRST_STAGE, CASCADE)
@@ -55,7 +55,7 @@ def is_missing(dataset: str, plans: str) -> bool:
 
 def plans_file(dataset: str, plans: str) -> Path:
     """Return where nnU-Net has a dataset's plans."""
-    return Path(os.environ["nnUNet_preprocessed"]) / dataset / f"{plans}.json"  # noqa: SIM112 (nnU-Net's name)
+    return needed_folder("nnUNet_preprocessed") / dataset / f"{plans}.json"
 
 
 def check_description(file: StudyFile, node: yaml.Node, dataset: str, plans: Named, need_data: bool) -> None:
@@ -118,7 +118,7 @@ def number_of_folds(dataset: str) -> int:
 
 
 def _splits_file(dataset: str) -> Path:
-    return Path(os.environ["nnUNet_preprocessed"]) / dataset / "splits_final.json"  # noqa: SIM112 (nnU-Net's name)
+    return needed_folder("nnUNet_preprocessed") / dataset / "splits_final.json"
 
 
 def _is_known(number: int) -> bool:
@@ -128,7 +128,7 @@ def _is_known(number: int) -> bool:
 
 
 def _description(dataset: str) -> Path:
-    return Path(os.environ["nnUNet_raw"]) / dataset / "dataset.json"  # noqa: SIM112 (nnU-Net's name)
+    return needed_folder("nnUNet_raw") / dataset / "dataset.json"
 
 
 def _check_description(file: StudyFile, node: yaml.Node, description: Path) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nnunet_cpr.exclusive import held
-from nnunet_cpr.nnunet_commands import executable, stop_with_parent
+from nnunet_cpr.nnunet.commands import executable
+from nnunet_cpr.nnunet.processes import stop_with_parent
 
 POLL_SECONDS = 0.5
 LOG_LINES_SHOWN = 15

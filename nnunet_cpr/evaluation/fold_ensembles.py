@@ -5,7 +5,6 @@ says by which checkpoints, and of which images and labels, so that those of an e
 one's. As in provenance.py the content of files is compared, not their times. Imports no torch.
 """
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from nnunet_cpr.evaluation.nnunet_results import Training, dataset_name, shorten
 from nnunet_cpr.evaluation.provenance import FINAL
 from nnunet_cpr.files import read_json
 from nnunet_cpr.nnunet.cascade import FIRST_STAGE, first_stage_folds
+from nnunet_cpr.nnunet.paths import needed_folder
 
 RECORD = "nnunet_cpr_test_set.json"
 """What the predictions belong to."""
@@ -157,7 +157,7 @@ def find_ensembles(
 def _ensembles(
     datasets: list[str], configuration: str, trainers: Mapping[str, list[str]], plans: str, folds: list[str]
 ) -> Iterator[FoldEnsemble]:
-    root = Path(os.environ["nnUNet_results"])  # noqa: SIM112 (nnU-Net's name)
+    root = needed_folder("nnUNet_results")
     for dataset in dict.fromkeys(map(dataset_name, datasets)):
         for trainer, runs in trainers.items():
             for run in runs:

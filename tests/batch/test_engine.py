@@ -10,7 +10,7 @@ import time
 import pytest
 from batch_helpers import DATASET, plan_cascade
 
-from nnunet_cpr.batch import train
+from nnunet_cpr.batch import attempt
 
 psutil = pytest.importorskip("psutil", reason="needs nnunet-cpr[batch], which needs Python 3.11")
 PATIENCE = 300  # seconds
@@ -450,9 +450,9 @@ def test_waiting_for_a_gpu_is_said(world):
 def test_a_training_starts_as_many_processes_as_its_job_has_cores(monkeypatch, cores, expected):
     for name in ("nnUNet_n_proc_DA", "nnUNet_def_n_proc"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(train, "job_cores", lambda: cores)
-    found = train.processes()
+    monkeypatch.setattr(attempt, "job_cores", lambda: cores)
+    found = attempt.processes()
     assert (found.get("nnUNet_n_proc_DA"), found.get("nnUNet_def_n_proc")) == expected
-    assert train.processes(gpus=4).get("nnUNet_n_proc_DA") == {1: "1", 10: "2", 64: None}[cores]
+    assert attempt.processes(gpus=4).get("nnUNet_n_proc_DA") == {1: "1", 10: "2", 64: None}[cores]
     monkeypatch.setenv("nnUNet_n_proc_DA", "3")
-    assert "nnUNet_n_proc_DA" not in train.processes()
+    assert "nnUNet_n_proc_DA" not in attempt.processes()

@@ -16,11 +16,10 @@ exit 75
 """
 JOB = """
 from pathlib import Path
-from nnunet_cpr.batch import train
-train.STOP_SECONDS = {patience}
-train.executable = str
-with train.StopSignals() as signals:
-    print(train.run_command(["./training"], Path("log"), {{}}, [], signals))
+from nnunet_cpr.batch import stop_relay
+stop_relay.STOP_SECONDS = {patience}
+with stop_relay.StopRelay() as stop:
+    print(stop_relay.run_command(["./training"], Path("log"), {{}}, [], stop))
 """
 
 

@@ -1,28 +1,13 @@
-"""Where nnU-Net's commands are, and the processes that they leave."""
+"""The processes that nnU-Net's commands start: ended with us, and none left behind."""
 
 import ctypes
 import os
-import shutil
 import signal
 import sys
 import time
-from pathlib import Path
 
 PATIENCE_SECONDS = 10.0
 _PR_SET_PDEATHSIG = 1
-
-
-def executable(name: str) -> str:
-    """Return the command of this Python's environment, which need not be activated.
-
-    Raises:
-        ValueError: it is not installed.
-    """
-    beside = Path(sys.executable).with_name(name)
-    found = str(beside) if beside.is_file() else shutil.which(name)
-    if found is None:
-        raise ValueError(f"the command {name} is not installed beside {sys.executable}; reinstall nnunetv2")
-    return found
 
 
 def stop_group(group: int) -> None:
