@@ -5,7 +5,7 @@ says by which checkpoints, and of which images and labels, so that those of an e
 one's. As in provenance.py the content of files is compared, not their times. Imports no torch.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +13,10 @@ from typing import Any, ClassVar
 
 from nnunet_cpr.content_id import content_id
 from nnunet_cpr.evaluation.labeled_cases import labeled_cases
-from nnunet_cpr.evaluation.nnunet_results import Training, dataset_name, shortened
+from nnunet_cpr.evaluation.nnunet_results import Training, models, shortened, with_results
 from nnunet_cpr.evaluation.provenance import FINAL
 from nnunet_cpr.files import read_json
 from nnunet_cpr.nnunet.cascade import FIRST_STAGE, first_stage_folds
-from nnunet_cpr.nnunet.paths import needed_folder
 
 RECORD = "nnunet_cpr_test_set.json"
 """What the predictions belong to."""
@@ -144,22 +143,8 @@ def find_ensembles(
     Raises:
         ValueError: a result is missing or of earlier trainings (unless `skip_missing`); names all that are.
     """
-    found = list(_ensembles(datasets, configuration, trainers, plans, folds))
-    unusable = {ensemble: why for ensemble in found if (why := ensemble.unusable())}
-    if unusable and not skip_missing:
-        raise ValueError(
-            f"{len(unusable)} of {len(found)} fold ensembles have no result of the test set: "
-            f"{shortened(list(unusable.values()), 10)}; {ADVICE}, or use --skip-missing"
-        )
-    return [ensemble for ensemble in found if ensemble not in unusable], list(unusable)
-
-
-def _ensembles(
-    datasets: list[str], configuration: str, trainers: Mapping[str, list[str]], plans: str, folds: list[str]
-) -> Iterator[FoldEnsemble]:
-    root = needed_folder("nnUNet_results")
-    for dataset in dict.fromkeys(map(dataset_name, datasets)):
-        for trainer, runs in trainers.items():
-            for run in runs:
-                folder = ensemble_folder(root / dataset / f"{run}__{plans}__{configuration}", folds)
-                yield FoldEnsemble(dataset, trainer, run, fold_names(folds), folder)
+    found = [
+        FoldEnsemble(dataset, trainer, run, fold_names(folds), ensemble_folder(model, folds))
+        for dataset, trainer, run, model in models(datasets, configuration, trainers, plans)
+    ]
+    return with_results(found, skip_missing, "fold ensembles have no result of the test set", ADVICE)

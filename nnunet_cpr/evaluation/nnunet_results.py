@@ -1,12 +1,12 @@
 """Finished nnU-Net trainings: Dice per case from their summary.json, their labels and files."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import pandas as pd
 
@@ -140,6 +140,9 @@ class Training:
         return [*copies, *self._in_raw("labels")]
 
 
+T = TypeVar("T", bound=Training)
+
+
 def stated_reader(*folders: Path) -> str | None:
     """Return the name of nnU-Net's reader that a plans.json, else a dataset.json, in one of the folders says."""
     for name, key in (("plans.json", "image_reader_writer"), ("dataset.json", "overwrite_image_reader_writer")):
@@ -166,23 +169,41 @@ def find_trainings(
     Raises:
         ValueError: nnUNet_results is not set, or a summary.json is missing (unless `skip_missing`); names all that are.
     """
-    root = needed_folder("nnUNet_results")
     trainings = [
-        Training(dataset, trainer, run, fold, root / dataset / f"{run}__{plans}__{configuration}" / f"fold_{fold}")
-        for dataset in dict.fromkeys(map(dataset_name, datasets))
-        for trainer, runs in trainers.items()
-        for run in runs
+        Training(dataset, trainer, run, fold, model / f"fold_{fold}")
+        for dataset, trainer, run, model in models(datasets, configuration, trainers, plans)
         for fold in dict.fromkeys(folds)
     ]
-    unusable = {t: why for t in trainings if (why := t.unusable())}
-    missing = list(unusable)
-    if missing and not skip_missing:
-        raise ValueError(
-            f"{len(missing)} of {len(trainings)} trainings have no validation result: "
-            f"{shortened(list(unusable.values()), 10)}; "
-            "finish them (nnUNetv2_train ... --c or --val), name the folds to compare with -f, or use --skip-missing"
-        )
-    return [t for t in trainings if t not in missing], missing
+    advice = "finish them (nnUNetv2_train ... --c or --val), name the folds to compare with -f"
+    return with_results(trainings, skip_missing, "trainings have no validation result", advice)
+
+
+def models(
+    datasets: list[str], configuration: str, trainers: Mapping[str, list[str]], plans: str
+) -> Iterator[tuple[str, str, str, Path]]:
+    """Yield dataset, trainer shown, nnU-Net's trainer and nnU-Net's folder of each model.
+
+    Raises:
+        ValueError: nnUNet_results is not set, or there is no such dataset.
+    """
+    root = needed_folder("nnUNet_results")
+    for dataset in dict.fromkeys(map(dataset_name, datasets)):
+        for trainer, runs in trainers.items():
+            for run in runs:
+                yield dataset, trainer, run, root / dataset / f"{run}__{plans}__{configuration}"
+
+
+def with_results(found: Sequence[T], skip_missing: bool, have_none: str, advice: str) -> tuple[list[T], list[T]]:
+    """Return those that have a usable result, and the others.
+
+    Raises:
+        ValueError: there are others (unless `skip_missing`); says that they `have_none`, why, and what to do.
+    """
+    unusable = {one: why for one in found if (why := one.unusable())}
+    if unusable and not skip_missing:
+        reasons = shortened(list(unusable.values()), 10)
+        raise ValueError(f"{len(unusable)} of {len(found)} {have_none}: {reasons}; {advice}, or use --skip-missing")
+    return [one for one in found if one not in unusable], list(unusable)
 
 
 def shortened(names: list[str], shown: int = 5) -> str:
