@@ -140,9 +140,9 @@ def test_a_cascade_is_given_what_its_first_stage_predicts(world):
     assert world.events() == begun
     lowres = world.results / "nnUNetTrainerSGD_3epochs__nnUNetPlans__3d_lowres"
     (lowres / "fold_3" / "checkpoint_final.pth").write_text("other weights")
-    shown = world.batch(study, "--dry-run").stdout
-    assert "outdated  trained again since: fold 3; to be predicted again" in shown
-    assert "missing   after that of 3d_lowres" in shown
+    shown = " ".join(world.batch(study, "--dry-run").stdout.split())
+    assert "outdated trained again since: fold 3; to be predicted again" in shown
+    assert "missing after that of 3d_lowres" in shown
     compared = world.run("compare", "-d", 4, "-c", "3d_cascade_fullres", "-f", 1, "--test-set",
                          "-tr", *TWO.strip("[]").split(", "))  # fmt: skip
     assert compared.returncode == 2 and "trained again since: fold 3 of 3d_lowres" in compared.stderr
