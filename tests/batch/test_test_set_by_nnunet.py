@@ -12,6 +12,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from nnunet_cpr.datasets.small_plans import add_small_configuration
+
 pytestmark = pytest.mark.slow  # nnU-Net trains and predicts for real
 pytest.importorskip("snakemake", reason="needs nnunet-cpr[batch], which needs Python 3.11")
 HIPPOCAMPUS = Path(__file__).parents[3] / "shared" / "data" / "Task04_Hippocampus"
@@ -87,4 +89,36 @@ def test_from_raw_data_to_the_test_sets_dice(folders):
         "-f", 0, 1, "-device", "cpu", "-npp", 1, "-nps", 1)  # fmt: skip
     for path in sorted(by_hand.glob("*.nii.gz")):
         ours = np.asarray(nib.load(models[0] / "test_set_folds_0_1" / path.name).dataobj)
+        assert np.array_equal(ours, np.asarray(nib.load(path).dataobj))
+
+
+def test_the_cascade(folders):
+    """All folds of its first stage, then the cascade; both predict the test set, as by hand."""
+    run(Path(sys.executable).with_name("nnUNetv2_plan_and_preprocess"), "-d", 4, "-c", "3d_fullres", "-np", 1)
+    plans_file = folders / "preprocessed" / "Dataset004_Hippocampus" / "nnUNetPlans.json"
+    add_small_configuration(plans_file, json.loads(plans_file.read_text()))
+    plans = json.loads(plans_file.read_text())  # for images so small nnU-Net plans no cascade itself
+    plans["configurations"]["3d_lowres"] = {
+        "inherits_from": "3d_small", "data_identifier": "nnUNetPlans_3d_lowres", "spacing": [2.0, 2.0, 2.0],
+        "next_stage": "3d_cascade_fullres",
+    }  # fmt: skip
+    plans["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_small", "previous_stage": "3d_lowres"}
+    plans_file.write_text(json.dumps(plans))
+    study = folders / "cascade.yaml"
+    trainer = f"nnUNetTrainerCPR_ws1_{SETTINGS}"
+    study.write_text(f"datasets: [4]\nconfiguration: 3d_cascade_fullres\ntrainers: [{trainer}]\nfolds: [0]\n"
+                     "test_set: true\ndevice: cpu\n")  # fmt: skip
+    run(sys.executable, "-m", "nnunet_cpr.cli", "batch", study)
+    results = folders / "results" / "Dataset004_Hippocampus"
+    lowres, cascade = (results / f"{trainer}__nnUNetPlans__{name}" for name in ("3d_lowres", "3d_cascade_fullres"))
+    assert len(list((lowres / "predicted_next_stage" / "3d_cascade_fullres").iterdir())) == TRAIN
+    assert len(list((cascade / "fold_0" / "validation").glob("*.nii.gz"))) == 1
+    first, by_hand = lowres / "test_set_folds_0_1_2_3_4", folders / "by_hand"
+    run(Path(sys.executable).with_name("nnUNetv2_predict"), "-i", folders / "raw" / "Dataset004_Hippocampus" / "imagesTs",
+        "-o", by_hand, "-d", 4, "-tr", trainer, "-c", "3d_cascade_fullres", "-f", 0, "-device", "cpu", "-npp", 1,
+        "-nps", 1, "-prev_stage_predictions", first)  # fmt: skip
+    found = sorted(by_hand.glob("*.nii.gz"))
+    assert len(found) == TEST
+    for path in found:
+        ours = np.asarray(nib.load(cascade / "test_set_folds_0" / path.name).dataobj)
         assert np.array_equal(ours, np.asarray(nib.load(path).dataobj))
