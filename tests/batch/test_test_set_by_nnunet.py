@@ -17,6 +17,7 @@ from nnunet_cpr.datasets.small_plans import add_small_configuration
 pytestmark = pytest.mark.slow  # nnU-Net trains and predicts for real
 pytest.importorskip("snakemake", reason="needs nnunet-cpr[batch], which needs Python 3.11")
 HIPPOCAMPUS = Path(__file__).parents[3] / "shared" / "data" / "Task04_Hippocampus"
+NAME = "Dataset004_Hippocampus"
 TRAIN, TEST = 5, 3
 SETTINGS = "1epochs_2iters_seed0"
 STUDY = f"""
@@ -35,7 +36,7 @@ def folders(tmp_path, monkeypatch):
     """nnU-Net's raw data: 5 cases to train with and 3 to test with."""
     if not HIPPOCAMPUS.is_dir():
         pytest.skip(f"{HIPPOCAMPUS} is absent")
-    raw = tmp_path / "raw" / "Dataset004_Hippocampus"
+    raw = tmp_path / "raw" / NAME
     cases = sorted(path.name.removesuffix(".nii.gz") for path in (HIPPOCAMPUS / "labelsTr").glob("hippocampus_*"))
     for k, case in enumerate(cases[: TRAIN + TEST]):
         part = "Tr" if k < TRAIN else "Ts"
@@ -65,12 +66,12 @@ def test_from_raw_data_to_the_test_sets_dice(folders):
     printed = run(sys.executable, "-m", "nnunet_cpr.cli", "batch", study)
     assert "Test set (fold ensembles)" in printed
 
-    raw = folders / "raw" / "Dataset004_Hippocampus"
+    raw = folders / "raw" / NAME
     with (folders / "results" / "studies" / "study" / "report" / "test_set_cases.csv").open() as file:
         rows = list(csv.DictReader(file))
     values = {(row["run"], row["case"], row["label"]): float(row["value"]) for row in rows if row["metric"] == "Dice"}
     assert {row["metric"] for row in rows} == {"Dice", "NSD", "HD95", "MASD"}
-    models = sorted((folders / "results" / "Dataset004_Hippocampus").iterdir())
+    models = sorted((folders / "results" / NAME).iterdir())
     for model in models:
         for label in sorted((raw / "labelsTs").iterdir()):
             truth = np.asarray(nib.load(label).dataobj)
@@ -95,7 +96,7 @@ def test_from_raw_data_to_the_test_sets_dice(folders):
 def test_the_cascade(folders):
     """All folds of its first stage, then the cascade; both predict the test set, as by hand."""
     run(Path(sys.executable).with_name("nnUNetv2_plan_and_preprocess"), "-d", 4, "-c", "3d_fullres", "-np", 1)
-    plans_file = folders / "preprocessed" / "Dataset004_Hippocampus" / "nnUNetPlans.json"
+    plans_file = folders / "preprocessed" / NAME / "nnUNetPlans.json"
     add_small_configuration(plans_file, json.loads(plans_file.read_text()))
     plans = json.loads(plans_file.read_text())  # for images so small nnU-Net plans no cascade itself
     plans["configurations"]["3d_lowres"] = {
@@ -109,12 +110,16 @@ def test_the_cascade(folders):
     study.write_text(f"datasets: [4]\nconfiguration: 3d_cascade_fullres\ntrainers: [{trainer}]\nfolds: [0]\n"
                      "test_set: true\ndevice: cpu\n")  # fmt: skip
     run(sys.executable, "-m", "nnunet_cpr.cli", "batch", study)
-    results = folders / "results" / "Dataset004_Hippocampus"
+    results = folders / "results" / NAME
     lowres, cascade = (results / f"{trainer}__nnUNetPlans__{name}" for name in ("3d_lowres", "3d_cascade_fullres"))
     assert len(list((lowres / "predicted_next_stage" / "3d_cascade_fullres").iterdir())) == TRAIN
     assert len(list((cascade / "fold_0" / "validation").glob("*.nii.gz"))) == 1
-    first, by_hand = lowres / "test_set_folds_0_1_2_3_4", folders / "by_hand"
-    run(Path(sys.executable).with_name("nnUNetv2_predict"), "-i", folders / "raw" / "Dataset004_Hippocampus" / "imagesTs",
+    first, by_hand, images = (
+        lowres / "test_set_folds_0_1_2_3_4",
+        folders / "by_hand",
+        folders / "raw" / NAME / "imagesTs",
+    )
+    run(Path(sys.executable).with_name("nnUNetv2_predict"), "-i", images,
         "-o", by_hand, "-d", 4, "-tr", trainer, "-c", "3d_cascade_fullres", "-f", 0, "-device", "cpu", "-npp", 1,
         "-nps", 1, "-prev_stage_predictions", first)  # fmt: skip
     found = sorted(by_hand.glob("*.nii.gz"))
