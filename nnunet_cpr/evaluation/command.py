@@ -49,6 +49,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     both.add_argument("--intersect", action="store_true", help="compare the cases that all have, where they differ")
     both.add_argument("--surface", action="store_true", help="NSD, HD95 and MASD, too (nnunet-cpr[surface])")
     both.add_argument("--tolerance", type=float, metavar="MM", help="of NSD (default: 1)")
+    both.add_argument(
+        "--margin", metavar="X", help="of Dice, or METRIC=X: smaller differences mean nothing (default: 0.01; report)",
+        **many,
+    )  # fmt: skip
     both.add_argument("--seed", type=int, help="of the bootstrap (default: 0)")
     both.add_argument("-np", dest="processes", type=int, help="processes (default: one a core)")
     parser.add_argument("--config", metavar="FILE", help="a YAML file with these settings; flags win")

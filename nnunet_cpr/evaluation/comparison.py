@@ -1,16 +1,18 @@
 """From a request to its results: read, check, compare."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
 import pandas as pd
 
+from nnunet_cpr.evaluation import report_numbers as numbers
 from nnunet_cpr.evaluation import statistics
 from nnunet_cpr.evaluation.case_files import Locate, in_folders, in_trainings
 from nnunet_cpr.evaluation.case_slices import read_slices
 from nnunet_cpr.evaluation.cpr_traces import read_traces
 from nnunet_cpr.evaluation.fold_ensembles import ADVICE, FoldEnsemble, find_ensembles
+from nnunet_cpr.evaluation.margins import margin_of
 from nnunet_cpr.evaluation.nnunet_logs import read_cost, read_logs
 from nnunet_cpr.evaluation.nnunet_results import Training, find_trainings, read_cases, shortened
 from nnunet_cpr.evaluation.paper import published
@@ -118,12 +120,13 @@ def _compare(
     cases = statistics.add_foreground(cases)
 
     summary = statistics.summarize(cases)
-    comparisons = statistics.compare(cases, request.baseline, request.seed)
+    comparisons = statistics.compare(cases, request.baseline, request.seed, request.margin)
     facts = {
         "command": escaped(command),
         "intervals": f"BCa bootstrap, 95 %, {statistics.BOOTSTRAP_SAMPLES} samples of cases, seed {request.seed}",
         "test": f"Wilcoxon signed-rank, two-sided; Holm's correction over the {comparisons['p'].notna().sum()} "
         "comparisons of this report",
+        "margin": _margins(list(summary["metric"].unique()), request.margin),
         "effect size": "matched-pairs rank-biserial correlation",
         "foreground mean": "of a case: over its defined labels; of a trainer: over labels of their means (nnU-Net's)",
         "mean over folds": "the foreground mean of each training, averaged (the paper's)",
@@ -320,6 +323,11 @@ def _surface(request: Request, trainings: Sequence[Training], cases: pd.DataFram
         tasks = folders.surface_tasks(request.reference, request.predictions, cases)
     cautions = surface.spacing_cautions(tasks)
     return surface.surface_metrics(tasks, request.tolerance, _processes(request)), cautions
+
+
+def _margins(metrics: list[str], given: Mapping[str, float]) -> str:
+    named = ", ".join(f"{metric} ±{numbers.margin(margin_of(metric, given), metric)}" for metric in metrics)
+    return f"{named}; {'as asked for' if given else 'the default, as none was named with --margin'}"
 
 
 def _processes(request: Request) -> int:

@@ -40,7 +40,8 @@ def draw_comparison(results: Results) -> Iterator[Drawing]:
                 metric,
                 f"Foreground mean {metric}: difference to {results.baseline}",
                 "Forest plot: one row a dataset and trainer; mean paired difference with its 95 % interval, which the "
-                "numbers beside it repeat. An interval that crosses the line at 0 shows no evidence of a difference.",
+                "numbers beside it repeat. An interval that crosses the line at 0 shows no evidence of a difference; "
+                "one inside the gray band, the margin, shows equality within it.",
                 forest(results, rows, metric),
             )
         for dataset, name in names.items():
@@ -56,7 +57,7 @@ def draw_comparison(results: Results) -> Iterator[Drawing]:
                     metric,
                     f"{dataset}: difference in {metric} per label",
                     "Forest plot: one row a label and trainer; mean paired difference to the baseline with its 95 % "
-                    "interval. The intervals are not corrected for the number of labels.",
+                    "interval. The intervals are not corrected for the number of labels. The gray band is the margin.",
                     forest(results, rows, metric),
                 )
             cases = results.cases[(results.cases["dataset"] == dataset) & (results.cases["metric"] == metric)]
@@ -120,6 +121,8 @@ def forest(results: Results, rows: Sequence[tuple[str, str, Any]], metric: str) 
         if number % 2 == 0:
             ax.axhspan(top - 0.75, y - 0.25, color="0.94", zorder=0)
         y += 0.5
+    margin = rows[0][2].margin
+    ax.axvspan(-margin, margin, color="0.85", zorder=0.5)
     ax.axvline(0, color="black", linewidth=1)
     ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.set_yticks(ticks, [short(group) for group in groups])

@@ -32,6 +32,11 @@ def difference(number: float, metric: str) -> str:
     return f"{sign}{abs(number):.{_decimals(metric)}f}"
 
 
+def margin(number: float, metric: str) -> str:
+    """Format a margin with its unit."""
+    return f"{number:.10g}{' mm' if metric in IN_MILLIMETERS else ''}"
+
+
 def interval(low: float, high: float, metric: str) -> str:
     """Format a confidence interval of a difference."""
     if math.isnan(low) or math.isnan(high):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from nnunet_cpr.evaluation import report_tables
 from nnunet_cpr.evaluation.figures import Drawing
 from nnunet_cpr.evaluation.report_lookup import metrics
-from nnunet_cpr.evaluation.report_numbers import lower_is_better, plural
+from nnunet_cpr.evaluation.report_numbers import lower_is_better, margin, plural
 from nnunet_cpr.evaluation.report_verdict import verdicts
 from nnunet_cpr.evaluation.results import CONSTRAINTS, SLICES, TRAINING, Results
 
@@ -92,12 +92,18 @@ def _of_topic(results: Results, drawings: Sequence[Drawing], topic: str, anchor:
 
 
 def _comparison_notes(results: Results) -> list[str]:
+    margins = ", ".join(
+        f"{metric} ±{margin(part['margin'].iloc[0], str(metric))}"
+        for metric, part in results.comparisons.groupby("metric", sort=False)
+    )
     notes = [
         f"Differences are trainer minus {results.baseline}, paired by case; n counts the cases in which both are "
         "defined. Where a label is undefined in some cases, the mean difference can deviate a little from the "
         "difference of the means. SD: over cases. p: Wilcoxon's signed-rank test with Holm's correction over all "
         "comparisons of this report. Effect size: matched-pairs rank-biserial correlation, from −1 to 1, with the sign "
-        "of the change. Wins and losses: cases in which the trainer is better or worse than the baseline."
+        "of the change. Wins and losses: cases in which the trainer is better or worse than the baseline. Detectable: "
+        "the smallest true difference that a study like this one finds with 80 % power (paired t-test at 5 %, without "
+        f"Holm's correction). Verdict: equal within the margin ({margins}), better, worse, or not decided."
     ]
     distances = [metric for metric in metrics(results) if lower_is_better(metric)]
     if distances:

@@ -38,21 +38,32 @@ class Table:
     rows: list[list[Cell]]
 
 
-COMPARED = [Column("Difference [95 % CI]"), Column("p (Holm)"), Column("Effect size"), Column("Wins / ties / losses")]
-"""The columns that :func:`_comparison` fills."""
+def _compared(runs: bool) -> list[Column]:
+    """The columns that :func:`_comparison` fills; with `runs`, the interval over runs and cases is one."""
+    return [
+        Column("Difference [95 % CI]"),
+        *([Column("[95 % CI, runs and cases]")] if runs else []),
+        Column("p (Holm)"),
+        Column("Effect size"),
+        Column("Wins / ties / losses"),
+        Column("Detectable"),
+        Column("Verdict", numeric=False),
+    ]
 
 
 def main_tables(results: Results) -> list[Table]:
     """For every metric each trainer's foreground mean on every dataset, and its difference to the baseline."""
     summary, comparisons = rows_by_key(results.summary), rows_by_key(results.comparisons)
     repeated = (results.summary["runs"] > 1).any()
+    over_runs = _over_runs(results)
+    compared_columns = _compared(over_runs)
     columns = [
         *_headings("Dataset", "Trainer"),
         Column("Runs"),
         Column("n"),
         Column("Mean ± SD"),
         *([Column("SD between runs")] if repeated else []),
-        *COMPARED,
+        *compared_columns,
     ]
     tables = []
     for metric in metrics(results):
@@ -67,7 +78,8 @@ def main_tables(results: Results) -> list[Table]:
                 row = [_name(dataset), _name(f"{trainer} (baseline)" if trainer == results.baseline else trainer)]
                 row += [_count(own.runs), _count(own.n if compared is None else compared.n), Cell(spread, own.mean)]
                 row += [Cell(numbers.value(own.runs_std, metric), own.runs_std)] if repeated else []
-                rows.append([*row, *([Cell("")] * 4 if compared is None else _comparison(compared))])
+                empty = [Cell("")] * len(compared_columns)
+                rows.append([*row, *(empty if compared is None else _comparison(compared, over_runs))])
         caption = f"Foreground mean {numbers.metric_name(metric)} and difference to {results.baseline}"
         tables.append(Table(caption, columns, rows))
     return tables
@@ -75,13 +87,13 @@ def main_tables(results: Results) -> list[Table]:
 
 def label_tables(results: Results) -> list[Table]:
     """For every metric and dataset the comparisons per label."""
-    comparisons = rows_by_key(results.comparisons)
+    comparisons, over_runs = rows_by_key(results.comparisons), _over_runs(results)
     columns = [
         *_headings("Label", "Trainer"),
         Column("n"),
         Column("Baseline"),
         Column("Trainer's mean"),
-        *COMPARED,
+        *_compared(over_runs),
     ]
     tables = []
     for metric in metrics(results):
@@ -93,7 +105,7 @@ def label_tables(results: Results) -> list[Table]:
                     _count(row.n),
                     Cell(numbers.value(row.baseline_mean, metric), row.baseline_mean),
                     Cell(numbers.value(row.trainer_mean, metric), row.trainer_mean),
-                    *_comparison(row),
+                    *_comparison(row, over_runs),
                 ]
                 for label in labels(results, dataset)
                 for trainer in others(results)
@@ -247,14 +259,22 @@ def cost_table(results: Results) -> Table:
     return Table("Training time, from nnU-Net's logs", columns, rows)
 
 
-def _comparison(row: Any) -> list[Cell]:
+def _over_runs(results: Results) -> bool:
+    return bool(results.comparisons["runs_ci_low"].notna().any())
+
+
+def _comparison(row: Any, over_runs: bool) -> list[Cell]:
     metric = row.metric
     interval = numbers.interval(row.ci_low, row.ci_high, metric)
+    of_runs = Cell(numbers.interval(row.runs_ci_low, row.runs_ci_high, metric), row.runs_ci_low)
     return [
         Cell(f"{numbers.difference(row.difference, metric)} {interval}", row.difference),
+        *([of_runs] if over_runs else []),
         Cell(numbers.p_value(row.p_holm), row.p_holm),
         Cell(numbers.fixed(row.effect_size, 2), row.effect_size),
         Cell(f"{row.wins} / {row.ties} / {row.losses}", row.wins),
+        Cell(numbers.value(row.detectable, metric), row.detectable),
+        Cell(row.verdict),
     ]
 
 

@@ -5,7 +5,7 @@ from nnunet_cpr.evaluation.report_lookup import datasets, metrics, rows_by_key
 from nnunet_cpr.evaluation.results import FOREGROUND, Results
 
 NAME_WIDTH = 42
-HEADER_REST = ["difference [95 % CI]", "p (Holm)", "wins/ties/losses"]
+HEADER_REST = ["difference [95 % CI]", "p (Holm)", "verdict"]
 
 
 def terminal_table(results: Results) -> str:
@@ -40,7 +40,7 @@ def _table(results: Results) -> str:
                 line += [
                     f"{numbers.difference(compared.difference, metric)} {interval}",
                     numbers.p_value(compared.p_holm),
-                    f"{compared.wins}/{compared.ties}/{compared.losses}",
+                    compared.verdict,
                 ]
             lines.append(line)
     widths = [max(len(line[column]) for line in lines if isinstance(line, list)) for column in range(len(header))]

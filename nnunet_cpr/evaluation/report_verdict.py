@@ -5,14 +5,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from nnunet_cpr.evaluation import report_numbers as numbers
+from nnunet_cpr.evaluation.margins import (
+    BETTER,
+    EQUAL,
+    UNDECIDED,
+    WORSE,
+    means_disagree,
+    not_worse,
+    widest_interval,
+)
 from nnunet_cpr.evaluation.report_lookup import datasets, metrics, others, rows_by_key
 from nnunet_cpr.evaluation.results import FOREGROUND, Results
-
-LEVEL = 0.05
+from nnunet_cpr.evaluation.uncertainty import LEVEL
 
 READING = (
-    "The interval and the test describe the cases, given the trainings that were run: they do not cover how much a "
-    "second training of the same setting would differ. No evidence of a difference is not evidence of equality."
+    "Intervals over cases, and the rank test, describe the cases, given the trainings that were run; intervals over "
+    "runs and cases also cover how much a repeated training would differ. Equal means: the 95 % interval lies within "
+    "the margin, and two one-sided tests agree. Not decided means: neither a difference nor equality is shown."
 )
 
 
@@ -49,28 +58,38 @@ def verdicts(results: Results) -> dict[str, list[Verdict]]:
 def finding(row: Any) -> str:
     """Say in a few words what a comparison shows."""
     metric = row.metric
+    margin = f"±{numbers.margin(row.margin, metric)}"
     if math.isnan(row.difference):
-        return "nothing to compare, for no case is defined in both"
-    if math.isnan(row.ci_low) or math.isnan(row.ci_high):
-        return "too few cases to judge"
-    if row.wins == row.losses == 0:
-        return "no evidence of a difference (equal in every case)"
-    if row.ci_low <= 0 <= row.ci_high:
+        return "nothing to compare: no case is defined for both"
+    low, high = widest_interval(row)
+    if math.isnan(low) or math.isnan(high):
+        return "not decided: too few cases to judge"
+    direction = "higher" if row.difference > 0 else "lower"
+    excludes_zero = not low <= 0 <= high
+    if row.verdict == EQUAL:
+        if row.wins == row.losses == 0:
+            return "equal in every case"
+        less = f" ({direction} {metric}, but by less)" if excludes_zero and row.p_holm < LEVEL else ""
+        return f"equal to the baseline within {margin}{less}"
+    if row.verdict in (BETTER, WORSE):
+        return f"{direction} {metric} ({row.verdict}) than the baseline"
+    text = f"not decided: {_undecided(row, excludes_zero, direction)}, and equality within {margin} is not shown"
+    if not_worse(row, numbers.lower_is_better(metric)):
+        text += f", but it is not worse by {numbers.margin(row.margin, metric)} or more"
+    return text
+
+
+def _undecided(row: Any, excludes_zero: bool, direction: str) -> str:
+    """Say why a difference is not shown either."""
+    if not excludes_zero:
         if row.p_holm < LEVEL:
             return "no evidence of a difference in the mean, though the rank test finds one (look at the cases)"
         return "no evidence of a difference"
-    equal = math.isclose(row.trainer_mean, row.baseline_mean, rel_tol=1e-9)  # the rest is rounding
-    if not equal and (row.trainer_mean - row.baseline_mean) * row.difference < 0:
-        return (
-            "no clear result: the paired difference and the means disagree, for undefined cases are left out of pairs"
-        )
-    direction = "higher" if row.difference > 0 else "lower"
-    meaning = "better" if (row.difference < 0) == numbers.lower_is_better(metric) else "worse"
-    if row.p_holm < LEVEL:
-        return f"{direction} {metric} ({meaning}) than the baseline"
+    if means_disagree(row):
+        return "the paired difference and the means disagree, as undefined cases are left out of pairs"
     return (
-        f"weak evidence of a {direction} {metric} ({meaning}): the interval excludes 0, but the test with Holm's "
-        f"correction does not reach p < {LEVEL}"
+        f"weak evidence of a {direction} {row.metric} (the interval excludes 0, but the test with Holm's correction "
+        f"does not reach p < {LEVEL})"
     )
 
 
@@ -82,13 +101,36 @@ def _numbers(row: Any) -> str:
         f"{numbers.value(row.baseline_mean, metric)}: {_difference(row)}, "
         f"n\u00a0=\u00a0{numbers.plural(int(row.n), 'case')}, {p} with Holm's correction. "
         f"Better in {numbers.plural(row.wins, 'case')}, equal in {row.ties}, worse in {row.losses}."
+        f"{_power(row)}"
     )
+
+
+def _power(row: Any) -> str:
+    """Say what this design could have detected and, if it decided nothing, what would."""
+    if math.isnan(row.detectable):
+        return ""
+    metric, units = row.metric, "cases" if math.isnan(row.runs_ci_low) else "cases and runs"
+    text = (
+        f" Smallest difference that so many {units} detect in 80 % of studies: "
+        f"{numbers.margin(float(numbers.value(row.detectable, metric)), metric)}."
+    )
+    if row.verdict != UNDECIDED:
+        return text
+    ways = [f"{int(row.cases_needed):,} cases"] if not math.isnan(row.cases_needed) else []
+    ways += [f"{int(row.runs_needed):,} runs of each trainer"] if not math.isnan(row.runs_needed) else []
+    if ways:
+        return f"{text} If the true difference is the one seen, about {' or '.join(ways)} would decide it."
+    return f"{text} If the true difference is the one seen, more cases alone would hardly decide it."
 
 
 def _difference(row: Any) -> str:
     metric = row.metric
     unit = " mm" if metric in numbers.IN_MILLIMETERS else ""
-    return (
-        f"difference {numbers.difference(row.difference, metric)}{unit} (95 % CI "
-        f"{numbers.difference(row.ci_low, metric)} to {numbers.difference(row.ci_high, metric)})"
-    )
+    covers = _range(row.ci_low, row.ci_high, metric)
+    if not math.isnan(row.runs_ci_low):
+        covers += f" over cases, {_range(row.runs_ci_low, row.runs_ci_high, metric)} over runs and cases"
+    return f"difference {numbers.difference(row.difference, metric)}{unit} (95 % CI {covers})"
+
+
+def _range(low: float, high: float, metric: str) -> str:
+    return f"{numbers.difference(low, metric)} to {numbers.difference(high, metric)}"

@@ -1,5 +1,6 @@
 """What `nnunet-cpr compare` is asked for, from flags or a YAML file, checked. Imports nothing heavy."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nnunet_cpr import yaml_files
+from nnunet_cpr.evaluation.report_numbers import METRICS
 from nnunet_cpr.files import user_path
 from nnunet_cpr.labels import printable
 
@@ -45,6 +47,8 @@ class Request:
     """Of NSD, in mm."""
     seed: int = 0
     """Of the bootstrap."""
+    margin: dict[str, float] = field(default_factory=dict)
+    """By metric: differences up to this mean nothing. Default: MARGINS of margins.py."""
     processes: int = 0
     """0: one a core."""
 
@@ -86,6 +90,8 @@ def make_request(given: Mapping[str, Any]) -> Request:
     for key, least in (("tolerance", 0.0), ("seed", 0), ("processes", 0)):
         if key in values:
             values[key] = _number(key, values[key], least)
+    if "margin" in values:
+        values["margin"] = _margins(values["margin"])
     values["trainers"] = _grouped(values.get("trainers", {}))
     values["predictions"] = _folders(values.get("predictions", {}))
     trainers, predictions = values["trainers"], values["predictions"]
@@ -161,6 +167,28 @@ def _number(key: str, value: Any, least: float) -> float | int:
     if key == "tolerance" and not 0 < value < MOST_MILLIMETERS:
         raise ValueError(f"tolerance is {value!r:.80}, but NSD needs one above 0 and below {MOST_MILLIMETERS:g}, in mm")
     return value
+
+
+def _margins(value: Any) -> dict[str, float]:
+    """Read `0.02`, which is Dice's, or `Dice=0.02 HD95=2` of the flags, and a number or a mapping of YAML."""
+    if isinstance(value, Mapping):
+        pairs = [(str(name), number) for name, number in value.items()]
+    else:
+        split = [str(entry).rpartition("=") for entry in _listed(value)]
+        pairs = [(name if equals else METRICS[0], number) for name, equals, number in split]
+    found: dict[str, float] = {}
+    for name, number in pairs:
+        if name not in METRICS:
+            raise ValueError(f"there is no metric {name!r:.80} to give a margin; there are {', '.join(METRICS)}")
+        if name in found:
+            raise ValueError(f"margin has {name} twice")
+        try:
+            found[name] = math.nan if isinstance(number, bool) else float(number)
+        except (TypeError, ValueError):
+            found[name] = math.nan
+        if not 0 < found[name] < MOST_MILLIMETERS:
+            raise ValueError(f"the margin of {name} is {number!r:.80}, but must be a number above 0")
+    return found
 
 
 def _grouped(value: Any) -> dict[str, list[str]]:

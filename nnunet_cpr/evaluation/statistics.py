@@ -7,11 +7,15 @@ Values that are equal on paper may differ in their last digits, because they are
 values are ranked, counted or compared with 0, such values count as equal: see :func:`snap`.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from nnunet_cpr.evaluation.margins import margin_of, verdict
 from nnunet_cpr.evaluation.results import FOREGROUND
+from nnunet_cpr.evaluation.uncertainty import two_level_interval, uncertainty
 
 BOOTSTRAP_SAMPLES = 9999
 LOWER_IS_BETTER = ("HD95", "MASD")
@@ -116,12 +120,18 @@ def _rounding(cases: pd.DataFrame) -> float:
     return float(relative * np.nan_to_num(cases["value"].abs().max()))
 
 
-def compare(cases: pd.DataFrame, baseline: str, seed: int = 0) -> pd.DataFrame:
+def compare(
+    cases: pd.DataFrame, baseline: str, seed: int = 0, margins: Mapping[str, float] | None = None
+) -> pd.DataFrame:
     """Compare every trainer with the baseline, paired by case: a row a dataset, trainer, label and metric.
 
     `difference` is the mean of trainer minus baseline, with its BCa bootstrap 95 % interval (Efron 1987; `seed`), the
     Wilcoxon signed-rank test and, over all rows, Holm's correction. `effect_size` is the matched-pairs rank-biserial
     correlation. `wins` counts the cases in which the trainer is better, so lower for HD95 and MASD.
+
+    `runs_ci_low` and `runs_ci_high` are the interval over runs and cases, NaN unless both have two runs or more.
+    `detectable`, `p_equivalence`, `cases_needed` and `runs_needed` are those of :class:`Uncertainty` with the metric's
+    margin (by `margins`, else MARGINS), over runs too where that is possible; `verdict` is that of margins.py.
 
     Raises:
         ValueError: no case has a value for both, in all that is compared.
@@ -131,6 +141,7 @@ def compare(cases: pd.DataFrame, baseline: str, seed: int = 0) -> pd.DataFrame:
     rows = []
     for (dataset, metric), part in cases.groupby(["dataset", "metric"], sort=False):
         means, rounding = part.groupby(["trainer", "label"], sort=False)["value"].mean(), _rounding(part)
+        margin, runs = margin_of(str(metric), margins or {}), values_of_runs(part)
         for trainer in part["trainer"].unique():
             if trainer == baseline:
                 continue
@@ -141,6 +152,7 @@ def compare(cases: pd.DataFrame, baseline: str, seed: int = 0) -> pd.DataFrame:
                 mean = known.mean() if len(known) else np.nan
                 mean, low, high = (0.0 if abs(x) <= rounding else x for x in (mean, *_interval(known, seed)))
                 base, ours = (_mean(means[name], str(label)) for name in (baseline, trainer))
+                sides = [_matrix(runs[name], table, str(label)) for name in (trainer, baseline)]
                 rows.append(
                     {
                         "dataset": dataset,
@@ -161,6 +173,8 @@ def compare(cases: pd.DataFrame, baseline: str, seed: int = 0) -> pd.DataFrame:
                         "trainer_mean": ours,
                         "difference_std": known.std(ddof=1) if len(known) > 1 else np.nan,
                         "effect_size": _rank_biserial(known),
+                        "margin": margin,
+                        **_certainty(known, *sides, mean, margin, seed),
                     }
                 )
     result = pd.DataFrame(rows)
@@ -174,7 +188,53 @@ def compare(cases: pd.DataFrame, baseline: str, seed: int = 0) -> pd.DataFrame:
     if tested.any():
         result.loc[tested, "p_holm"] = multipletests(result.loc[tested, "p"], method="holm")[1]
     result["p_holm"] = result["p_holm"].where(~repeated, result["p_holm"].shift())
+    result["verdict"] = [verdict(row, row.metric in LOWER_IS_BETTER) for row in result.itertuples()]
     return result
+
+
+def values_of_runs(cases: pd.DataFrame) -> dict[str, list[pd.DataFrame]]:
+    """Return a table for each run of each trainer: a row a case, a column a label; cases of one dataset and metric."""
+    of_labels = cases[cases["label"] != FOREGROUND]
+    return {
+        str(trainer): [
+            part.pivot_table(index="case", columns="label", values="value", sort=False, dropna=False)
+            for _, part in rows.groupby("run", sort=False)
+        ]
+        for trainer, rows in of_labels.groupby("trainer", sort=False)
+    }
+
+
+def _matrix(runs: list[pd.DataFrame], table: pd.DataFrame, label: str) -> np.ndarray:
+    """Return the values of a label in each run (row) and case (column), of the cases and labels that are compared."""
+    compared = table.index[table[label].notna()]
+    if label == FOREGROUND:
+        defined = table.drop(columns=FOREGROUND).loc[compared].notna()
+        rows = [run.reindex(compared).where(defined).mean(axis=1) for run in runs]
+    else:
+        rows = [run.reindex(compared)[label] for run in runs]
+    values = np.stack([row.to_numpy(dtype=float) for row in rows])
+    if np.isnan(values).any():  # undefined in some runs: the mean of the others, as in the difference
+        values = np.where(np.isnan(values), np.nanmean(values, axis=0), values)
+    return values
+
+
+def _certainty(
+    known: np.ndarray, trainer: np.ndarray, baseline: np.ndarray, mean: float, margin: float, seed: int
+) -> dict[str, float]:
+    keys = ("runs_ci_low", "runs_ci_high", "detectable", "p_equivalence", "cases_needed", "runs_needed")
+    found = dict.fromkeys(keys, np.nan)
+    spread = uncertainty(known, trainer, baseline)
+    if spread is None:
+        return found
+    if spread.runs:
+        found["runs_ci_low"], found["runs_ci_high"] = two_level_interval(trainer, baseline, spread, seed)
+    found["detectable"], found["p_equivalence"] = spread.detectable(), spread.p_equivalence(mean, margin)
+    for key, count in (
+        ("cases_needed", spread.cases_needed(mean, margin)),
+        ("runs_needed", spread.runs_needed(mean, margin)),
+    ):
+        found[key] = np.nan if count is None else count
+    return found
 
 
 def extremes(cases: pd.DataFrame, baseline: str, count: int = 5) -> pd.DataFrame:

@@ -4,13 +4,15 @@ import os
 import re
 import shutil
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from nnunet_cpr.evaluation import comparison_figures, figures, report, report_latex, report_markdown, report_numbers
-from nnunet_cpr.evaluation.report_verdict import verdicts
+from nnunet_cpr.evaluation.margins import verdict
+from nnunet_cpr.evaluation.report_verdict import finding, verdicts
 from nnunet_cpr.evaluation.results import CASE_COLUMNS, FOREGROUND, Results
 
 BASE, ODD = "SGD", "<b>&_x $y$"
@@ -24,9 +26,10 @@ def compared(label=FOREGROUND, metric="Dice", dataset="Heart", **given):
         "dataset": dataset, "trainer": ODD, "baseline": BASE, "label": label, "metric": metric, "n": 20,
         "difference": 0.0061, "ci_low": 0.0012, "ci_high": 0.0113, "p": 0.004, "p_holm": 0.0123,
         "wins": 14, "ties": 1, "losses": 5, "baseline_mean": 0.8469, "trainer_mean": 0.853,
-        "difference_std": 0.01, "effect_size": 0.456,
-    }  # fmt: skip
-    return {**row, **given}
+        "difference_std": 0.01, "effect_size": 0.456, "margin": 0.01, "runs_ci_low": NAN, "runs_ci_high": NAN,
+        "detectable": 0.0066, "p_equivalence": 0.04, "cases_needed": 25, "runs_needed": NAN,
+    } | given  # fmt: skip
+    return row | {"verdict": verdict(SimpleNamespace(**row), metric in ("HD95", "MASD"))}
 
 
 def summarized(trainer, label=FOREGROUND, metric="Dice", dataset="Heart", **given):
@@ -49,6 +52,7 @@ def make_results(both=("HD95", "Dice")):
     cases[0] = (*cases[0][:6], NAN, BASE)
     labels = ("atrium", "100% {wall}", FOREGROUND)
     nothing = {"n": 0, "difference": NAN, "ci_low": NAN, "ci_high": NAN, "p": NAN, "p_holm": NAN, "effect_size": NAN}
+    nothing |= {"detectable": NAN, "cases_needed": NAN}
     millimeters = {"difference": -1.234, "ci_low": -2.0, "ci_high": -0.5, "baseline_mean": 5.678, "trainer_mean": 4.444}
     rows = [
         compared("atrium"),
@@ -182,8 +186,9 @@ def test_names_are_escaped(page, out):
 
 def test_values_are_printed_as_promised(page):
     _, baseline, odd = page.rows("Foreground mean Dice")
-    assert baseline == ["Heart", "SGD (baseline)", "1", "20", "0.853 ± 0.041", "", "", "", ""]
-    assert odd[1:] == [ODD, "1", "20", "0.853 ± 0.041", "+0.006 [+0.001, +0.011]", "0.012", "0.46", "14 / 1 / 5"]
+    rest = ["0.012", "0.46", "14 / 1 / 5", "0.007", "better"]
+    assert baseline == ["Heart", "SGD (baseline)", "1", "20", "0.853 ± 0.041", "", "", "", "", "", ""]
+    assert odd[1:] == [ODD, "1", "20", "0.853 ± 0.041", "+0.006 [+0.001, +0.011]", *rest]
     assert page.rows("Foreground mean HD95 (mm, lower is better)")[2][5:7] == ["−1.23 [−2.00, −0.50]", "<0.001"]
     assert page.rows("HD95 (mm, lower is better) per label: Heart")[1][3:5] == ["5.68", "4.44"]
     assert page.rows("HD95 (mm, lower is better): cases")[1][-2:] == ["−3.50", "better"]
@@ -210,8 +215,8 @@ def test_the_page_begins_with_verdict_and_cautions(page):
 def test_undefined_numbers_are_dashes_that_say_so(page):
     table = next(table for table in page.tables if table["caption"] == "Dice per label: Heart")
     (row,) = (row for row in table["rows"] if row[0]["text"] == "100% {wall}")
-    assert [cell["text"] for cell in row[3:]] == ["–", "0.853", "– [–]", "–", "–", "0 / 0 / 0"]
-    assert [cell["title"] for cell in row[3:]] == ["undefined", None, "undefined", "undefined", "undefined", None]
+    assert [cell["text"] for cell in row[3:]] == ["–", "0.853", "– [–]", "–", "–", "0 / 0 / 0", "–", "not decided"]
+    assert [cell["title"] for cell in row[3:]] == ["undefined", None, *["undefined"] * 3, None, "undefined", None]
     assert row[3]["sort"] == "" and row[4]["sort"] == "0.853"
     assert not re.search(r"\bnan\b", page.text, re.IGNORECASE)
 
@@ -242,32 +247,61 @@ def test_empty_tables_are_left_out_and_full_ones_shown(page, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "finding"),
+    ("given", "expected"),
     [
-        ({"ci_low": -0.001}, "no evidence of a difference"),
-        ({"ci_low": 0.0, "p_holm": 0.2}, "no evidence of a difference"),
-        ({"ci_low": -0.001, "p_holm": 0.2, "difference": -0.0001}, "no evidence of a difference"),
+        ({"ci_low": -0.001}, "not decided: no evidence of a difference in the mean, though the rank test finds one"),
+        ({"ci_low": 0.0, "p_holm": 0.2}, "not decided: no evidence of a difference, and equality within ±0.01 is not"),
+        ({"ci_low": -0.001, "p_holm": 0.2, "difference": -0.0001}, "not decided: no evidence of a difference, and"),
+        ({"ci_low": -0.009, "ci_high": 0.009, "p_holm": 0.2}, "equal to the baseline within ±0.01"),
+        ({"ci_high": 0.009}, "equal to the baseline within ±0.01 (higher Dice, but by less)"),
+        ({"ci_high": 0.009, "p_equivalence": 0.06}, "higher Dice (better)"),
+        ({"runs_ci_low": -0.02, "runs_ci_high": 0.03}, "not decided: no evidence of a difference in the mean, though"),
+        ({"runs_ci_low": -0.009, "runs_ci_high": 0.009}, "equal to the baseline within ±0.01"),
         ({}, "higher Dice (better) than the baseline"),
         (
             {"difference": -0.01, "ci_low": -0.02, "ci_high": -0.001, "trainer_mean": 0.1},
             "lower Dice (worse) than the baseline",
         ),
-        ({"p_holm": 0.06}, "weak evidence of a higher Dice (better)"),
-        ({"p_holm": NAN}, "weak evidence of a higher Dice (better)"),
+        ({"p_holm": 0.06}, "not decided: weak evidence of a higher Dice"),
+        ({"p_holm": NAN}, "not decided: weak evidence of a higher Dice"),
+        ({"trainer_mean": 0.8}, "not decided: the paired difference and the means disagree"),
         ({"metric": "HD95"}, "higher HD95 (worse) than the baseline"),
-        ({"ci_low": NAN, "ci_high": NAN}, "too few cases to judge"),
+        ({"metric": "HD95", "margin": 1.0}, "equal to the baseline within ±1 mm (higher HD95, but by less)"),
+        ({"ci_low": NAN, "ci_high": NAN}, "not decided: too few cases to judge"),
         ({"difference": NAN}, "nothing to compare"),
-        ({"ci_low": 0.0, "ci_high": 0.0, "wins": 0, "losses": 0}, "no evidence of a difference (equal in every case)"),
+        ({"ci_low": 0.0, "ci_high": 0.0, "wins": 0, "losses": 0}, "equal in every case"),
     ],
 )
-def test_verdicts_are_neutral(results, given, finding):
+def test_verdicts_are_neutral(results, given, expected):
     row = compared(**given)
     results.comparisons = pd.DataFrame([row])
     results.summary = results.summary[results.summary["metric"] == row["metric"]]
-    (verdict,) = verdicts(results)["Heart"]
-    assert verdict.finding.startswith(finding)
-    if finding == "no evidence of a difference" and row["p_holm"] < 0.05:
-        assert "rank test" in verdict.finding
+    (found,) = verdicts(results)["Heart"]
+    assert found.finding.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"ci_low": -0.001}, True),
+        ({"ci_low": -0.012}, False),
+        ({"ci_low": -0.02, "ci_high": 0.009, "metric": "HD95"}, True),
+        ({"ci_low": -0.009, "ci_high": 0.02, "metric": "HD95"}, False),
+    ],
+)
+def test_what_is_not_decided_may_be_not_worse(given, said):
+    row = SimpleNamespace(**compared(**given))
+    assert (
+        finding(row).endswith(", but it is not worse by 0.01 or more" if row.metric == "Dice" else "mm or more") == said
+    )
+
+
+def test_what_would_decide_it(results):
+    results.comparisons = pd.DataFrame([compared(ci_low=-0.001, runs_needed=7.0, runs_ci_low=-0.02, runs_ci_high=0.03)])
+    (found,) = verdicts(results)["Heart"]
+    assert "(95 % CI −0.001 to +0.011 over cases, −0.020 to +0.030 over runs and cases)" in found.numbers
+    assert "Smallest difference that so many cases and runs detect in 80 % of studies: 0.007." in found.numbers
+    assert "about 25 cases or 7 runs of each trainer would decide it." in found.numbers
 
 
 def test_markdown_says_the_same(out):
@@ -275,7 +309,8 @@ def test_markdown_says_the_same(out):
     odd = report_markdown.escape(ODD)
     assert odd == r"\<b\>&amp;\_x \$y\$"
     assert (
-        f"| Heart | {odd} | 1 | 20 | 0.853 ± 0.041 | +0.006 \\[+0.001, +0.011\\] | 0.012 | 0.46 | 14 / 1 / 5 |" in text
+        f"| Heart | {odd} | 1 | 20 | 0.853 ± 0.041 | +0.006 \\[+0.001, +0.011\\] | 0.012 | 0.46 | 14 / 1 / 5 | 0.007 "
+        "| better |" in text
     )
     assert f"**{odd}: higher Dice (better) than the baseline.**" in text
     assert r"> - Only 20 cases &amp; \<i\>one\</i\> seed." in text
@@ -298,7 +333,8 @@ def test_markdown_says_the_same(out):
         (
             "comparisons",
             "dataset trainer baseline label metric n difference ci_low ci_high p p_holm wins ties losses baseline_mean "
-            "trainer_mean difference_std effect_size",
+            "trainer_mean difference_std effect_size margin runs_ci_low runs_ci_high detectable p_equivalence "
+            "cases_needed runs_needed verdict",
         ),
     ],
 )
@@ -337,7 +373,7 @@ def test_terminal_table_is_narrow_and_aligned(results):
     lines = report.terminal_table(results).splitlines()
     assert lines[1] == "Heart"
     assert lines[3].split() == [
-        "<b>&_x", "$y$", "20", "0.853", "+0.006", "[+0.001,", "+0.011]", "0.012", "14/1/5",
+        "<b>&_x", "$y$", "20", "0.853", "+0.006", "[+0.001,", "+0.011]", "0.012", "better",
     ]  # fmt: skip
     assert (
         lines[0].index("Dice") == lines[2].index("0.853") - 0 or lines[0].index("Dice") == lines[2].index("0.853") + 1

@@ -1,0 +1,52 @@
+"""How small a difference means nothing, and the verdict on a comparison that follows from it."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from nnunet_cpr.evaluation.uncertainty import LEVEL
+
+MARGINS = {"Dice": 0.01, "NSD": 0.01, "HD95": 1.0, "MASD": 0.1}
+"""By metric, where the user names none: shares, and mm. What matters depends on the task; say so before looking."""
+BETTER, WORSE, EQUAL, UNDECIDED = "better", "worse", "equal", "not decided"
+
+
+def margin_of(metric: str, given: Mapping[str, float]) -> float:
+    """Return the margin of a metric."""
+    return given.get(metric, MARGINS.get(metric, MARGINS["Dice"]))
+
+
+def widest_interval(row: Any) -> tuple[float, float]:
+    """Return the interval of a comparison that covers most: over runs and cases if there is one, else over cases."""
+    if math.isnan(row.runs_ci_low):
+        return row.ci_low, row.ci_high
+    return row.runs_ci_low, row.runs_ci_high
+
+
+def verdict(row: Any, lower_is_better: bool) -> str:
+    """Return BETTER, WORSE, EQUAL (within the margin) or UNDECIDED.
+
+    EQUAL needs the interval inside the margin and the two one-sided tests; BETTER and WORSE an interval without 0, the
+    rank test with Holm's correction, and means that differ in the same direction. EQUAL comes first: a difference that
+    is certain, but too small to matter, is EQUAL.
+    """
+    low, high = widest_interval(row)
+    if math.isnan(low) or math.isnan(high):
+        return UNDECIDED
+    if -row.margin < low and high < row.margin and row.p_equivalence < LEVEL:
+        return EQUAL
+    if low <= 0 <= high or not row.p_holm < LEVEL or means_disagree(row):
+        return UNDECIDED
+    return BETTER if (row.difference < 0) == lower_is_better else WORSE
+
+
+def not_worse(row: Any, lower_is_better: bool) -> bool:
+    """Whether the interval excludes that the trainer is worse by the margin or more (non-inferiority)."""
+    low, high = widest_interval(row)
+    return bool(high < row.margin if lower_is_better else low > -row.margin)
+
+
+def means_disagree(row: Any) -> bool:
+    """Whether the means over all defined cases differ in the other direction than the pairs."""
+    equal = math.isclose(row.trainer_mean, row.baseline_mean, rel_tol=1e-9)  # the rest is rounding
+    return not equal and (row.trainer_mean - row.baseline_mean) * row.difference < 0
