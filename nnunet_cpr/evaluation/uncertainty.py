@@ -92,9 +92,12 @@ class Uncertainty:
         """Whether this design would decide it with a probability of 80 % if the true difference were this one."""
         if self.detectable() <= abs(difference):
             return True
-        freedom = self.freedom
-        needed = stats.t.ppf(1 - LEVEL, freedom) + stats.t.ppf(POWER, freedom)
-        return bool(self.standard_error * needed <= margin - abs(difference))
+        error, freedom = self.standard_error, self.freedom
+        if error == 0:
+            return abs(difference) < margin
+        # Both one-sided tests reject: the estimate lies so far inside the margin on both sides.
+        inside = [(margin + sign * difference) / error - stats.t.ppf(1 - LEVEL, freedom) for sign in (1, -1)]
+        return bool(sum(stats.t.cdf(inside, freedom)) - 1 >= POWER)
 
 
 def uncertainty(differences: npt.NDArray[np.float64], trainer: Matrix, baseline: Matrix) -> Uncertainty | None:
