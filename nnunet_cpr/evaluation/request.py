@@ -184,10 +184,10 @@ def _margins(value: Any) -> dict[str, float]:
             raise ValueError(f"margin has {name} twice")
         try:
             found[name] = math.nan if isinstance(number, bool) else float(number)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             found[name] = math.nan
         if not 0 < found[name] < MOST_MILLIMETERS:
-            raise ValueError(f"the margin of {name} is {number!r:.80}, but must be a number above 0")
+            raise ValueError(f"the margin of {name} is {number!s:.80}, but must be a number above 0")
     return found
 
 

@@ -35,6 +35,12 @@ def test_runs_are_grouped_and_the_baseline_comes_first():
         ({"trainers": [], "predictions": ["X=f", "Y=g"]}, "--pred needs --reference"),
         ({"trainers": [], "datasets": None, "predictions": ["X=f", "g"], "reference": "r"}, "write --pred NAME=FOLDER"),
         ({"trainers": [], "predictions": ["X=f", "X=g"], "reference": "r"}, "two predictions have the name X"),
+        ({"margin": 0}, "the margin of Dice is 0, but must be a number above 0"),
+        ({"margin": ["Dice=much"]}, "the margin of Dice is much, but must be a number above 0"),
+        ({"margin": {"Dice": True}}, "the margin of Dice is True"),
+        ({"margin": {"Dice": 10**400}}, "the margin of Dice is 1000"),
+        ({"margin": {"Jaccard": 0.1}}, "no metric 'Jaccard' to give a margin; there are Dice, NSD, HD95, MASD"),
+        ({"margin": ["0.1", "Dice=0.2"]}, "margin has Dice twice"),
         ({"baseline": "C"}, "the baseline C is not among A, B"),
         ({"empty": "zero"}, "empty is zero, but must be one of nan, 0, 1"),
         ({"tolerance": 0}, "tolerance is 0"),
@@ -119,6 +125,13 @@ def test_yaml_with_a_name_twice(tmp_path):
     path.write_text("datasets: 4\ntrainers:\n  A: a\n  B: b\n  A: c\n")
     with pytest.raises(ValueError, match=r"study\.yaml: the key A is there twice, in line 3 and in line 5"):
         read_yaml(path)
+
+
+@pytest.mark.parametrize("given", [["0.02", "HD95=2"], ["Dice=2e-2", "HD95=2"], {"Dice": 0.02, "HD95": "2"}])
+def test_margins(given):
+    request = make_request({"datasets": 4, "trainers": ["A", "B"], "margin": given})
+    assert request.margin == {"Dice": 0.02, "HD95": 2.0}
+    assert make_request({"datasets": 4, "trainers": ["A", "B"], "margin": 0.02}).margin == {"Dice": 0.02}
 
 
 @pytest.mark.parametrize("text", ["trainers: [", "just words", ""])

@@ -11,6 +11,7 @@ from statsmodels.stats.multitest import multipletests
 
 from nnunet_cpr.evaluation import statistics
 from nnunet_cpr.evaluation.results import FOREGROUND
+from nnunet_cpr.evaluation.uncertainty import two_level_interval, uncertainty
 
 
 def random_cases(n=30, trainers=("base", "new"), labels=("left", "right"), seed=0, shift=0.0, metric="Dice"):
@@ -255,6 +256,76 @@ def test_runs_are_averaged_before_they_are_paired():
     runs = [frame(new={"a": {"x": v}, "b": {"x": v + 0.2}}).assign(run=r) for v, r in ((0.5, "s0"), (0.7, "s1"))]
     row = statistics.compare(pd.concat([base, *runs]), "base").iloc[0]
     assert (row.n, row.difference) == pytest.approx((2, 0.1))
+
+
+def several_runs(runs=3, cases=12):
+    """Two labels; the second is undefined in one case for all, and in another one for a single run."""
+    rng = np.random.default_rng(3)
+    parts = []
+    for trainer in ("base", "new"):
+        for run in range(runs):
+            values = {f"c{k}": {"left": rng.uniform(), "right": rng.uniform()} for k in range(cases)}
+            values["c1"]["right"] = np.nan
+            values["c2"]["right"] = np.nan if (trainer, run) == ("new", 0) else 0.5
+            parts.append(frame(**{trainer: values}).assign(run=f"{trainer}{run}"))
+    return pd.concat(parts)
+
+
+def test_with_several_runs_the_interval_covers_them_too():
+    """A slow way to the same: each run's table by hand, and the cases in which both are defined."""
+    cases = several_runs()
+    table = statistics.compare(statistics.add_foreground(cases), "base", seed=5, margins={"Dice": 0.2})
+    for row in table.itertuples():
+        sides = []
+        for trainer in ("new", "base"):
+            runs = []
+            for run in range(3):
+                own = cases[cases["run"] == f"{trainer}{run}"].set_index(["case", "label"])["value"].to_dict()
+                of_cases = []
+                for k in range(12):
+                    left, right = own[f"c{k}", "left"], own[f"c{k}", "right"]
+                    of_cases.append({"left": left, "right": right, FOREGROUND: np.nanmean([left, right])}[row.label])
+                    if k == 2 and (trainer, run) == ("new", 0) and row.label == "right":
+                        of_cases[-1] = 0.5  # the mean of the other runs
+                runs.append([value for value in of_cases if not np.isnan(value)])
+            sides.append(np.array(runs))
+        means = sides[0].mean(axis=0) - sides[1].mean(axis=0)
+        assert row.n == len(means) == (11 if row.label == "right" else 12)
+        known = uncertainty(means, *sides)
+        if row.label != FOREGROUND:  # there, differences are averaged over labels run by run
+            assert row.difference == pytest.approx(means.mean())
+            assert (row.runs_ci_low, row.runs_ci_high) == pytest.approx(two_level_interval(*sides, known, 5))
+            assert row.detectable == pytest.approx(known.detectable())
+            assert row.p_equivalence == pytest.approx(known.p_equivalence(means.mean(), 0.2))
+        assert row.runs_ci_low < row.ci_low < row.ci_high < row.runs_ci_high
+        assert row.margin == 0.2
+
+
+def test_one_run_of_either_side_says_nothing_of_runs():
+    cases = several_runs()
+    table = statistics.compare(statistics.add_foreground(cases[~cases["run"].isin(["base1", "base2"])]), "base")
+    assert table[["runs_ci_low", "runs_ci_high", "runs_needed"]].isna().all(axis=None)
+    assert table["detectable"].notna().all() and (table["margin"] == 0.01).all()
+
+
+def test_verdicts():
+    rng = np.random.default_rng(0)
+    hard = rng.uniform(0.5, 0.9, 60)
+    trainers = {"base": 0.0, "better": 0.05, "worse": -0.05, "same": 0.0, "a little better": 0.004}
+    spreads = {"same": 0.01, "a little better": 0.001}
+    cases = frame(**{
+        name: {f"c{k}": {"x": hard[k] + shift + rng.normal(0, spreads.get(name, 0.02))} for k in range(60)}
+        for name, shift in trainers.items()
+    })  # fmt: skip
+    cases = pd.concat([cases, frame(unsure={f"c{k}": {"x": hard[k] + rng.normal(0, 0.2)} for k in range(60)})])
+    found = statistics.compare(statistics.add_foreground(cases), "base").set_index(["trainer", "label"])["verdict"]
+    assert found.xs("x", level="label").to_dict() == {
+        "better": "better", "worse": "worse", "same": "equal", "a little better": "equal", "unsure": "not decided",
+    }  # fmt: skip
+    cases["metric"] = "HD95"
+    cases["value"] *= 100
+    found = statistics.compare(statistics.add_foreground(cases), "base").set_index(["trainer", "label"])["verdict"]
+    assert found["better", "x"] == "worse" and found["worse", "x"] == "better"  # lower is better, in mm
 
 
 def test_extremes():
