@@ -14,9 +14,10 @@ import pandas as pd
 
 from nnunet_cpr.evaluation import report_numbers as numbers
 from nnunet_cpr.evaluation.case_files import CaseFiles, Locate
+from nnunet_cpr.evaluation.metrics import METRICS
 from nnunet_cpr.evaluation.results import FOREGROUND, CaseSlice, SlicedSegmentation
 from nnunet_cpr.evaluation.spacings import reference_spacing
-from nnunet_cpr.evaluation.statistics import ROUNDING, snap
+from nnunet_cpr.evaluation.statistics import snap
 from nnunet_cpr.evaluation.volumes import Volume, open_image, open_segmentation
 from nnunet_cpr.labels import Label
 
@@ -75,7 +76,7 @@ def choose(dice: pd.DataFrame, extremes: pd.DataFrame, baseline: str) -> list[Ch
     values = foreground.groupby(["case", "trainer"], sort=False)["value"].mean().dropna()
     if values.empty:
         return []
-    values[:] = snap(values.to_numpy(), ROUNDING)
+    values[:] = snap(values.to_numpy(), METRICS[METRIC].rounding)
     case, worst = values.idxmin()
     others = [name for name in dice["trainer"].unique() if name != baseline]
     value = numbers.value(values.min(), METRIC)
@@ -139,7 +140,7 @@ def _typical_run(dice: pd.DataFrame, trainer: str) -> Any:
     """The row of the run whose foreground mean is nearest to the mean of the trainer's runs."""
     rows = dice[(dice["trainer"] == trainer) & (dice["label"] == FOREGROUND)]
     distances = (rows["value"] - rows["value"].mean()).abs().fillna(2.0)  # more than any Dice is away
-    return rows.iloc[snap(distances.to_numpy(), ROUNDING).argmin()]  # two runs are always equally near
+    return rows.iloc[snap(distances.to_numpy(), METRICS[METRIC].rounding).argmin()]  # two runs are always equally near
 
 
 def _telling_slice(

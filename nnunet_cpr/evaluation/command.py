@@ -47,6 +47,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="Dice and NSD where label and prediction are both empty (default: nan, left out, as nnU-Net does)",
     )  # fmt: skip
     both.add_argument("--intersect", action="store_true", help="compare the cases that all have, where they differ")
+    both.add_argument("--counts", action="store_true", help="precision, recall and volume errors, too (voxel counts)")
     both.add_argument("--surface", action="store_true", help="NSD, HD95 and MASD, too (nnunet-cpr[surface])")
     both.add_argument("--tolerance", type=float, metavar="MM", help="of NSD (default: 1)")
     both.add_argument(

@@ -13,6 +13,8 @@ from nnunet_cpr.evaluation.case_slices import read_slices
 from nnunet_cpr.evaluation.cpr_traces import read_traces
 from nnunet_cpr.evaluation.fold_ensembles import ADVICE, FoldEnsemble, find_ensembles
 from nnunet_cpr.evaluation.margins import margin_of
+from nnunet_cpr.evaluation.metrics import METRICS
+from nnunet_cpr.evaluation.metrics import metric as of_metric
 from nnunet_cpr.evaluation.nnunet_logs import read_cost, read_logs
 from nnunet_cpr.evaluation.nnunet_results import Training, find_trainings, read_cases, shortened
 from nnunet_cpr.evaluation.paper import published
@@ -49,7 +51,8 @@ def _compare_folders(request: Request, command: str) -> Results:
 
     assert request.reference is not None
     dataset = printable(request.reference.resolve().name)
-    cases = read_folders(request.reference, request.predictions, dataset, _processes(request), request.intersect)
+    options = {"intersect": request.intersect, "counts": request.counts}
+    cases = read_folders(request.reference, request.predictions, dataset, _processes(request), **options)
     said = left_out(request.reference, request.predictions)
     title = f"{dataset}: {len(request.predictions)} folders of segmentations"
     ignores = dataset_labels(request.reference)[1] is not None
@@ -63,7 +66,10 @@ def _compare_results(
 ) -> Results:
     """Compare the results that nnU-Net has written; `advice` says how to repair one that is damaged."""
     more = {} if advice is None else {"advice": advice}
-    parts = [read_cases(t.validation, t.dataset, t.trainer, t.run, t.fold, t.labels(), **more) for t in trainings]
+    parts = [
+        read_cases(t.validation, t.dataset, t.trainer, t.run, t.fold, t.labels(), counts=request.counts, **more)
+        for t in trainings
+    ]
     cases = pd.concat(parts, ignore_index=True)
     compared = cases["trainer"].nunique()
     plans = "" if request.plans == Request.plans else f" of {request.plans}"
@@ -231,7 +237,9 @@ def apply_policy(cases: pd.DataFrame, empty: str) -> tuple[pd.DataFrame, int]:
 
     Only Dice and NSD have a value there by convention; distances stay undefined.
     """
-    touched = cases["value"].isna() & cases["metric"].isin(["Dice", "NSD"])
+    touched = cases["value"].isna() & cases["metric"].isin(
+        [name for name, one in METRICS.items() if one.empty_is_defined]
+    )
     if empty != "nan":
         cases = cases.assign(value=cases["value"].mask(touched, float(empty)))
     return cases, int(touched.sum())
@@ -283,7 +291,11 @@ def _one_sided(cases: pd.DataFrame, baseline: str) -> list[str]:
                     said.append(
                         f"{dataset}: {metric} is undefined for {one} but not for {other} in {count} places "
                         "(cases x labels), which are left out of their comparison"
-                        + ("; see also --empty." if metric in ("Dice", "NSD") else ": failures may hide there.")
+                        + (
+                            "; see also --empty."
+                            if of_metric(str(metric)).empty_is_defined
+                            else ": failures may hide there."
+                        )
                     )
     return said
 

@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from nnunet_cpr.evaluation import report_numbers as numbers
 from nnunet_cpr.evaluation.figures import Drawing, file_names, legend, present, short, slug, style
+from nnunet_cpr.evaluation.metrics import metric as metric_of
 from nnunet_cpr.evaluation.report_lookup import datasets, labels, metrics, others, rows_by_key
 from nnunet_cpr.evaluation.results import FOREGROUND, Results
 from nnunet_cpr.plotting import default_style
@@ -62,7 +63,8 @@ def draw_comparison(results: Results) -> Iterator[Drawing]:
                 )
             cases = results.cases[(results.cases["dataset"] == dataset) & (results.cases["metric"] == metric)]
             pairs = _per_case(cases[cases["label"] == FOREGROUND])
-            if results.baseline in pairs and any(trainer in pairs for trainer in others(results)):
+            directed = metric_of(metric).lower_is_better is not None
+            if directed and results.baseline in pairs and any(trainer in pairs for trainer in others(results)):
                 yield Drawing(
                     f"cases-{slug(metric)}-{name}",
                     metric,
@@ -127,7 +129,7 @@ def forest(results: Results, rows: Sequence[tuple[str, str, Any]], metric: str) 
     ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.set_yticks(ticks, [short(group) for group in groups])
     ax.set(ylim=(y - 0.75, -0.75))
-    unit, better = (" (mm)", "left") if numbers.lower_is_better(metric) else ("", "right")
+    unit, better = numbers.unit(metric), "left" if metric_of(metric).lower_is_better else "right"
     ax.set_xlabel(f"difference in {metric}{unit}, trainer minus baseline; {better} of 0: better than the baseline")
     ax.grid(axis="x", alpha=0.3)
     ax.spines[["top", "right", "left"]].set_visible(False)
@@ -142,7 +144,7 @@ def paired_cases(results: Results, pairs: pd.DataFrame, metric: str) -> Figure:
     trainers = present(results, set(pairs.columns) - {results.baseline})
     figure = Figure(figsize=(max(5.0, 3.4 * len(trainers)), 6.4), layout="constrained")
     axes = figure.subplots(2, len(trainers), squeeze=False, height_ratios=[3, 2])
-    unit = " (mm)" if numbers.lower_is_better(metric) else ""
+    unit, lower = numbers.unit(metric), metric_of(metric).lower_is_better
     known = pairs[[results.baseline, *trainers]].to_numpy()
     low, high = (np.nanmin(known), np.nanmax(known)) if np.isfinite(known).any() else (0.0, 1.0)
     pad = 0.03 * (high - low) or 0.01
@@ -155,7 +157,7 @@ def paired_cases(results: Results, pairs: pd.DataFrame, metric: str) -> Figure:
         above.set_title(short(trainer), fontsize=10)
         above.set_xlabel(f"{metric}{unit}, baseline")
         above.set_ylabel(f"{metric}{unit}, trainer")
-        side = ("lower", "right") if numbers.lower_is_better(metric) else ("upper", "left")
+        side = ("lower", "right") if lower else ("upper", "left")
         x, y = (0.97, 0.04) if side[1] == "right" else (0.03, 0.96)
         above.text(
             x, y, "trainer better", transform=above.transAxes, fontsize=8, ha=side[1], va="bottom" if x > 0.5 else "top"
@@ -170,7 +172,7 @@ def paired_cases(results: Results, pairs: pd.DataFrame, metric: str) -> Figure:
         )
         below.axhline(0, color="black", linewidth=0.8)
         below.set_xlabel(f"{len(differences)} cases in order")
-        below.set_ylabel(f"difference{unit}\n({'below' if unit else 'above'} 0: better)")
+        below.set_ylabel(f"difference{unit}\n({'below' if lower else 'above'} 0: better)")
     largest = max((np.abs(ax.get_ylim()).max() for ax in axes[1]), default=1.0)
     for ax in axes[1]:
         ax.set(ylim=(-largest, largest))

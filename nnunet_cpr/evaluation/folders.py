@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from nnunet_cpr.evaluation.metrics import OF_COUNTS, of_counts
 from nnunet_cpr.evaluation.nnunet_results import stated_reader
 from nnunet_cpr.evaluation.results import CASE_COLUMNS
 from nnunet_cpr.evaluation.segmentations import hidden_cases, list_cases, read_pair
@@ -35,13 +36,19 @@ NAMES_IN_ERRORS = 5
 
 
 def read_folders(
-    reference: Path, predictions: dict[str, Path], dataset: str, num_processes: int, intersect: bool = False
+    reference: Path,
+    predictions: dict[str, Path],
+    dataset: str,
+    num_processes: int,
+    intersect: bool = False,
+    counts: bool = False,
 ) -> pd.DataFrame:
     """Compute Dice of every case and label in folders of segmentations, as CASE_COLUMNS.
 
     Labels are those of the dataset.json (nnU-Net's or the Decathlon's) in the reference folder or its parent, by name,
     and whatever other value occurs in a reference, by number. Dice is NaN where label and prediction are both empty, as
-    nnU-Net has it. With `intersect` the folders may have different cases; those with a reference are read.
+    nnU-Net has it. With `counts` there are the metrics of voxel counts, too. With `intersect` the folders may have
+    different cases; those with a reference are read.
 
     Raises:
         ValueError: folders or files that are missing, do not fit each other, or cannot be read; names them.
@@ -58,9 +65,10 @@ def read_folders(
         raise ValueError(f"the references in {reference} are all empty, and no dataset.json there names a label")
     rows = [
         # A label that occurs in neither file was not computed: it is what nnU-Net calls NaN.
-        (dataset, name, 0, case, label, "Dice", dice.values.get(value, np.nan), name)
+        (dataset, name, 0, case, label, metric, dice.values.get(value, {}).get(metric, np.nan), name)
         for (name, case, _), dice in zip(pairs, found, strict=True)
         for label, value in labels.items()
+        for metric in (("Dice", *OF_COUNTS) if counts else ("Dice",))
     ]
     return pd.DataFrame(rows, columns=CASE_COLUMNS).astype({"value": float})
 
@@ -127,7 +135,7 @@ class _DiceTask:
 class _Dice:
     """Dice of the labels that were asked for or occur in the files, and what occurs where."""
 
-    values: dict[Label, float]
+    values: dict[Label, dict[str, float]]
     in_reference: list[int]
     in_prediction: list[int]
     prediction: Path
@@ -152,7 +160,7 @@ def _dice(task: _DiceTask) -> _Dice:
     labels = list(dict.fromkeys([*task.labels, *in_reference, *in_prediction]))
     reader = _AlreadyRead(reference=reference, prediction=prediction)
     metrics = compute_metrics("reference", "prediction", reader, labels, task.ignore)["metrics"]
-    values = {label: float(metrics[label]["Dice"]) for label in labels}
+    values = {label: {"Dice": float(metrics[label]["Dice"])} | of_counts(metrics[label]) for label in labels}
     return _Dice(values, in_reference, in_prediction, task.prediction)
 
 

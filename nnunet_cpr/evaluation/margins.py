@@ -4,16 +4,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from nnunet_cpr.evaluation.metrics import metric
 from nnunet_cpr.evaluation.uncertainty import LEVEL
 
-MARGINS = {"Dice": 0.01, "NSD": 0.01, "HD95": 1.0, "MASD": 0.1}
-"""By metric, where the user names none: shares, and mm. What matters depends on the task; say so before looking."""
 BETTER, WORSE, EQUAL, UNDECIDED = "better", "worse", "equal", "not decided"
 
 
-def margin_of(metric: str, given: Mapping[str, float]) -> float:
-    """Return the margin of a metric."""
-    return given.get(metric, MARGINS.get(metric, MARGINS["Dice"]))
+def margin_of(name: str, given: Mapping[str, float]) -> float:
+    """Return the margin of a metric: the user's, else its default. What matters depends on the task."""
+    return given.get(name, metric(name).margin)
 
 
 def widest_interval(row: Any) -> tuple[float, float]:
@@ -23,7 +22,7 @@ def widest_interval(row: Any) -> tuple[float, float]:
     return row.runs_ci_low, row.runs_ci_high
 
 
-def verdict(row: Any, lower_is_better: bool) -> str:
+def verdict(row: Any) -> str:
     """Return BETTER, WORSE, EQUAL (within the margin) or UNDECIDED.
 
     EQUAL needs the interval inside the margin and the two one-sided tests; BETTER and WORSE an interval without 0, the
@@ -37,13 +36,13 @@ def verdict(row: Any, lower_is_better: bool) -> str:
         return EQUAL
     if low <= 0 <= high or not row.p_holm < LEVEL or means_disagree(row):
         return UNDECIDED
-    return BETTER if (row.difference < 0) == lower_is_better else WORSE
+    return BETTER if (row.difference < 0) == metric(row.metric).lower_is_better else WORSE
 
 
-def not_worse(row: Any, lower_is_better: bool) -> bool:
+def not_worse(row: Any) -> bool:
     """Whether the interval excludes that the trainer is worse by the margin or more (non-inferiority)."""
     low, high = widest_interval(row)
-    return bool(high < row.margin if lower_is_better else low > -row.margin)
+    return bool(high < row.margin if metric(row.metric).lower_is_better else low > -row.margin)
 
 
 def means_disagree(row: Any) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, TypeVar
 
 import pandas as pd
 
+from nnunet_cpr.evaluation.metrics import of_counts
 from nnunet_cpr.evaluation.provenance import Doubt, changed_since, newer_training
 from nnunet_cpr.evaluation.results import CASE_COLUMNS
 from nnunet_cpr.evaluation.segmentations import dangling
@@ -239,10 +240,12 @@ def read_cases(
     fold: str,
     labels: dict[str, Label],
     advice: str = "write it anew with nnUNetv2_train ... --val",
+    counts: bool = False,
 ) -> pd.DataFrame:
     """Read Dice per case and label from the summary.json of a validation folder, as CASE_COLUMNS.
 
-    Dice is NaN where label and prediction are both empty, as nnU-Net has it. `advice` says how to repair the file.
+    Dice is NaN where label and prediction are both empty, as nnU-Net has it. `advice` says how to repair the file. With
+    `counts`, there are also the metrics of the voxel counts: see metrics.py.
 
     Raises:
         ValueError: the file is missing, damaged, or of other labels.
@@ -257,7 +260,7 @@ def read_cases(
             raise ValueError("nnU-Net version 1 wrote it")
         cases = content["metric_per_case"]
         names = [_case_name(case["prediction_file"]) for case in cases]
-        metrics = [{key: _dice(value["Dice"]) for key, value in case["metrics"].items()} for case in cases]
+        metrics = [{key: _values(value, counts) for key, value in case["metrics"].items()} for case in cases]
         if not names:
             raise ValueError("no cases")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -278,9 +281,10 @@ def read_cases(
     if repeated:
         raise ValueError(f"{path} holds {repeated[0]} more than once")
     rows = [
-        (dataset, trainer, fold, name, label, "Dice", values[str(key)], run)
+        (dataset, trainer, fold, name, label, metric, value, run)
         for name, values in zip(names, metrics, strict=True)
         for label, key in keys.items()
+        for metric, value in values[str(key)].items()
     ]
     return pd.DataFrame(rows, columns=CASE_COLUMNS)
 
@@ -288,6 +292,10 @@ def read_cases(
 def _reason(error: Exception) -> str:
     """Return what an exception says; of those that only name a key or a type, also their kind."""
     return str(error) if isinstance(error, (OSError, ValueError)) else repr(error)
+
+
+def _values(values: Mapping[str, Any], counts: bool) -> dict[str, float]:
+    return {"Dice": _dice(values["Dice"])} | (of_counts(values) if counts else {})
 
 
 def _dice(value: Any) -> float:

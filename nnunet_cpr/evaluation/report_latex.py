@@ -27,7 +27,7 @@ def latex_table(results: Results) -> str:
     """Return a tabular, ready for \\input: dataset, trainer, n, mean and SD, difference with interval, p."""
     metric = metrics(results)[0]
     summary, comparisons = rows_by_key(results.summary), rows_by_key(results.comparisons)
-    unit = " (mm)" if metric in numbers.IN_MILLIMETERS else ""
+    unit = numbers.unit(metric)
     blocks = []
     for dataset in datasets(results):
         rows: list[str] = []

@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from nnunet_cpr.evaluation.report_numbers import METRICS
+from nnunet_cpr.evaluation.metrics import METRICS
 from nnunet_cpr.evaluation.results import FOREGROUND, Results
 
 Key = tuple[str, str, str, str]  # dataset, trainer, label, metric
@@ -21,7 +21,7 @@ def datasets(results: Results) -> list[str]:
 
 
 def metrics(results: Results) -> list[str]:
-    """Return the metrics: Dice first, then the surface metrics, then any other."""
+    """Return the metrics in the order of METRICS, then any other."""
     present = list(results.summary["metric"].unique())
     return [metric for metric in METRICS if metric in present] + [metric for metric in present if metric not in METRICS]
 

@@ -3,45 +3,47 @@
 import math
 from typing import Any
 
-METRICS = ("Dice", "NSD", "HD95", "MASD")
-IN_MILLIMETERS = ("HD95", "MASD")  # distances: lower is better
+from nnunet_cpr.evaluation.metrics import metric
+
 UNDEFINED = "–"
 MINUS = "−"
 
 
-def lower_is_better(metric: str) -> bool:
-    """Tell whether a lower value of the metric is the better one."""
-    return metric in IN_MILLIMETERS
+def unit(name: str) -> str:
+    """Return " (mm)" for a metric in mm, nothing for one without unit."""
+    return f" ({metric(name).unit})" if metric(name).unit else ""
 
 
-def metric_name(metric: str) -> str:
+def metric_name(name: str) -> str:
     """Return the metric with its unit and, where a reader could err, its direction."""
-    return f"{metric} (mm, lower is better)" if lower_is_better(metric) else metric
+    known = metric(name)
+    parts = [part for part in (known.unit, "lower is better" if known.lower_is_better else "") if part]
+    return f"{name} ({', '.join(parts)})" if parts else name
 
 
-def value(number: float, metric: str) -> str:
+def value(number: float, name: str) -> str:
     """Format a value of the metric."""
-    return fixed(number, _decimals(metric))
+    return fixed(number, metric(name).decimals)
 
 
-def difference(number: float, metric: str) -> str:
+def difference(number: float, name: str) -> str:
     """Format a difference with its sign, also where it rounds to zero: the sign is then all that is known of it."""
     if math.isnan(number):
         return UNDEFINED
     sign = "" if number == 0 else "+" if number > 0 else MINUS
-    return f"{sign}{abs(number):.{_decimals(metric)}f}"
+    return f"{sign}{abs(number):.{metric(name).decimals}f}"
 
 
-def margin(number: float, metric: str) -> str:
+def margin(number: float, name: str) -> str:
     """Format a margin with its unit."""
-    return f"{number:.10g}{' mm' if metric in IN_MILLIMETERS else ''}"
+    return f"{number:.10g}{f' {metric(name).unit}' if metric(name).unit else ''}"
 
 
-def interval(low: float, high: float, metric: str) -> str:
+def interval(low: float, high: float, name: str) -> str:
     """Format a confidence interval of a difference."""
     if math.isnan(low) or math.isnan(high):
         return f"[{UNDEFINED}]"
-    return f"[{difference(low, metric)}, {difference(high, metric)}]"
+    return f"[{difference(low, name)}, {difference(high, name)}]"
 
 
 def p_value(number: float) -> str:
@@ -64,7 +66,3 @@ def name(anything: Any) -> str:
 def plural(count: int, noun: str) -> str:
     """Return '1 case', '2 cases'."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
-def _decimals(metric: str) -> int:
-    return 2 if metric in IN_MILLIMETERS else 3

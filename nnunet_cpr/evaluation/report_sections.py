@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from nnunet_cpr.evaluation import report_tables
 from nnunet_cpr.evaluation.figures import Drawing
+from nnunet_cpr.evaluation.metrics import metric
 from nnunet_cpr.evaluation.report_lookup import metrics
-from nnunet_cpr.evaluation.report_numbers import lower_is_better, margin, plural
+from nnunet_cpr.evaluation.report_numbers import margin, plural
 from nnunet_cpr.evaluation.report_verdict import verdicts
 from nnunet_cpr.evaluation.results import CONSTRAINTS, SLICES, TRAINING, Results
 
@@ -105,10 +106,17 @@ def _comparison_notes(results: Results) -> list[str]:
         "the smallest true difference that a study like this one finds with 80 % power (paired t-test at 5 %, without "
         f"Holm's correction). Verdict: equal within the margin ({margins}), better, worse, or not decided."
     ]
-    distances = [metric for metric in metrics(results) if lower_is_better(metric)]
-    if distances:
+    lower = [name for name in metrics(results) if metric(name).lower_is_better]
+    if lower:
+        in_mm = [name for name in lower if metric(name).unit]
+        distances = f"{' and '.join(in_mm)} are distances in mm. " if in_mm else ""
         notes.append(
-            f"{' and '.join(distances)}: distances in mm, so a negative difference is the better one and a win is a "
-            "lower value. For all other metrics a positive difference is the better one."
+            f"{distances}Of {' and '.join(lower)} less is better, so a negative difference is the better one and a win "
+            "is a lower value. For all other metrics a positive difference is the better one."
+        )
+    if "RVE" in metrics(results):
+        notes.append(
+            "RVE: relative volume error, (predicted - true volume) / true volume. Its sign tells too much from too "
+            "little, so it is summarized, and its absolute value is compared."
         )
     return notes

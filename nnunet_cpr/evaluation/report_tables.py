@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from nnunet_cpr.evaluation import report_numbers as numbers
+from nnunet_cpr.evaluation.metrics import metric as metric_of
 from nnunet_cpr.evaluation.report_lookup import datasets, labels, metrics, others, rows_by_key
 from nnunet_cpr.evaluation.results import FOREGROUND, Results
 
@@ -158,7 +159,7 @@ def extremes_tables(results: Results) -> list[Table]:
     for metric in metrics(results):
         rows = []
         for row in results.extremes[results.extremes["metric"] == metric].itertuples(index=False):
-            better = (row.difference < 0) == numbers.lower_is_better(metric)
+            better = (row.difference < 0) == metric_of(metric).lower_is_better
             rows.append(
                 [
                     *(_name(text) for text in (row.dataset, row.trainer, row.case)),

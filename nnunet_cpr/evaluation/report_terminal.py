@@ -21,7 +21,7 @@ def terminal_table(results: Results) -> str:
 def _table(results: Results) -> str:
     metric = metrics(results)[0]
     summary, comparisons = rows_by_key(results.summary), rows_by_key(results.comparisons)
-    unit = " (mm)" if metric in numbers.IN_MILLIMETERS else ""
+    unit = numbers.unit(metric)
     header = ["", "n", f"{metric}{unit}", *HEADER_REST]
     lines: list[list[str] | str] = [header]
     for dataset in datasets(results):

@@ -14,6 +14,7 @@ from nnunet_cpr.evaluation.margins import (
     not_worse,
     widest_interval,
 )
+from nnunet_cpr.evaluation.metrics import metric as metric_of
 from nnunet_cpr.evaluation.report_lookup import datasets, metrics, others, rows_by_key
 from nnunet_cpr.evaluation.results import FOREGROUND, Results
 from nnunet_cpr.evaluation.uncertainty import LEVEL
@@ -74,7 +75,7 @@ def finding(row: Any) -> str:
     if row.verdict in (BETTER, WORSE):
         return f"{direction} {metric} ({row.verdict}) than the baseline"
     text = f"not decided: {_undecided(row, excludes_zero, direction)}, and equality within {margin} is not shown"
-    if not_worse(row, numbers.lower_is_better(metric)):
+    if not_worse(row):
         text += f", but it is not worse by {numbers.margin(row.margin, metric)} or more"
     return text
 
@@ -125,7 +126,7 @@ def _power(row: Any) -> str:
 
 def _difference(row: Any) -> str:
     metric = row.metric
-    unit = " mm" if metric in numbers.IN_MILLIMETERS else ""
+    unit = f" {one.unit}" if (one := metric_of(metric)).unit else ""
     covers = _range(row.ci_low, row.ci_high, metric)
     if not math.isnan(row.runs_ci_low):
         covers += f" over cases, {_range(row.runs_ci_low, row.runs_ci_high, metric)} over runs and cases"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nnunet_cpr import yaml_files
-from nnunet_cpr.evaluation.report_numbers import METRICS
+from nnunet_cpr.evaluation.metrics import METRICS
 from nnunet_cpr.files import user_path
 from nnunet_cpr.labels import printable
 
@@ -42,6 +42,8 @@ class Request:
     """Compare the finished trainings by the cases that all of them have."""
     test_set: bool = False
     """Compare what the fold ensembles of `nnunet-cpr batch` have predicted of the test sets, too."""
+    counts: bool = False
+    """Precision, recall and volume errors, too, from voxel counts."""
     surface: bool = False
     tolerance: float = 1.0
     """Of NSD, in mm."""
@@ -80,7 +82,7 @@ def make_request(given: Mapping[str, Any]) -> Request:
     for key in ("output", "reference"):
         if key in values:
             values[key] = user_path(_text(key, values[key]))
-    for key in ("intersect", "skip_missing", "test_set", "surface"):
+    for key in ("intersect", "skip_missing", "test_set", "counts", "surface"):
         if not isinstance(values.get(key, False), bool):
             raise ValueError(f"{key} is {values[key]!r}, but must be true or false")
     if "empty" in values:
@@ -175,7 +177,7 @@ def _margins(value: Any) -> dict[str, float]:
         pairs = [(str(name), number) for name, number in value.items()]
     else:
         split = [str(entry).rpartition("=") for entry in _listed(value)]
-        pairs = [(name if equals else METRICS[0], number) for name, equals, number in split]
+        pairs = [(name if equals else "Dice", number) for name, equals, number in split]
     found: dict[str, float] = {}
     for name, number in pairs:
         if name not in METRICS:

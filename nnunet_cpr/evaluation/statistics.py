@@ -14,15 +14,11 @@ import pandas as pd
 from scipy import stats
 
 from nnunet_cpr.evaluation.margins import margin_of, verdict
+from nnunet_cpr.evaluation.metrics import metric as of_metric
 from nnunet_cpr.evaluation.results import FOREGROUND
 from nnunet_cpr.evaluation.uncertainty import two_level_interval, uncertainty
 
 BOOTSTRAP_SAMPLES = 9999
-LOWER_IS_BETTER = ("HD95", "MASD")
-ROUNDING = 1e-9
-"""Relative to the largest value: more than the rounding of means in float64 (1e-13), less than one voxel of 1e8."""
-SURFACE_ROUNDING = 1e-6
-"""The same for surface metrics: spacing is float32 in a NIfTI header, and MONAI adds up areas in float32."""
 
 
 def add_foreground(cases: pd.DataFrame) -> pd.DataFrame:
@@ -82,6 +78,11 @@ def per_training(cases: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def compared_metrics(cases: pd.DataFrame) -> pd.DataFrame:
+    """Return the cases without the metrics of which neither more nor less is better."""
+    return cases[[of_metric(name).lower_is_better is not None for name in cases["metric"]]]
+
+
 def differences(cases: pd.DataFrame, baseline: str, trainer: str) -> pd.DataFrame:
     """Return trainer minus baseline of one dataset and metric: one row a case, one column a label, FOREGROUND last.
 
@@ -116,8 +117,7 @@ def snap(values: np.ndarray, rounding: float) -> np.ndarray:
 
 def _rounding(cases: pd.DataFrame) -> float:
     """Return which differences mean nothing among the values of one metric."""
-    relative = ROUNDING if cases["metric"].iloc[0] == "Dice" else SURFACE_ROUNDING
-    return float(relative * np.nan_to_num(cases["value"].abs().max()))
+    return float(of_metric(cases["metric"].iloc[0]).rounding * np.nan_to_num(cases["value"].abs().max()))
 
 
 def compare(
@@ -139,7 +139,7 @@ def compare(
     from statsmodels.stats.multitest import multipletests
 
     rows = []
-    for (dataset, metric), part in cases.groupby(["dataset", "metric"], sort=False):
+    for (dataset, metric), part in compared_metrics(cases).groupby(["dataset", "metric"], sort=False):
         means, rounding = part.groupby(["trainer", "label"], sort=False)["value"].mean(), _rounding(part)
         margin, runs = margin_of(str(metric), margins or {}), values_of_runs(part)
         for trainer in part["trainer"].unique():
@@ -148,11 +148,11 @@ def compare(
             table = differences(part, baseline, trainer)
             for label, values in table.items():
                 known = values.dropna().to_numpy()
-                better = known < 0 if metric in LOWER_IS_BETTER else known > 0
+                better = known < 0 if of_metric(str(metric)).lower_is_better else known > 0
                 mean = known.mean() if len(known) else np.nan
                 mean, low, high = (0.0 if abs(x) <= rounding else x for x in (mean, *_interval(known, seed)))
                 base, ours = (_mean(means[name], str(label)) for name in (baseline, trainer))
-                sides = [_matrix(runs[name], table, str(label)) for name in (trainer, baseline)]
+                ours_by_run, base_by_run = (_matrix(runs[name], table, str(label)) for name in (trainer, baseline))
                 rows.append(
                     {
                         "dataset": dataset,
@@ -174,7 +174,7 @@ def compare(
                         "difference_std": known.std(ddof=1) if len(known) > 1 else np.nan,
                         "effect_size": _rank_biserial(known),
                         "margin": margin,
-                        **_certainty(known, *sides, mean, margin, seed),
+                        **_certainty(known, ours_by_run, base_by_run, mean, margin, seed),
                     }
                 )
     result = pd.DataFrame(rows)
@@ -188,7 +188,7 @@ def compare(
     if tested.any():
         result.loc[tested, "p_holm"] = multipletests(result.loc[tested, "p"], method="holm")[1]
     result["p_holm"] = result["p_holm"].where(~repeated, result["p_holm"].shift())
-    result["verdict"] = [verdict(row, row.metric in LOWER_IS_BETTER) for row in result.itertuples()]
+    result["verdict"] = [verdict(row) for row in result.itertuples()]
     return result
 
 
@@ -240,7 +240,7 @@ def _certainty(
 def extremes(cases: pd.DataFrame, baseline: str, count: int = 5) -> pd.DataFrame:
     """Return the cases whose foreground mean gained and lost most, `count` each, worst loss first."""
     rows = []
-    for (dataset, metric), part in cases.groupby(["dataset", "metric"], sort=False):
+    for (dataset, metric), part in compared_metrics(cases).groupby(["dataset", "metric"], sort=False):
         folds = part.drop_duplicates("case").set_index("case")["fold"]
         for trainer in part["trainer"].unique():
             if trainer == baseline:
@@ -265,14 +265,14 @@ def rank(cases: pd.DataFrame, seed: int = 0, samples: int = 1000) -> pd.DataFram
         return None
     rng = np.random.default_rng(seed)
     rows = []
-    foreground = cases[cases["label"] == FOREGROUND]
+    foreground = compared_metrics(cases[cases["label"] == FOREGROUND])
     for (dataset, metric), part in foreground.groupby(["dataset", "metric"], sort=False):
         table = part.pivot_table(index="case", columns="trainer", values="value", sort=False).dropna()
         if table.empty:
             continue
         rounding = _rounding(part)
         snapped = pd.DataFrame([snap(row, rounding) for row in table.to_numpy()])
-        ranks = snapped.rank(axis=1, ascending=metric in LOWER_IS_BETTER).to_numpy()
+        ranks = snapped.rank(axis=1, ascending=bool(of_metric(str(metric)).lower_is_better)).to_numpy()
         drawn = np.stack([ranks[rng.integers(len(ranks), size=len(ranks))].mean(axis=0) for _ in range(samples)])
         best = np.isclose(drawn, drawn.min(axis=1, keepdims=True))
         first = (best / best.sum(axis=1, keepdims=True)).mean(axis=0)
