@@ -127,6 +127,7 @@ def _compare(
 
     summary = statistics.summarize(cases)
     comparisons = statistics.compare(cases, request.baseline, request.seed, request.margin)
+    names = [name for name in request.names if name in set(cases["trainer"])]
     facts = {
         "command": escaped(command),
         "intervals": f"BCa bootstrap, 95 %, {statistics.BOOTSTRAP_SAMPLES} samples of cases, seed {request.seed}",
@@ -149,13 +150,15 @@ def _compare(
     return Results(
         title=title,
         baseline=request.baseline,
-        trainers=[name for name in request.names if name in set(cases["trainer"])],
+        trainers=names,
         cases=cases,
         summary=summary,
         trainings=statistics.per_training(cases),
         comparisons=comparisons,
         extremes=statistics.extremes(cases, request.baseline),
         ranks=statistics.rank(cases, request.seed),
+        pairs=statistics.compare_all(cases, names, request.seed, request.margin),
+        across=statistics.over_datasets(comparisons),
         facts=facts,
         cautions=[*cautions, *_cautions(cases, summary, request, trainings)],
     )

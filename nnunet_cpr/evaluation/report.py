@@ -9,6 +9,7 @@ from nnunet_cpr.evaluation.comparison_figures import draw_comparison, draw_test_
 from nnunet_cpr.evaluation.constraint_figures import draw_constraints
 from nnunet_cpr.evaluation.contour_figures import draw_slices
 from nnunet_cpr.evaluation.figures import save_both
+from nnunet_cpr.evaluation.pair_figures import draw_pairs
 from nnunet_cpr.evaluation.report_csv import csv_table
 from nnunet_cpr.evaluation.report_html import html_page
 from nnunet_cpr.evaluation.report_latex import latex_table
@@ -16,7 +17,7 @@ from nnunet_cpr.evaluation.report_layout import REPORT, TEST_SET
 from nnunet_cpr.evaluation.report_markdown import markdown_page
 from nnunet_cpr.evaluation.report_sections import Section, make_sections
 from nnunet_cpr.evaluation.report_terminal import terminal_table
-from nnunet_cpr.evaluation.results import CASE_COLUMNS, COST_COLUMNS, Results
+from nnunet_cpr.evaluation.results import ACROSS_COLUMNS, CASE_COLUMNS, COST_COLUMNS, Results
 from nnunet_cpr.evaluation.training_figures import draw_training
 from nnunet_cpr.files import write_text
 from nnunet_cpr.output_folder import replace_folder
@@ -54,6 +55,7 @@ def write_files(results: Results, folder: Path, closing: Sequence[Section] = ())
     for name, text in texts.items():
         write_text(folder / name, text)
     drawings = [*draw_comparison(results), *draw_slices(results), *draw_training(results), *draw_constraints(results)]
+    drawings += draw_pairs(results)
     of_test_set = [] if results.test_set is None else list(draw_test_set(results.test_set))
     svgs = {drawing.name: save_both(drawing, figures) for drawing in [*drawings, *of_test_set]}
     sections = [*make_sections(results, drawings, of_test_set), *closing]
@@ -69,4 +71,8 @@ def _tables(results: Results) -> dict[str, str]:
         ("trainings.csv", results.trainings, TRAINING_COLUMNS),
         ("comparisons.csv", results.comparisons, COMPARISON_COLUMNS),
     ]
+    if results.pairs is not None:
+        tables.append(("pairs.csv", results.pairs, COMPARISON_COLUMNS))
+    if not results.across.empty:
+        tables.append(("datasets.csv", results.across, ACROSS_COLUMNS))
     return {name: csv_table(frame[columns]) for name, frame, columns in tables} | {"table.tex": latex_table(results)}

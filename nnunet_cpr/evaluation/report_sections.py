@@ -9,11 +9,20 @@ from nnunet_cpr.evaluation.metrics import metric
 from nnunet_cpr.evaluation.report_lookup import metrics
 from nnunet_cpr.evaluation.report_numbers import margin, plural
 from nnunet_cpr.evaluation.report_verdict import verdicts
-from nnunet_cpr.evaluation.results import CONSTRAINTS, SLICES, TRAINING, Results
+from nnunet_cpr.evaluation.results import CONSTRAINTS, PAIRS, SLICES, TRAINING, Results
 
 _ORIENTATION = (
     "Where a file tells how the patient lies, axial and coronal slices have the patient's right on the left, and "
     "sagittal ones the front on the right."
+)
+_ACROSS = (
+    "Mean over datasets of the differences of the foreground means. The datasets are the units here, so n is their "
+    "number, and the interval says what other datasets of this kind would give. With few datasets it is wide."
+)
+_PAIRS = (
+    "Every trainer against every other: the trainer of the row minus that of the column, and p of Wilcoxon's "
+    "signed-rank test with Holm's correction over all pairs of the dataset. In the figure, a bar joins trainers "
+    "between which no difference is shown (Demsar 2006); that is no evidence that they are equal."
 )
 
 
@@ -46,6 +55,13 @@ def make_sections(results: Results, drawings: Sequence[Drawing], of_test_set: Se
         extremes = report_tables.extremes_tables(results)
         sections.append(Section("cases", "Cases that gained and lost most", tables=extremes))
     sections.append(_of_topic(results, drawings, SLICES, "cases-as-slices", "Cases as slices"))
+    if not results.across.empty:
+        tables = report_tables.across_tables(results)
+        sections.append(Section("datasets", "Over datasets", [_ACROSS], tables))
+    if results.pairs is not None:
+        of_pairs = [drawing for drawing in drawings if drawing.topic == PAIRS]
+        tables = report_tables.pairs_tables(results, results.pairs)
+        sections.append(Section("pairs", "All pairs", [_PAIRS], tables, of_pairs))
     if results.ranks is not None:
         sections.append(Section("ranks", "Ranks", tables=report_tables.ranks_tables(results, results.ranks)))
     paper_note = (

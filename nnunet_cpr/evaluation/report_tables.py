@@ -174,6 +174,55 @@ def extremes_tables(results: Results) -> list[Table]:
     return tables
 
 
+def across_tables(results: Results) -> list[Table]:
+    """For every metric the mean differences over datasets."""
+    columns = [
+        *_headings("Trainer"),
+        Column("Datasets"),
+        Column("Difference [95 % CI]"),
+        Column("Better / worse, datasets"),
+    ]
+    tables = []
+    for metric in metrics(results):
+        rows = []
+        for row in results.across[results.across["metric"] == metric].itertuples(index=False):
+            interval = numbers.interval(row.ci_low, row.ci_high, metric)
+            difference = Cell(f"{numbers.difference(row.difference, metric)} {interval}", row.difference)
+            rows.append(
+                [_name(row.trainer), _count(row.n), difference, Cell(f"{row.better} / {row.worse}", row.better)]
+            )
+        caption = f"Foreground mean {numbers.metric_name(metric)}, mean difference to {results.baseline} over datasets"
+        tables.append(Table(caption, columns, rows))
+    return tables
+
+
+def pairs_tables(results: Results, pairs: pd.DataFrame) -> list[Table]:
+    """For every metric and dataset a matrix: the row's trainer minus the column's."""
+    tables = []
+    for metric in metrics(results):
+        for dataset in datasets(results):
+            part = pairs[(pairs["metric"] == metric) & (pairs["dataset"] == dataset)]
+            found = {(row.trainer, row.baseline): row for row in part.itertuples(index=False)}
+            names = [name for name in results.trainers if any(name in pair for pair in found)]
+            rows = []
+            for one in names:
+                cells = [_name(one)]
+                for other in names:
+                    row, sign = found.get((one, other)), 1
+                    if row is None:
+                        row, sign = found.get((other, one)), -1
+                    if row is None:
+                        cells.append(Cell(""))
+                    else:
+                        difference = numbers.difference(sign * row.difference, metric)
+                        cells.append(Cell(f"{difference} (p {numbers.p_value(row.p_holm)})", sign * row.difference))
+                rows.append(cells)
+            if rows:
+                columns = [*_headings("Row minus column"), *(Column(numbers.name(name)) for name in names)]
+                tables.append(Table(f"{numbers.metric_name(metric)} of all pairs: {dataset}", columns, rows))
+    return tables
+
+
 def ranks_tables(results: Results, ranks: pd.DataFrame) -> list[Table]:
     """For every metric the mean ranks of the trainers, and how stable they are under resampling of the cases."""
     columns = [

@@ -10,7 +10,7 @@ import pandas as pd
 from nnunet_cpr.labels import FOREGROUND as FOREGROUND
 
 # Topics of figures that are not about a metric.
-TRAINING, CONSTRAINTS, SLICES = "training", "constraints", "slices"
+TRAINING, CONSTRAINTS, SLICES, PAIRS = "training", "constraints", "slices", "pairs"
 
 # One row a case, label and metric. `trainer` is the name shown, shared by the repeats of a setting; `run` tells them
 # apart (with nnU-Net: the trainer's full name, the seed included).
@@ -21,6 +21,7 @@ EPOCH_COLUMNS = ["dataset", "trainer", "run", "fold", "epoch", "step"]
 EPOCH_COLUMNS += ["train_loss", "validation_loss", "pseudo_dice", "seconds"]
 COST_COLUMNS = ["dataset", "trainer", "run", "fold", "epochs", "seconds_per_epoch", "total_hours"]
 PAPER_COLUMNS = ["dataset", "setting", "dice", "source"]
+ACROSS_COLUMNS = ["trainer", "metric", "n", "difference", "ci_low", "ci_high", "better", "worse"]
 TRACE_COLUMNS = ["dataset", "trainer", "run", "fold", "tensor", "epoch", "step", "reg", "kappa", "lagmul"]
 
 Plane = npt.NDArray[Any]
@@ -85,6 +86,10 @@ class Results:
     samples in which the trainer is ranked first)."""
     facts: dict[str, str]
     """How it was computed: command, versions, bootstrap samples and seed, policy for empty masks, tolerance..."""
+    pairs: pd.DataFrame | None = None
+    """With three trainers or more: all pairs of them, rows as in comparisons, of foreground means."""
+    across: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=ACROSS_COLUMNS))
+    """With two datasets or more: trainer, metric, n (datasets), difference, ci_low, ci_high, better, worse (of n)."""
     cautions: list[str] = field(default_factory=list)
     """One sentence each: small n, one seed, undefined cases, cases left out. To be shown prominently."""
     cost: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=COST_COLUMNS))

@@ -7,16 +7,17 @@ Values that are equal on paper may differ in their last digits, because they are
 values are ranked, counted or compared with 0, such values count as equal: see :func:`snap`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from nnunet_cpr.evaluation.margins import margin_of, verdict
 from nnunet_cpr.evaluation.metrics import metric as of_metric
-from nnunet_cpr.evaluation.results import FOREGROUND
-from nnunet_cpr.evaluation.uncertainty import two_level_interval, uncertainty
+from nnunet_cpr.evaluation.results import ACROSS_COLUMNS, FOREGROUND
+from nnunet_cpr.evaluation.uncertainty import LEVEL, two_level_interval, uncertainty
 
 BOOTSTRAP_SAMPLES = 9999
 
@@ -131,13 +132,30 @@ def compare(
 
     `runs_ci_low` and `runs_ci_high` are the interval over runs and cases, NaN unless both have two runs or more.
     `detectable`, `p_equivalence`, `cases_needed` and `runs_needed` are those of :class:`Uncertainty` with the metric's
-    margin (by `margins`, else MARGINS), over runs too where that is possible; `verdict` is that of margins.py.
+    margin (by `margins`, else the default), over runs too where that is possible; `verdict` is that of margins.py.
 
     Raises:
         ValueError: no case has a value for both, in all that is compared.
     """
-    from statsmodels.stats.multitest import multipletests
+    result = _compared_pairs(cases, baseline, seed, margins)
+    if not result["n"].any():
+        first = result.iloc[0]
+        raise ValueError(f"{first.dataset}: no case has a {first.metric} for both {baseline} and {first.trainer}")
+    # With one label the foreground mean is that label: one test, not two.
+    single = result.groupby(["dataset", "trainer", "metric"], sort=False)["label"].transform("size") == 2
+    repeated = single & (result["label"] == FOREGROUND)
+    tested = result["p"].notna() & ~repeated
+    if tested.any():
+        result.loc[tested, "p_holm"] = multipletests(result.loc[tested, "p"], method="holm")[1]
+    result["p_holm"] = result["p_holm"].where(~repeated, result["p_holm"].shift())
+    result["verdict"] = [verdict(row) for row in result.itertuples()]
+    return result
 
+
+def _compared_pairs(
+    cases: pd.DataFrame, baseline: str, seed: int, margins: Mapping[str, float] | None, only: str | None = None
+) -> pd.DataFrame:
+    """Return the rows of :func:`compare` without correction and verdict, of one label if `only` names it."""
     rows = []
     for (dataset, metric), part in compared_metrics(cases).groupby(["dataset", "metric"], sort=False):
         means, rounding = part.groupby(["trainer", "label"], sort=False)["value"].mean(), _rounding(part)
@@ -146,7 +164,7 @@ def compare(
             if trainer == baseline:
                 continue
             table = differences(part, baseline, trainer)
-            for label, values in table.items():
+            for label, values in table.items() if only is None else [(only, table[only])]:
                 known = values.dropna().to_numpy()
                 better = known < 0 if of_metric(str(metric)).lower_is_better else known > 0
                 mean = known.mean() if len(known) else np.nan
@@ -177,19 +195,63 @@ def compare(
                         **_certainty(known, ours_by_run, base_by_run, mean, margin, seed),
                     }
                 )
-    result = pd.DataFrame(rows)
-    if not result["n"].any():
-        first = result.iloc[0]
-        raise ValueError(f"{first.dataset}: no case has a {first.metric} for both {baseline} and {first.trainer}")
-    # With one label the foreground mean is that label: one test, not two.
-    single = result.groupby(["dataset", "trainer", "metric"], sort=False)["label"].transform("size") == 2
-    repeated = single & (result["label"] == FOREGROUND)
-    tested = result["p"].notna() & ~repeated
-    if tested.any():
-        result.loc[tested, "p_holm"] = multipletests(result.loc[tested, "p"], method="holm")[1]
-    result["p_holm"] = result["p_holm"].where(~repeated, result["p_holm"].shift())
-    result["verdict"] = [verdict(row) for row in result.itertuples()]
-    return result
+    return pd.DataFrame(rows)
+
+
+def compare_all(
+    cases: pd.DataFrame, trainers: Sequence[str], seed: int = 0, margins: Mapping[str, float] | None = None
+) -> pd.DataFrame | None:
+    """Compare the foreground means of all pairs of three or more trainers, None for fewer: rows as of :func:`compare`.
+
+    Holm's correction is over the pairs of a dataset and metric. Of each pair, `baseline` is the one named first.
+    """
+    if len(trainers) < 3:
+        return None
+    found = []
+    for number, first in enumerate(trainers):
+        part = cases[cases["trainer"].isin(trainers[number:])]
+        together = part.groupby("dataset")["trainer"].transform(lambda names, one=first: (names == one).any())
+        if number < len(trainers) - 1 and together.any():
+            found.append(_compared_pairs(part[together], first, seed, margins, FOREGROUND))
+    if not found:
+        return None
+    pairs = pd.concat(found, ignore_index=True)
+    for _, rows in pairs.groupby(["dataset", "metric"], sort=False):
+        tested = rows.index[rows["p"].notna()]
+        if len(tested):
+            pairs.loc[tested, "p_holm"] = multipletests(pairs.loc[tested, "p"], method="holm")[1]
+    pairs["verdict"] = [verdict(row) for row in pairs.itertuples()]
+    return pairs
+
+
+def over_datasets(comparisons: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean over datasets of the foreground differences: the datasets are the units, however few they are.
+
+    A row a trainer and metric that were compared on two datasets or more: `n` datasets, `difference` with its 95 %
+    t-interval, and in how many datasets the trainer's difference is `better`, or `worse`.
+    """
+    rows = []
+    known = comparisons[(comparisons["label"] == FOREGROUND) & comparisons["difference"].notna()]
+    for (trainer, metric), part in known.groupby(["trainer", "metric"], sort=False):
+        values = part["difference"].to_numpy()
+        if len(values) < 2:
+            continue
+        half = stats.t.ppf(1 - LEVEL / 2, len(values) - 1) * stats.sem(values)
+        better = values < 0 if of_metric(str(metric)).lower_is_better else values > 0
+        equal = int((values == 0).sum())
+        rows.append(
+            {
+                "trainer": trainer,
+                "metric": metric,
+                "n": len(values),
+                "difference": values.mean(),
+                "ci_low": values.mean() - half,
+                "ci_high": values.mean() + half,
+                "better": int(better.sum()),
+                "worse": len(values) - int(better.sum()) - equal,
+            }
+        )
+    return pd.DataFrame(rows, columns=ACROSS_COLUMNS)
 
 
 def values_of_runs(cases: pd.DataFrame) -> dict[str, list[pd.DataFrame]]:
