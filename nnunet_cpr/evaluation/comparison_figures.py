@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from nnunet_cpr.evaluation import report_numbers as numbers
 from nnunet_cpr.evaluation.figures import Drawing, file_names, legend, present, short, slug, style
+from nnunet_cpr.evaluation.margins import widest_interval
 from nnunet_cpr.evaluation.metrics import metric as metric_of
 from nnunet_cpr.evaluation.report_lookup import datasets, labels, metrics, others, rows_by_key
 from nnunet_cpr.evaluation.results import FOREGROUND, Results
@@ -41,8 +42,8 @@ def draw_comparison(results: Results) -> Iterator[Drawing]:
                 metric,
                 f"Foreground mean {metric}: difference to {results.baseline}",
                 "Forest plot: one row a dataset and trainer; mean paired difference with its 95 % interval, which the "
-                "numbers beside it repeat. An interval that crosses the line at 0 shows no evidence of a difference; "
-                "one inside the gray band, the margin, shows equality within it.",
+                f"numbers beside it repeat.{_over_runs(results)} An interval that crosses the line at 0 shows no "
+                "evidence of a difference; one inside the gray band, the margin, shows equality within it.",
                 forest(results, rows, metric),
             )
         for dataset, name in names.items():
@@ -58,7 +59,8 @@ def draw_comparison(results: Results) -> Iterator[Drawing]:
                     metric,
                     f"{dataset}: difference in {metric} per label",
                     "Forest plot: one row a label and trainer; mean paired difference to the baseline with its 95 % "
-                    "interval. The intervals are not corrected for the number of labels. The gray band is the margin.",
+                    f"interval.{_over_runs(results)} The intervals are not corrected for the number of labels. The "
+                    "gray band is the margin.",
                     forest(results, rows, metric),
                 )
             cases = results.cases[(results.cases["dataset"] == dataset) & (results.cases["metric"] == metric)]
@@ -109,8 +111,10 @@ def forest(results: Results, rows: Sequence[tuple[str, str, Any]], metric: str) 
             color, marker = style(results, trainer)
             if not math.isnan(row.difference):
                 ax.plot([row.ci_low, row.ci_high], [y, y], color=color, linewidth=1.8, solid_capstyle="butt")
+                if not math.isnan(row.runs_ci_low):
+                    ax.plot([row.runs_ci_low, row.runs_ci_high], [y, y], color=color, linewidth=0.8)
                 ax.plot(row.difference, y, marker, color=color, markersize=6, markeredgecolor="white", mew=0.6)
-            interval = numbers.interval(row.ci_low, row.ci_high, metric)
+            interval = numbers.interval(*widest_interval(row), metric)
             ax.annotate(
                 f"{numbers.difference(row.difference, metric)} {interval}, n = {row.n}",
                 (1.02, y),
@@ -246,6 +250,12 @@ def distribution(results: Results, dataset: str, cases: pd.DataFrame, metric: st
     ax.tick_params(axis="y", length=0)
     legend(figure, results, trainers)
     return figure
+
+
+def _over_runs(results: Results) -> str:
+    if results.comparisons["runs_ci_low"].isna().all():
+        return ""
+    return " Thick: over cases; thin, and in numbers: over runs and cases, where both trainers have several runs."
 
 
 def _per_case(cases: pd.DataFrame) -> pd.DataFrame:

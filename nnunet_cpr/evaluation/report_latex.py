@@ -1,6 +1,7 @@
 """The comparison of the foreground mean as a LaTeX table with booktabs."""
 
 from nnunet_cpr.evaluation import report_numbers as numbers
+from nnunet_cpr.evaluation.margins import widest_interval
 from nnunet_cpr.evaluation.report_lookup import datasets, metrics, rows_by_key
 from nnunet_cpr.evaluation.results import FOREGROUND, Results
 
@@ -45,14 +46,15 @@ def latex_table(results: Results) -> str:
             if compared is None:
                 cells += ["", ""]
             else:
-                interval = numbers.interval(compared.ci_low, compared.ci_high, metric)
+                interval = numbers.interval(*widest_interval(compared), metric)
                 cells.append(f"{numbers.difference(compared.difference, metric)} {interval}")
                 cells.append(numbers.p_value(compared.p_holm))
             rows.append(" & ".join(map(escape, cells)) + r" \\")
         blocks.append("\n".join(rows))
     return "\n".join(
         [
-            "% Needs \\usepackage{booktabs}. Foreground mean; SD over cases; differences paired by case.",
+            "% Needs \\usepackage{booktabs}. Foreground mean; SD over cases; differences paired by case; intervals "
+            "over cases, and over runs, too, where both trainers have several.",
             r"\begin{tabular}{llrrrr}",
             r"\toprule",
             rf"Dataset & Trainer & $n$ & {escape(metric + unit)}, mean $\pm$ SD & Difference [95\,\% CI] "

@@ -1,11 +1,13 @@
 """The comparison of the foreground mean as plain text for a terminal."""
 
 from nnunet_cpr.evaluation import report_numbers as numbers
+from nnunet_cpr.evaluation.margins import widest_interval
 from nnunet_cpr.evaluation.report_lookup import datasets, metrics, rows_by_key
 from nnunet_cpr.evaluation.results import FOREGROUND, Results
 
 NAME_WIDTH = 42
 HEADER_REST = ["difference [95 % CI]", "p (Holm)", "verdict"]
+OVER_RUNS = "difference [95 % CI, runs and cases]"
 
 
 def terminal_table(results: Results) -> str:
@@ -23,6 +25,8 @@ def _table(results: Results) -> str:
     summary, comparisons = rows_by_key(results.summary), rows_by_key(results.comparisons)
     unit = numbers.unit(metric)
     header = ["", "n", f"{metric}{unit}", *HEADER_REST]
+    if results.comparisons["runs_ci_low"].notna().any():
+        header[3] = OVER_RUNS
     lines: list[list[str] | str] = [header]
     for dataset in datasets(results):
         lines.append(_shorten(dataset, 100))
@@ -35,7 +39,7 @@ def _table(results: Results) -> str:
             if compared is None:
                 line += ["baseline" if trainer == results.baseline else numbers.UNDEFINED, "", ""]
             else:
-                interval = numbers.interval(compared.ci_low, compared.ci_high, metric)
+                interval = numbers.interval(*widest_interval(compared), metric)
                 line[1] = numbers.name(compared.n)
                 line += [
                     f"{numbers.difference(compared.difference, metric)} {interval}",

@@ -83,6 +83,8 @@ def finding(row: Any) -> str:
 def _undecided(row: Any, excludes_zero: bool, direction: str) -> str:
     """Say why a difference is not shown either."""
     if not excludes_zero:
+        if not math.isnan(row.runs_ci_low) and not row.ci_low <= 0 <= row.ci_high:
+            return "the difference over these cases may come from the few runs (seeds)"
         if row.p_holm < LEVEL:
             return "no evidence of a difference in the mean, though the rank test finds one (look at the cases)"
         return "no evidence of a difference"
