@@ -8,6 +8,7 @@ from nnunet_cpr.evaluation.figures import Drawing
 from nnunet_cpr.evaluation.metrics import metric
 from nnunet_cpr.evaluation.report_lookup import metrics
 from nnunet_cpr.evaluation.report_numbers import margin, plural
+from nnunet_cpr.evaluation.report_paragraph import paragraph
 from nnunet_cpr.evaluation.report_verdict import verdicts
 from nnunet_cpr.evaluation.results import CONSTRAINTS, PAIRS, SLICES, TRAINING, Results
 
@@ -75,6 +76,7 @@ def make_sections(results: Results, drawings: Sequence[Drawing], of_test_set: Se
     sections.append(_of_topic(results, drawings, CONSTRAINTS, "constraints", "CPR's constraints"))
     if not results.cost.empty:
         sections.append(Section("cost", "Training time", tables=[report_tables.cost_table(results)]))
+    sections.append(Section("in-a-paper", "How to describe this in a paper", paragraph(results)))
     spread = report_tables.summary_tables(results)
     sections.append(Section("distribution", "Mean, spread and range", tables=spread, folded=True))
     return [one for one in sections if one.notes or one.drawings or any(table.rows for table in one.tables)]

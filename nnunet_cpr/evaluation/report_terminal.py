@@ -7,7 +7,7 @@ from nnunet_cpr.evaluation.results import FOREGROUND, Results
 
 NAME_WIDTH = 42
 HEADER_REST = ["difference [95 % CI]", "p (Holm)", "verdict"]
-OVER_RUNS = "difference [95 % CI, runs and cases]"
+OVER_RUNS = "* over runs and cases, where both trainers have several runs"
 
 
 def terminal_table(results: Results) -> str:
@@ -25,8 +25,9 @@ def _table(results: Results) -> str:
     summary, comparisons = rows_by_key(results.summary), rows_by_key(results.comparisons)
     unit = numbers.unit(metric)
     header = ["", "n", f"{metric}{unit}", *HEADER_REST]
-    if results.comparisons["runs_ci_low"].notna().any():
-        header[3] = OVER_RUNS
+    over_runs = bool(results.comparisons["runs_ci_low"].notna().any())
+    if over_runs:
+        header[3] = "difference [95 % CI*]"
     lines: list[list[str] | str] = [header]
     for dataset in datasets(results):
         lines.append(_shorten(dataset, 100))
@@ -49,6 +50,7 @@ def _table(results: Results) -> str:
             lines.append(line)
     widths = [max(len(line[column]) for line in lines if isinstance(line, list)) for column in range(len(header))]
     text = "\n".join(line if isinstance(line, str) else _align(line, widths) for line in lines)
+    text += f"\n{OVER_RUNS}" if over_runs else ""
     return text.replace(numbers.MINUS, "-").replace(numbers.UNDEFINED, "-")
 
 

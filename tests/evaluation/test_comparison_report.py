@@ -394,6 +394,10 @@ def test_terminal_table_is_narrow_and_aligned(results):
     assert "_seed1" in text and "nnUNetTrainerCPR_" in text
     assert max(map(len, text.splitlines())) <= 110
     assert "-0.500" in text and text.isascii()
+    results.comparisons[["runs_ci_low", "runs_ci_high"]] = -0.7, 0.1234
+    text = report.terminal_table(results)
+    assert "[-0.700, +0.123]" in text and "CI*]" in text and text.endswith("several runs")
+    assert max(map(len, text.splitlines())) <= 110
 
 
 def test_figures_show_the_numbers_under_safe_names(results, out):
