@@ -26,7 +26,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     nnunet.add_argument("-c", dest="configuration", help="default: 3d_fullres")
     nnunet.add_argument(
         "-tr", dest="trainers", metavar="TRAINER",
-        help="the baseline first; NAME=TRAINER_seed0,TRAINER_seed1 groups repeats under one name", **many,
+        help="the baseline first; NAME=TRAINER_seed0,TRAINER_seed1 groups repeats under one name; TRAINER:2d or "
+        "TRAINER:3d_fullres:PLANS is of another configuration or plans", **many,
     )  # fmt: skip
     nnunet.add_argument("-p", dest="plans", help="default: nnUNetPlans")
     nnunet.add_argument("-f", dest="folds", metavar="FOLD", help="default: 0 1 2 3 4", **many)

@@ -15,13 +15,15 @@ from nnunet_cpr.evaluation.fold_ensembles import ADVICE, FoldEnsemble, find_ense
 from nnunet_cpr.evaluation.margins import margin_of
 from nnunet_cpr.evaluation.metrics import METRICS
 from nnunet_cpr.evaluation.metrics import metric as of_metric
+from nnunet_cpr.evaluation.mixing import trained_with, unequal_lengths
 from nnunet_cpr.evaluation.nnunet_logs import read_cost, read_logs
-from nnunet_cpr.evaluation.nnunet_results import Training, find_trainings, read_cases, shortened
+from nnunet_cpr.evaluation.nnunet_results import Training, find_trainings, model_name, read_cases, shortened
 from nnunet_cpr.evaluation.paper import published
 from nnunet_cpr.evaluation.request import Request
 from nnunet_cpr.evaluation.results import CONSTRAINTS, FOREGROUND, SLICES, TRAINING, Results
 from nnunet_cpr.evaluation.starting_weights import compare_weights
 from nnunet_cpr.labels import escaped, printable
+from nnunet_cpr.nnunet.setup import Setup
 from nnunet_cpr.parallel import job_cores
 
 SMALL = 50
@@ -39,11 +41,22 @@ def compare_trainings(request: Request, command: str) -> Results:
     results = _compare_results(request, command, trainings, said)
     _add_pictures(results, request, trainings)
     results.cost = read_cost(results.epochs)
-    if request.configuration == "3d_fullres":
+    if _setups(request) == "3d_fullres":
         results.paper = published(list(results.cases["dataset"].unique()))
     if request.test_set:
         _add_test_set(results, request, command)
     return results
+
+
+def _setups(request: Request) -> str:
+    """Name the configurations and plans that are compared."""
+    default = Setup(request.plans, request.configuration)
+    runs = [run for of_trainer in request.trainers.values() for run in of_trainer]
+    found = dict.fromkeys(model_name(run, default).partition("__")[2] for run in runs)
+    names = [Setup(*name.split("__", 1)) for name in found]
+    return ", ".join(
+        one.configuration if one.plans == Request.plans else f"{one.configuration} of {one.plans}" for one in names
+    )
 
 
 def _compare_folders(request: Request, command: str) -> Results:
@@ -72,8 +85,7 @@ def _compare_results(
     ]
     cases = pd.concat(parts, ignore_index=True)
     compared = cases["trainer"].nunique()
-    plans = "" if request.plans == Request.plans else f" of {request.plans}"
-    title = f"{', '.join(cases['dataset'].unique())}: {request.configuration}{plans}, {compared} trainers"
+    title = f"{', '.join(cases['dataset'].unique())}: {_setups(request)}, {compared} trainers"
     ignores = any(t.ignore_label is not None for t in trainings)
     return _compare(request, command, title, cases, said, ignores, trainings)
 
@@ -98,6 +110,7 @@ def _add_test_set(results: Results, request: Request, command: str) -> None:
 def _add_pictures(results: Results, request: Request, trainings: Sequence[Training] = ()) -> None:
     """Add what is drawn besides the metrics: the course of the trainings, and slices of cases."""
     results.epochs, without_logs = read_logs(trainings)
+    results.cautions += unequal_lengths(results.epochs)
     results.traces, without_traces = read_traces(trainings)
     locate = _files(request, trainings, results.cases)
     results.slices, unseen = read_slices(results.cases, results.extremes, request.baseline, locate)
@@ -193,7 +206,7 @@ def _comparable(
     if not trainings:
         raise ValueError(f"nothing can be compared yet with the baseline {request.baseline}: {' '.join(said)}")
     said += [f"{t.dataset}, {t.run} fold {t.fold}: {doubt.text}." for t in trainings if (doubt := t.doubt())]
-    return trainings, said + compare_weights(trainings)
+    return trainings, said + compare_weights(trainings) + trained_with(trainings)
 
 
 _POLICIES = {"nan": "left out, as nnU-Net does", "0": "counted as 0", "1": "counted as 1"}

@@ -20,7 +20,7 @@ def read_traces(trainings: Sequence[Training]) -> tuple[pd.DataFrame, list[str]]
     for training in trainings:
         path = training.folder / TRACE_FILE
         if not path.is_file():
-            if _is_cpr(training.run):
+            if _is_cpr(training.run.partition(":")[0]):
                 without.append(training)
             continue
         try:

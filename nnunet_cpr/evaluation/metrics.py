@@ -66,6 +66,6 @@ def of_counts(counts: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _count(key: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < 1e15 or value != int(value):
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < 1e15 or value % 1:
         raise ValueError(f"a {key} of {value!r:.40}")
-    return int(value)
+    return int(float(value))

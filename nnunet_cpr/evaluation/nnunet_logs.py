@@ -38,7 +38,7 @@ def read_logs(trainings: Sequence[Training]) -> tuple[pd.DataFrame, list[str]]:
             continue
         if log["epoch"].max() + 1 > len(log):
             incomplete.append(training)
-        step = (log["epoch"] + 1) * steps_per_epoch(training.run, training.folder)
+        step = (log["epoch"] + 1) * steps_per_epoch(training.run.partition(":")[0], training.folder)
         named = {"dataset": training.dataset, "trainer": training.trainer, "run": training.run, "fold": training.fold}
         frames.append(log.assign(step=step, **named)[EPOCH_COLUMNS])
     left_out = [f"Left out, for there is no log: {name_trainings(without)}."] if without else []

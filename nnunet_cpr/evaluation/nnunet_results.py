@@ -21,6 +21,7 @@ from nnunet_cpr.labels import check_case_name, read_dataset_json
 from nnunet_cpr.labels import foreground_labels as foreground_labels
 from nnunet_cpr.labels import ignore_label as ignore_label
 from nnunet_cpr.nnunet.paths import known_folder, needed_folder
+from nnunet_cpr.nnunet.setup import Setup
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Training:
     trainer: str
     """The name shown."""
     run: str
-    """nnU-Net's name of the trainer."""
+    """nnU-Net's name of the trainer; of a comparison of several configurations, also what model_name reads."""
     fold: str
     folder: Path
     """nnU-Net's results folder of the fold."""
@@ -182,7 +183,9 @@ def find_trainings(
 def models(
     datasets: list[str], configuration: str, trainers: Mapping[str, list[str]], plans: str
 ) -> Iterator[tuple[str, str, str, Path]]:
-    """Yield dataset, trainer shown, nnU-Net's trainer and nnU-Net's folder of each model.
+    """Yield dataset, trainer shown, run and nnU-Net's folder of each model.
+
+    A run is nnU-Net's trainer, or TRAINER:CONFIGURATION or TRAINER:CONFIGURATION:PLANS where they are not those given.
 
     Raises:
         ValueError: nnUNet_results is not set, or there is no such dataset.
@@ -191,7 +194,14 @@ def models(
     for dataset in dict.fromkeys(map(dataset_name, datasets)):
         for trainer, runs in trainers.items():
             for run in runs:
-                yield dataset, trainer, run, root / dataset / f"{run}__{plans}__{configuration}"
+                yield dataset, trainer, run, root / dataset / model_name(run, Setup(plans, configuration))
+
+
+def model_name(run: str, default: Setup) -> str:
+    """Return nnU-Net's name of the folder of a run, which may name a configuration and plans itself."""
+    trainer, *own = run.split(":")
+    configuration, plans = (*own, *(default.configuration, default.plans)[len(own) :])
+    return f"{trainer}__{plans}__{configuration}"
 
 
 def with_results(found: Sequence[T], skip_missing: bool, have_none: str, advice: str) -> tuple[list[T], list[T]]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 
@@ -283,3 +284,26 @@ def test_repeated_names_count_once(results, tmp_path):
 def test_labels_may_be_in_another_order():
     cases = pd.concat([frame(a={"1": {"x": 1.0, "y": 1.0}}), frame(b={"1": {"y": 1.0, "x": 1.0}})])
     assert len(check_cases(cases, intersect=False)[0]) == 4
+
+
+def test_configurations_and_plans_side_by_side(results, tmp_path, capsys):
+    """A copied model of another configuration, and one of other plans, with other Dice."""
+    dataset = results / "Dataset004_Tiny"
+    for name, add in (("nnUNetPlans__2d", -0.2), ("nnUNetResEncUNetMPlans__3d_fullres", 0.05)):
+        model = shutil.copytree(dataset / "Base__nnUNetPlans__3d_fullres", dataset / f"Base__{name}")
+        for path in model.glob("fold_*/validation/summary.json"):
+            content = json.loads(path.read_text())
+            for case in content["metric_per_case"]:
+                for values in case["metrics"].values():
+                    values["Dice"] = min(1.0, max(0.0, values["Dice"] + add))
+            path.write_text(json.dumps(content))
+    out = tmp_path / "setups"
+    runs = ["3d=Base", "2d=Base:2d", "ResEnc=Base:3d_fullres:nnUNetResEncUNetMPlans"]
+    assert main(["compare", "-d", "4", "-f", "0", "1", "-tr", *runs, "-o", str(out)]) == 0
+    summary = pd.read_csv(out / "summary.csv").set_index(["trainer", "label", "metric"])["mean"]
+    assert summary["2d", "left", "Dice"] < summary["3d", "left", "Dice"] < summary["ResEnc", "left", "Dice"]
+    title = (out / "report.md").read_text().splitlines()[0].replace("\\", "")
+    assert ": 3d_fullres, 2d, 3d_fullres of nnUNetResEncUNetMPlans, 3 trainers" in title
+    capsys.readouterr()
+    assert main(["compare", "-d", "4", "-f", "0", "-tr", "Base", "Base:2d:Other", "-o", str(tmp_path / "none")]) == 2
+    assert "Base__Other__2d" in capsys.readouterr().err

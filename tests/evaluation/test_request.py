@@ -35,6 +35,8 @@ def test_runs_are_grouped_and_the_baseline_comes_first():
         ({"trainers": [], "predictions": ["X=f", "Y=g"]}, "--pred needs --reference"),
         ({"trainers": [], "datasets": None, "predictions": ["X=f", "g"], "reference": "r"}, "write --pred NAME=FOLDER"),
         ({"trainers": [], "predictions": ["X=f", "X=g"], "reference": "r"}, "two predictions have the name X"),
+        ({"trainers": ["A:", "B"]}, "cannot read A:: write TRAINER, TRAINER:CONFIGURATION"),
+        ({"trainers": ["A:2d:P:x", "B"]}, "cannot read A:2d:P:x"),
         ({"margin": 0}, "the margin of Dice is 0, but must be a number above 0"),
         ({"margin": ["Dice=much"]}, "the margin of Dice is much, but must be a number above 0"),
         ({"margin": {"Dice": True}}, "the margin of Dice is True"),

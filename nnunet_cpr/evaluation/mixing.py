@@ -1,0 +1,59 @@
+"""What a comparison must not mix without saying so: cases that were trained with, and trainings of unequal length."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from nnunet_cpr.evaluation.fold_ensembles import FoldEnsemble
+from nnunet_cpr.evaluation.nnunet_results import Training, shortened
+from nnunet_cpr.files import read_json
+from nnunet_cpr.nnunet.paths import known_folder
+
+
+def trained_with(trainings: Sequence[Training]) -> list[str]:
+    """Name the validation cases that their own fold was trained with, by the split that is there now."""
+    preprocessed = known_folder("nnUNet_preprocessed")
+    if preprocessed is None:
+        return []
+    splits: dict[str, Any] = {}
+    found: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
+    for one in trainings:
+        if isinstance(one, FoldEnsemble) or not one.fold.isdecimal():
+            continue
+        if one.dataset not in splits:
+            splits[one.dataset] = _read(preprocessed / one.dataset / "splits_final.json")
+        try:
+            train = set(map(str, splits[one.dataset][int(one.fold)]["train"]))
+        except (IndexError, KeyError, TypeError):  # no split, or a fold that nnU-Net makes itself
+            continue
+        if both := sorted(train & set(one.validated())):
+            found.setdefault((one.dataset, one.fold, tuple(both)), []).append(one.run)
+    return [
+        f"{dataset}: fold {fold} was trained with {len(both)} of its validation cases ({shortened(list(both))}); their "
+        f"values say nothing of new cases ({shortened(runs)})."
+        for (dataset, fold, both), runs in found.items()
+    ]
+
+
+def unequal_lengths(epochs: pd.DataFrame) -> list[str]:
+    """Say where trainers of a dataset were trained for different numbers of optimizer steps."""
+    said = []
+    for dataset, part in epochs.groupby("dataset", sort=False):
+        steps = part.groupby(["trainer", "run", "fold"], sort=False)["step"].max()
+        lengths = {str(trainer): sorted(set(values)) for trainer, values in steps.groupby("trainer", sort=False)}
+        if len({tuple(values) for values in lengths.values()}) > 1:
+            named = [f"{trainer} {_range(values)}" for trainer, values in lengths.items()]
+            said.append(f"{dataset}: the trainings are not equally long; optimizer steps: {'; '.join(named)}.")
+    return said
+
+
+def _range(steps: Sequence[float]) -> str:
+    return f"{steps[0]:,.0f}" if len(steps) == 1 else f"{steps[0]:,.0f} to {steps[-1]:,.0f}"
+
+
+def _read(path: Any) -> Any:
+    try:
+        return read_json(path)
+    except (OSError, ValueError):
+        return []
