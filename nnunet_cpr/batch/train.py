@@ -24,7 +24,9 @@ from nnunet_cpr.nnunet_commands import executable, stop_group, stop_with_parent
 from nnunet_cpr.parallel import job_cores
 from nnunet_cpr.training.stopping import RESUME_ME
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
+"""From SLURM or LSF before the time is up, and from LSF when it is; they kill by themselves later."""
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, *WARNINGS)
 STOP_SECONDS = 180
 """How long a training may take to save when asked to stop; then it is killed."""
 
@@ -154,7 +156,7 @@ class StopSignals:
             return
         self._asked = True
         self._process.send_signal(signal.SIGTERM)
-        if self.received[0] != signal.SIGUSR1:  # SLURM's warning: it kills by itself when the time is up
+        if self.received[0] not in WARNINGS:
             signal.alarm(STOP_SECONDS)
 
     def _kill(self, *_: object) -> None:
