@@ -1,17 +1,17 @@
 """Stands in for LSF's commands: bsub, bjobs, bkill, bhist, badmin and lsclusters, as Snakemake's LSF plugin calls them.
 
-FAKE_LSF names a folder. `submissions.jsonl` there gets the arguments of every bsub, and `signals.jsonl` every signal that
-a job was sent. Each job is a process of its own that runs the user's command as LSF's sbatchd does:
+FAKE_LSF names a folder. `submissions.jsonl` there gets the arguments of every bsub, and `signals.jsonl` every signal
+that a job was sent. Each job is a process of its own that runs the user's command as LSF's sbatchd does:
 
 - in a shell that survives stop signals, while what it starts does not;
-- with LSB_DJOB_NUMPROC, and GPUs of its own if it asks for them;
+- with LSB_DJOB_NUMPROC, and with GPUs of its own if it asks for them;
 - signals go to all of the job's processes, in whatever session they are;
 - bkill sends SIGINT, SIGTERM and SIGKILL with 10 seconds between them;
 - what a job leaves behind when its shell ends is killed, and noted in `left_behind.jsonl`.
 
-No job starts while there is a file `closed`. Time limits do not run here. A line in `jobs/NUMBER.requests` makes one come: `warning` does what the job's -wa and -wt
-ask for, and nothing if it has none; `run limit` sends SIGUSR2, and ends the job ten minutes later. Needs psutil, which
-comes with Snakemake.
+While there is a file `closed`, no job starts. Time limits do not run here. A line in `jobs/NUMBER.requests` makes one
+come: `warning` does what the job's -wa and -wt ask for, and nothing if it has none; `run limit` sends SIGUSR2, and ends
+the job ten minutes later. Needs psutil, which comes with Snakemake.
 """
 
 import fcntl
