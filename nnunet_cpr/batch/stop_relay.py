@@ -11,7 +11,9 @@ from typing import Any
 from nnunet_cpr.nnunet.processes import stop_group, stop_with_parent
 from nnunet_cpr.training.stopping import RESUME_ME
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
+"""From SLURM or LSF before the time is up, and from LSF when it is; they kill by themselves later."""
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, *WARNINGS)
 STOP_SECONDS = 180
 """How long a training may take to save when asked to stop; then it is killed."""
 
@@ -56,7 +58,7 @@ class StopRelay:
             return
         self._asked = True
         self._process.send_signal(signal.SIGTERM)
-        if self.received[0] != signal.SIGUSR1:  # SLURM's warning: it kills by itself when the time is up
+        if self.received[0] not in WARNINGS:
             signal.alarm(STOP_SECONDS)
 
     def _kill(self, *_: object) -> None:

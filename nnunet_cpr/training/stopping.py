@@ -1,7 +1,7 @@
 """Stop signals: a training finishes its step and exits with a code that says "resume me".
 
 SIGTERM is what schedulers and `kill` send, SIGINT is Ctrl-C, and SIGUSR1 is SLURM's warning before a time limit
-(`--signal=USR1@120`), which also reaches the augmentation workers, as Ctrl-C does.
+(`--signal=USR1@120`), which also reaches the augmentation workers, as Ctrl-C does. LSF sends SIGUSR2 at the time limit.
 """
 
 import ctypes
@@ -17,8 +17,8 @@ from typing import Any
 
 RESUME_ME = 75  # EX_TEMPFAIL of sysexits.h: a failure that goes away by trying again
 SIGNALS = [
-    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
-]  # Windows has no SIGUSR1
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+]  # Windows has no SIGUSR1 and SIGUSR2
 ONE_REQUEST = 2.0  # seconds. One request may arrive several times: from the terminal, the scheduler, a dying parent
 WORKERS_GRACE = 10.0  # seconds that augmentation workers outlive a SIGTERM, while the training finishes its step
 
@@ -113,6 +113,7 @@ def outlive_stop_signals() -> None:
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     # not ignored, because multiprocessing ends its processes with SIGTERM and then waits for them
     signal.signal(signal.SIGTERM, lambda *_: signal.setitimer(signal.ITIMER_REAL, WORKERS_GRACE))
 

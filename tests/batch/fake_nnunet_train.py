@@ -59,7 +59,8 @@ def alone(what: str) -> None:
 
 kept: list[object] = []
 stop: list[int] = []
-for name in (signal.SIGTERM, signal.SIGUSR1):  # SLURM's warning goes to every process of a job
+# As our trainers; schedulers send signals to every process of a job.
+for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
     signal.signal(name, lambda number, _: stop.append(number))
 alone(f"{model.name}-{args.fold}")
 if args.device == "cuda":

@@ -45,7 +45,7 @@ def wait_for(what) -> None:
 @pytest.mark.parametrize("job", [300], indirect=True)
 def test_a_training_is_told_once(job, tmp_path):
     """However often the job is; a second SIGTERM would make a training drop everything."""
-    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
         job.send_signal(number)
         wait_for(lambda: (tmp_path / "terms").exists())
         time.sleep(0.2)

@@ -105,6 +105,9 @@ def test_the_cascade(folders):
     }  # fmt: skip
     plans["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_small", "previous_stage": "3d_lowres"}
     plans_file.write_text(json.dumps(plans))
+    cases = sorted(path.stem for path in plans_file.with_name("nnUNetPlans_3d_fullres").glob("*.pkl"))
+    folds = [{"train": cases[2:], "val": cases[:2]}, {"train": cases[:2], "val": cases[2:]}]
+    plans_file.with_name("splits_final.json").write_text(json.dumps(folds))
     study = folders / "cascade.yaml"
     trainer = f"nnUNetTrainerCPR_ws1_{SETTINGS}"
     study.write_text(f"datasets: [4]\nconfiguration: 3d_cascade_fullres\ntrainers: [{trainer}]\nfolds: [0]\n"
@@ -113,9 +116,9 @@ def test_the_cascade(folders):
     results = folders / "results" / NAME
     lowres, cascade = (results / f"{trainer}__nnUNetPlans__{name}" for name in ("3d_lowres", "3d_cascade_fullres"))
     assert len(list((lowres / "predicted_next_stage" / "3d_cascade_fullres").iterdir())) == TRAIN
-    assert len(list((cascade / "fold_0" / "validation").glob("*.nii.gz"))) == 1
+    assert len(list((cascade / "fold_0" / "validation").glob("*.nii.gz"))) == 2
     first, by_hand, images = (
-        lowres / "test_set_folds_0_1_2_3_4",
+        lowres / "test_set_folds_0_1",
         folders / "by_hand",
         folders / "raw" / NAME / "imagesTs",
     )

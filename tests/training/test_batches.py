@@ -108,7 +108,7 @@ def test_workers_outlive_a_stop_signal_to_the_whole_group(new_children):
         batches = RepeatableBatches(Draws(), (1,), 0, 2, pin_memory=False)
         next(batches)
         for worker in new_children():
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
                 os.kill(worker.pid, number)
         for _ in range(30):
             next(batches)

@@ -100,7 +100,7 @@ def test_killed_at_random_moments(nnunet, undisturbed):
     print(killer.report(kill_again_and_again(killer, KILLS, lambda: start(NAME, "--c"), check, remove)))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
 def test_stopped_with_workers(nnunet, number):
     """A signal to the whole group, as from a terminal or a scheduler: exit code 75, no traceback, nothing left."""
     folder = fold_of(nnunet, WITH_WORKERS)
