@@ -90,9 +90,10 @@ class Uncertainty:
 
     def decides(self, difference: float, margin: float) -> bool:
         """Whether this design would decide it with a probability of 80 % if the true difference were this one."""
-        if self.detectable() <= abs(difference):
-            return True
         error, freedom = self.standard_error, self.freedom
+        # The sum of two quantiles is within 1 % of the noncentral t's answer from 5 degrees of freedom on, and fast.
+        if error * (stats.t.ppf(1 - LEVEL / 2, freedom) + stats.t.ppf(POWER, freedom)) <= abs(difference):
+            return True
         if error == 0:
             return abs(difference) < margin
         # Both one-sided tests reject: the estimate lies so far inside the margin on both sides.
