@@ -141,12 +141,12 @@ def _compare(
     summary = statistics.summarize(cases)
     comparisons = statistics.compare(cases, request.baseline, request.seed, request.margin)
     names = [name for name in request.names if name in set(cases["trainer"])]
+    tests = statistics.number_of_tests(comparisons)
     facts = {
         "command": escaped(command),
         "intervals": f"BCa bootstrap, 95 %, {statistics.BOOTSTRAP_SAMPLES} samples of cases, seed {request.seed}",
-        "test": f"Wilcoxon signed-rank, two-sided; Holm's correction over the {comparisons['p'].notna().sum()} "
-        "comparisons of this report",
-        "margin": _margins(list(summary["metric"].unique()), request.margin),
+        "test": f"Wilcoxon signed-rank, two-sided; Holm's correction over the {tests} comparisons of this report",
+        "margin": _margins(list(comparisons["metric"].unique()), request.margin),
         "effect size": "matched-pairs rank-biserial correlation",
         "foreground mean": "of a case: over its defined labels; of a trainer: over labels of their means (nnU-Net's)",
         "mean over folds": "the foreground mean of each training, averaged (the paper's)",
@@ -354,8 +354,10 @@ def _surface(request: Request, trainings: Sequence[Training], cases: pd.DataFram
 
 
 def _margins(metrics: list[str], given: Mapping[str, float]) -> str:
-    named = ", ".join(f"{metric} ±{numbers.margin(margin_of(metric, given), metric)}" for metric in metrics)
-    return f"{named}; {'as asked for' if given else 'the default, as none was named with --margin'}"
+    return ", ".join(
+        f"{name} ±{numbers.margin(margin_of(name, given), name)} ({'asked for' if name in given else 'default'})"
+        for name in metrics
+    )
 
 
 def _processes(request: Request) -> int:

@@ -16,7 +16,7 @@ def margin_of(name: str, given: Mapping[str, float]) -> float:
 
 
 def widest_interval(row: Any) -> tuple[float, float]:
-    """Return the interval of a comparison that covers most: over runs and cases if there is one, else over cases."""
+    """Return the interval over runs and cases if there is one, else that over cases."""
     if math.isnan(row.runs_ci_low):
         return row.ci_low, row.ci_high
     return row.runs_ci_low, row.runs_ci_high
@@ -40,9 +40,10 @@ def verdict(row: Any) -> str:
 
 
 def not_worse(row: Any) -> bool:
-    """Whether the interval excludes that the trainer is worse by the margin or more (non-inferiority)."""
+    """Whether interval and t-test exclude that the trainer is worse by the margin or more (non-inferiority)."""
     low, high = widest_interval(row)
-    return bool(high < row.margin if metric(row.metric).lower_is_better else low > -row.margin)
+    inside = high < row.margin if metric(row.metric).lower_is_better else low > -row.margin
+    return bool(inside and row.p_not_worse < LEVEL / 2)
 
 
 def means_disagree(row: Any) -> bool:

@@ -66,6 +66,10 @@ def of_counts(counts: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _count(key: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < 1e15 or value % 1:
+    try:
+        number = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
+    except OverflowError:
+        number = math.nan
+    if not 0 <= number < 1e15 or number % 1:
         raise ValueError(f"a {key} of {value!r:.40}")
-    return int(float(value))
+    return int(number)

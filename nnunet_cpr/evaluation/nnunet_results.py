@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 
 import pandas as pd
 
-from nnunet_cpr.evaluation.metrics import of_counts
+from nnunet_cpr.evaluation.metrics import COUNTS, of_counts
 from nnunet_cpr.evaluation.provenance import Doubt, changed_since, newer_training
 from nnunet_cpr.evaluation.results import CASE_COLUMNS
 from nnunet_cpr.evaluation.segmentations import dangling
@@ -305,7 +305,12 @@ def _reason(error: Exception) -> str:
 
 
 def _values(values: Mapping[str, Any], counts: bool) -> dict[str, float]:
-    return {"Dice": _dice(values["Dice"])} | (of_counts(values) if counts else {})
+    found = {"Dice": _dice(values["Dice"])}
+    if counts:
+        if lacking := [key for key in COUNTS if key not in values]:
+            raise ValueError(f"it has no {lacking[0]}, which --counts needs")
+        found |= of_counts(values)
+    return found
 
 
 def _dice(value: Any) -> float:

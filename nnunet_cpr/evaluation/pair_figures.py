@@ -1,4 +1,7 @@
-"""Critical-difference diagrams: mean ranks, and which trainers no difference is shown between (Demsar 2006)."""
+"""Critical-difference diagrams: mean ranks, and which trainers no difference is shown between (Demsar 2006).
+
+With pairwise tests a trainer may differ from two others between which it ranks, so a bar says on itself whom it joins.
+"""
 
 from collections.abc import Iterator
 
@@ -25,7 +28,8 @@ def draw_pairs(results: Results) -> Iterator[Drawing]:
                 f"critical-difference-{slug(metric)}-{name}",
                 PAIRS,
                 f"{dataset}: mean ranks by the cases' foreground mean {metric}, 1 is best",
-                "A bar joins trainers between which Wilcoxon's test with Holm's correction shows no difference.",
+                "A bar joins the trainers that are marked on it, between which Wilcoxon's test with Holm's correction "
+                "shows no difference.",
                 critical_differences(results, ranks, pairs),
             )
 
@@ -44,7 +48,7 @@ def critical_differences(results: Results, ranks: pd.Series, pairs: pd.DataFrame
     colors = {trainer: style(results, trainer)[0] for trainer in ranks.index}
     drawn = critical_difference_diagram(
         ranks, p, ax=ax, alpha=LEVEL, color_palette=colors, left_only=True, label_props={"fontsize": 9},
-        label_fmt_left="{label} ({rank:.2f})",
+        label_fmt_left="{label} ({rank:.2f})", crossbar_props={"marker": "o", "markersize": 4},
     )  # fmt: skip
     shown = {f"{trainer} ({ranks[trainer]:.2f})": trainer for trainer in ranks.index}
     for text in drawn["labels"]:

@@ -30,8 +30,8 @@ SUMMARY_COLUMNS += ["mean_over_folds", "runs_std"]
 TRAINING_COLUMNS = ["dataset", "trainer", "run", "fold", *_KEYS, "mean"]
 COMPARISON_COLUMNS = ["dataset", "trainer", "baseline", *_KEYS, "difference", "ci_low", "ci_high", "p", "p_holm"]
 COMPARISON_COLUMNS += ["wins", "ties", "losses", "baseline_mean", "trainer_mean", "difference_std", "effect_size"]
-COMPARISON_COLUMNS += ["margin", "runs_ci_low", "runs_ci_high", "detectable", "p_equivalence", "cases_needed"]
-COMPARISON_COLUMNS += ["runs_needed", "verdict"]
+COMPARISON_COLUMNS += ["margin", "runs_ci_low", "runs_ci_high", "detectable", "p_equivalence", "p_not_worse"]
+COMPARISON_COLUMNS += ["cases_needed", "runs_needed", "verdict"]
 
 
 def write_report(results: Results, folder: Path) -> None:

@@ -14,6 +14,11 @@ def unit(name: str) -> str:
     return f" ({metric(name).unit})" if metric(name).unit else ""
 
 
+def in_unit(name: str) -> str:
+    """Return " mm" for a metric in mm, nothing for one without unit."""
+    return f" {metric(name).unit}" if metric(name).unit else ""
+
+
 def metric_name(name: str) -> str:
     """Return the metric with its unit and, where a reader could err, its direction."""
     known = metric(name)
@@ -36,7 +41,7 @@ def difference(number: float, name: str) -> str:
 
 def margin(number: float, name: str) -> str:
     """Format a margin with its unit."""
-    return f"{number:.10g}{f' {metric(name).unit}' if metric(name).unit else ''}"
+    return f"{number:.10g}{in_unit(name)}"
 
 
 def interval(low: float, high: float, name: str) -> str:

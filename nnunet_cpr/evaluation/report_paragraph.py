@@ -4,6 +4,7 @@ from nnunet_cpr.evaluation import report_numbers as numbers
 from nnunet_cpr.evaluation.metrics import METRICS
 from nnunet_cpr.evaluation.report_lookup import datasets, metrics
 from nnunet_cpr.evaluation.results import Results
+from nnunet_cpr.evaluation.statistics import number_of_tests
 
 _MEASURED = {
     "NSD": "normalized surface distance (NSD)",
@@ -22,7 +23,10 @@ _RUNS = (
     "Runs and cases: Davison & Hinkley, Bootstrap Methods and their Application, Cambridge 1997. Degrees of freedom: "
     "Satterthwaite, Biometrics Bull 1946;2:110-114."
 )
-_PAIRS = "Critical-difference diagram: Demsar, J Mach Learn Res 2006;7:1-30."
+_PAIRS = (
+    "Critical-difference diagram: Demsar, J Mach Learn Res 2006;7:1-30; with pairwise tests: Benavoli et al, J Mach "
+    "Learn Res 2016;17(5):1-10."
+)
 
 
 def paragraph(results: Results) -> list[str]:
@@ -32,10 +36,10 @@ def paragraph(results: Results) -> list[str]:
     further = [_MEASURED.get(name, name) for name in shown if name != "Dice"]
     cases = results.cases.groupby("dataset")["case"].nunique()
     counts = [f"{numbers.plural(int(cases[dataset]), 'case')} ({dataset})" for dataset in datasets(results)]
-    tests = results.comparisons["p"].notna().sum()
+    tests = number_of_tests(results.comparisons)
     runs = sorted(set(results.summary["runs"]))
     margins = ", ".join(
-        f"{numbers.margin(part['margin'].iloc[0], str(name))} ({name})"
+        f"±{numbers.margin(part['margin'].iloc[0], str(name))} ({name})"
         for name, part in results.comparisons.groupby("metric", sort=False)
         if name in METRICS
     )
@@ -47,8 +51,8 @@ def paragraph(results: Results) -> list[str]:
         "confidence intervals (bias-corrected and accelerated bootstrap over cases, 9,999 samples"
         f"{'; and a two-level bootstrap over runs and cases with 1,999 samples' if several else ''}), and p-values of "
         f"Wilcoxon's signed-rank test with Holm's correction over all {tests} comparisons. "
-        f"Two methods were considered equal if the 95 % interval lay within a margin of {margins} and two one-sided "
-        "t-tests agreed at the 5 % level. Computed with nnunet-cpr"
+        f"Two methods were considered equal if the 95 % interval{' over runs and cases' if several else ''} lay within "
+        f"a margin of {margins} and two one-sided t-tests agreed at the 5 % level. Computed with nnunet-cpr"
         f"{_version(results)}."
     )
     references = [*REFERENCES, *([_RUNS] if several else []), *([_PAIRS] if results.pairs is not None else [])]
@@ -59,7 +63,7 @@ def _trained(runs: list[int]) -> str:
     if max(runs) < 2:
         return ""
     counts = str(runs[0]) if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"
-    return f"Each method was trained {counts} times with different seeds, and its values were averaged per case. "
+    return f"Each method has {counts} runs, whose values were averaged per case. "
 
 
 def _listed(names: list[str]) -> str:

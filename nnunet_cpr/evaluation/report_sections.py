@@ -11,6 +11,7 @@ from nnunet_cpr.evaluation.report_numbers import margin, plural
 from nnunet_cpr.evaluation.report_paragraph import paragraph
 from nnunet_cpr.evaluation.report_verdict import verdicts
 from nnunet_cpr.evaluation.results import CONSTRAINTS, PAIRS, SLICES, TRAINING, Results
+from nnunet_cpr.evaluation.statistics import number_of_tests
 
 _ORIENTATION = (
     "Where a file tells how the patient lies, axial and coronal slices have the patient's right on the left, and "
@@ -18,12 +19,14 @@ _ORIENTATION = (
 )
 _ACROSS = (
     "Mean over datasets of the differences of the foreground means. The datasets are the units here, so n is their "
-    "number, and the interval says what other datasets of this kind would give. With few datasets it is wide."
+    "number. The interval is for the mean over datasets of this kind, as if these were drawn from them at random; with "
+    "two or three datasets it says little."
 )
 _PAIRS = (
     "Every trainer against every other: the trainer of the row minus that of the column, and p of Wilcoxon's "
-    "signed-rank test with Holm's correction over all pairs of the dataset. In the figure, a bar joins trainers "
-    "between which no difference is shown (Demsar 2006); that is no evidence that they are equal."
+    "signed-rank test with Holm's correction over all pairs of the dataset and metric. In critical-difference "
+    "diagrams, a bar joins the trainers that are marked on it, between which no difference is shown (Demsar 2006, "
+    "Benavoli 2016); that is no evidence that they are equal."
 )
 
 
@@ -97,7 +100,7 @@ def _test_set(results: Results, drawings: Sequence[Drawing]) -> Section:
             for dataset, found in verdicts(results).items()
             for one in found
         ),
-        f"p: with Holm's correction over the {results.comparisons['p'].notna().sum()} comparisons of the test set.",
+        f"p: with Holm's correction over the {number_of_tests(results.comparisons)} comparisons of the test set.",
     ]
     tables = [*report_tables.main_tables(results), *report_tables.label_tables(results)]
     return Section("test-set", "Test set (fold ensembles)", notes, tables, drawings)

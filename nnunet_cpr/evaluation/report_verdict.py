@@ -14,7 +14,6 @@ from nnunet_cpr.evaluation.margins import (
     not_worse,
     widest_interval,
 )
-from nnunet_cpr.evaluation.metrics import metric as metric_of
 from nnunet_cpr.evaluation.report_lookup import datasets, metrics, others, rows_by_key
 from nnunet_cpr.evaluation.results import FOREGROUND, Results
 from nnunet_cpr.evaluation.uncertainty import LEVEL
@@ -110,15 +109,16 @@ def _numbers(row: Any) -> str:
 
 def _power(row: Any) -> str:
     """Say what this design could have detected and, if it decided nothing, what would."""
-    if math.isnan(row.detectable):
+    if math.isnan(row.detectable) or row.detectable == 0:
         return ""
     metric, units = row.metric, "cases" if math.isnan(row.runs_ci_low) else "cases and runs"
-    text = (
-        f" Smallest difference that so many {units} detect in 80 % of studies: "
-        f"{numbers.margin(float(numbers.value(row.detectable, metric)), metric)}."
-    )
+    least = numbers.value(row.detectable, metric)
+    least = f"{least}{numbers.in_unit(metric)}" if float(least) else f"below the last digit of {metric}"
+    text = f" Smallest difference that so many {units} detect in 80 % of studies: {least}."
     if row.verdict != UNDECIDED:
         return text
+    if row.cases_needed <= row.n:
+        return f"{text} Without the correction for many comparisons, so many cases would mostly suffice."
     ways = [f"{int(row.cases_needed):,} cases"] if not math.isnan(row.cases_needed) else []
     ways += [f"{int(row.runs_needed):,} runs of each trainer"] if not math.isnan(row.runs_needed) else []
     if ways:
@@ -128,7 +128,7 @@ def _power(row: Any) -> str:
 
 def _difference(row: Any) -> str:
     metric = row.metric
-    unit = f" {one.unit}" if (one := metric_of(metric)).unit else ""
+    unit = numbers.in_unit(metric)
     covers = _range(row.ci_low, row.ci_high, metric)
     if not math.isnan(row.runs_ci_low):
         covers += f" over cases, {_range(row.runs_ci_low, row.runs_ci_high, metric)} over runs and cases"

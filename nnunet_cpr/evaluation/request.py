@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nnunet_cpr import yaml_files
-from nnunet_cpr.evaluation.metrics import METRICS
+from nnunet_cpr.evaluation.metrics import METRICS, OF_COUNTS
 from nnunet_cpr.files import user_path
 from nnunet_cpr.labels import printable
 
@@ -50,7 +50,7 @@ class Request:
     seed: int = 0
     """Of the bootstrap."""
     margin: dict[str, float] = field(default_factory=dict)
-    """By metric: differences up to this mean nothing. Default: MARGINS of margins.py."""
+    """By metric: differences up to this mean nothing. Default: those of metrics.py."""
     processes: int = 0
     """0: one a core."""
 
@@ -107,6 +107,10 @@ def make_request(given: Mapping[str, Any]) -> Request:
         raise ValueError("--pred needs --reference, the folder of the true labels")
     if predictions and (useless := [key for key in _OF_TRAINERS if key in values]):
         raise ValueError(f"{useless[0]} means nothing for folders (--pred)")
+    for name in values.get("margin", {}):
+        needs = "counts" if name in OF_COUNTS else "surface"
+        if name != "Dice" and not values.get(needs):
+            raise ValueError(f"there is no {name} to give a margin without --{needs}")
     if "tolerance" in values and not values.get("surface"):
         raise ValueError("the tolerance is that of NSD, which needs --surface")
     names = list(trainers or predictions)
@@ -179,17 +183,19 @@ def _margins(value: Any) -> dict[str, float]:
         split = [str(entry).rpartition("=") for entry in _listed(value)]
         pairs = [(name if equals else "Dice", number) for name, equals, number in split]
     found: dict[str, float] = {}
+    directed = [name for name, one in METRICS.items() if one.lower_is_better is not None]
     for name, number in pairs:
-        if name not in METRICS:
-            raise ValueError(f"there is no metric {name!r:.80} to give a margin; there are {', '.join(METRICS)}")
+        if name not in METRICS or METRICS[name].lower_is_better is None:
+            raise ValueError(f"there is no metric {name!r:.80} to give a margin; there are {', '.join(directed)}")
         if name in found:
             raise ValueError(f"margin has {name} twice")
         try:
             found[name] = math.nan if isinstance(number, bool) else float(number)
         except (TypeError, ValueError, OverflowError):
             found[name] = math.nan
-        if not 0 < found[name] < MOST_MILLIMETERS:
-            raise ValueError(f"the margin of {name} is {number!s:.80}, but must be a number above 0")
+        most = MOST_MILLIMETERS if METRICS[name].unit else 1
+        if not 0 < found[name] < most:
+            raise ValueError(f"the margin of {name} is {number!s:.80}, but must be a number above 0 and below {most:g}")
     return found
 
 

@@ -78,7 +78,8 @@ class Results:
     comparisons: pd.DataFrame
     """dataset, trainer, baseline, label, metric, n, difference, ci_low, ci_high, p, p_holm, wins, ties, losses,
     baseline_mean, trainer_mean, difference_std, effect_size (matched-pairs rank-biserial correlation, -1 to 1), margin,
-    runs_ci_low, runs_ci_high, detectable, p_equivalence, cases_needed, runs_needed, verdict: see statistics.compare."""
+    runs_ci_low, runs_ci_high, detectable, p_equivalence, p_not_worse, cases_needed, runs_needed, verdict: see
+    :func:`nnunet_cpr.evaluation.statistics.compare`."""
     extremes: pd.DataFrame
     """The cases that gained and lost most: dataset, trainer, baseline, label, metric, case, fold, difference."""
     ranks: pd.DataFrame | None

@@ -7,7 +7,9 @@ Values that are equal on paper may differ in their last digits, because they are
 values are ranked, counted or compared with 0, such values count as equal: see :func:`snap`.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -131,8 +133,9 @@ def compare(
     correlation. `wins` counts the cases in which the trainer is better, so lower for HD95 and MASD.
 
     `runs_ci_low` and `runs_ci_high` are the interval over runs and cases, NaN unless both have two runs or more.
-    `detectable`, `p_equivalence`, `cases_needed` and `runs_needed` are those of :class:`Uncertainty` with the metric's
-    margin (by `margins`, else the default), over runs too where that is possible; `verdict` is that of margins.py.
+    `detectable`, `p_equivalence`, `p_not_worse`, `cases_needed` and `runs_needed` are those of :class:`Uncertainty`
+    with the metric's margin (by `margins`, else the default), over runs too where that is possible; `verdict` is that
+    of margins.py.
 
     Raises:
         ValueError: no case has a value for both, in all that is compared.
@@ -141,15 +144,24 @@ def compare(
     if not result["n"].any():
         first = result.iloc[0]
         raise ValueError(f"{first.dataset}: no case has a {first.metric} for both {baseline} and {first.trainer}")
-    # With one label the foreground mean is that label: one test, not two.
-    single = result.groupby(["dataset", "trainer", "metric"], sort=False)["label"].transform("size") == 2
-    repeated = single & (result["label"] == FOREGROUND)
+    repeated = _repeated(result)
     tested = result["p"].notna() & ~repeated
     if tested.any():
         result.loc[tested, "p_holm"] = multipletests(result.loc[tested, "p"], method="holm")[1]
     result["p_holm"] = result["p_holm"].where(~repeated, result["p_holm"].shift())
     result["verdict"] = [verdict(row) for row in result.itertuples()]
     return result
+
+
+def number_of_tests(comparisons: pd.DataFrame) -> int:
+    """Return how many tests Holm's correction covers."""
+    return int((comparisons["p"].notna() & ~_repeated(comparisons)).sum())
+
+
+def _repeated(comparisons: pd.DataFrame) -> pd.Series:
+    """With one label the foreground mean is that label: one test, not two."""
+    single = comparisons.groupby(["dataset", "trainer", "metric"], sort=False)["label"].transform("size") == 2
+    return single & (comparisons["label"] == FOREGROUND)
 
 
 def _compared_pairs(
@@ -171,30 +183,28 @@ def _compared_pairs(
                 mean, low, high = (0.0 if abs(x) <= rounding else x for x in (mean, *_interval(known, seed)))
                 base, ours = (_mean(means[name], str(label)) for name in (baseline, trainer))
                 ours_by_run, base_by_run = (_matrix(runs[name], table, str(label)) for name in (trainer, baseline))
-                rows.append(
-                    {
-                        "dataset": dataset,
-                        "trainer": trainer,
-                        "baseline": baseline,
-                        "label": label,
-                        "metric": metric,
-                        "n": len(known),
-                        "difference": mean,
-                        "ci_low": low,
-                        "ci_high": high,
-                        "p": _wilcoxon(known),
-                        "p_holm": np.nan,
-                        "wins": int(better.sum()),
-                        "ties": int((known == 0).sum()),
-                        "losses": int(len(known) - better.sum() - (known == 0).sum()),
-                        "baseline_mean": base,
-                        "trainer_mean": ours,
-                        "difference_std": known.std(ddof=1) if len(known) > 1 else np.nan,
-                        "effect_size": _rank_biserial(known),
-                        "margin": margin,
-                        **_certainty(known, ours_by_run, base_by_run, mean, margin, seed),
-                    }
-                )
+                row = {
+                    "dataset": dataset,
+                    "trainer": trainer,
+                    "baseline": baseline,
+                    "label": label,
+                    "metric": metric,
+                    "n": len(known),
+                    "difference": mean,
+                    "ci_low": low,
+                    "ci_high": high,
+                    "p": _wilcoxon(known),
+                    "p_holm": np.nan,
+                    "wins": int(better.sum()),
+                    "ties": int((known == 0).sum()),
+                    "losses": int(len(known) - better.sum() - (known == 0).sum()),
+                    "baseline_mean": base,
+                    "trainer_mean": ours,
+                    "difference_std": known.std(ddof=1) if len(known) > 1 else np.nan,
+                    "effect_size": _rank_biserial(known),
+                    "margin": margin,
+                }
+                rows.append(row | _certainty(known, ours_by_run, base_by_run, mean, row, seed, only is None))
     return pd.DataFrame(rows)
 
 
@@ -267,35 +277,43 @@ def values_of_runs(cases: pd.DataFrame) -> dict[str, list[pd.DataFrame]]:
 
 
 def _matrix(runs: list[pd.DataFrame], table: pd.DataFrame, label: str) -> np.ndarray:
-    """Return the values of a label in each run (row) and case (column), of the cases and labels that are compared."""
+    """Return the values of a label in each run (row) and case (column), of the cases and labels that are compared.
+
+    What is undefined in some runs gets the mean of the others, so that the mean over all is that of the difference.
+    """
     compared = table.index[table[label].notna()]
-    if label == FOREGROUND:
-        defined = table.drop(columns=FOREGROUND).loc[compared].notna()
-        rows = [run.reindex(compared).where(defined).mean(axis=1) for run in runs]
-    else:
-        rows = [run.reindex(compared)[label] for run in runs]
-    values = np.stack([row.to_numpy(dtype=float) for row in rows])
-    if np.isnan(values).any():  # undefined in some runs: the mean of the others, as in the difference
+    names = list(table.columns.drop(FOREGROUND)) if label == FOREGROUND else [label]
+    values = np.stack([run.reindex(compared)[names].to_numpy(dtype=float) for run in runs])
+    defined = table.loc[compared, names].notna().to_numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # means of nothing, which are not used
         values = np.where(np.isnan(values), np.nanmean(values, axis=0), values)
-    return values
+        return np.asarray(np.nanmean(np.where(defined, values, np.nan), axis=2))
 
 
 def _certainty(
-    known: np.ndarray, trainer: np.ndarray, baseline: np.ndarray, mean: float, margin: float, seed: int
+    known: np.ndarray,
+    trainer: np.ndarray,
+    baseline: np.ndarray,
+    mean: float,
+    row: dict[str, Any],
+    seed: int,
+    needed: bool,
 ) -> dict[str, float]:
-    keys = ("runs_ci_low", "runs_ci_high", "detectable", "p_equivalence", "cases_needed", "runs_needed")
+    """Return what :class:`Uncertainty` says; how much is `needed` takes longer."""
+    keys = ("runs_ci_low", "runs_ci_high", "detectable", "p_equivalence", "p_not_worse", "cases_needed", "runs_needed")
     found = dict.fromkeys(keys, np.nan)
     spread = uncertainty(known, trainer, baseline)
     if spread is None:
         return found
     if spread.runs:
         found["runs_ci_low"], found["runs_ci_high"] = two_level_interval(trainer, baseline, spread, seed)
-    found["detectable"], found["p_equivalence"] = spread.detectable(), spread.p_equivalence(mean, margin)
-    for key, count in (
-        ("cases_needed", spread.cases_needed(mean, margin)),
-        ("runs_needed", spread.runs_needed(mean, margin)),
-    ):
-        found[key] = np.nan if count is None else count
+    better = -mean if of_metric(row["metric"]).lower_is_better else mean
+    found["detectable"], found["p_equivalence"] = spread.detectable(), spread.p_equivalence(mean, row["margin"])
+    found["p_not_worse"] = spread.p_above(better, -row["margin"])
+    for key, count in (("cases_needed", spread.cases_needed), ("runs_needed", spread.runs_needed)) if needed else ():
+        number = count(mean, row["margin"])
+        found[key] = np.nan if number is None else number
     return found
 
 

@@ -12,6 +12,7 @@ side the run part is unknown, and everything here is about the choice of cases o
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -71,10 +72,17 @@ class Uncertainty:
             return 0.0 if abs(difference) < margin else 1.0
         return float(stats.t.sf((margin - abs(difference)) / error, self.freedom))
 
+    def p_above(self, difference: float, least: float) -> float:
+        """Return the p-value of a one-sided t-test for a true difference above `least`."""
+        if self.standard_error == 0:
+            return 0.0 if difference > least else 1.0
+        return float(stats.t.sf((difference - least) / self.standard_error, self.freedom))
+
     def cases_needed(self, difference: float, margin: float) -> int | None:
         """Return how many cases would decide it if the true difference were this one; None if no number of them would.
 
-        Decided is: a difference is found, or equality within +-margin is shown, with a probability of 80 %.
+        Decided is: a t-test at 5 % finds a difference, or the 95 % interval lies within +-margin, with a probability of
+        80 %. Corrections for many tests are not considered.
         """
         return _fewest(lambda n: replace(self, cases=replace(self.cases, units=n)), difference, margin)
 
@@ -96,8 +104,9 @@ class Uncertainty:
             return True
         if error == 0:
             return abs(difference) < margin
-        # Both one-sided tests reject: the estimate lies so far inside the margin on both sides.
-        inside = [(margin + sign * difference) / error - stats.t.ppf(1 - LEVEL, freedom) for sign in (1, -1)]
+        # The 95 % interval lies inside the margin on both sides.
+        needed = stats.t.ppf(1 - LEVEL / 2, freedom)
+        inside = [(margin + sign * difference) / error - needed for sign in (1, -1)]
         return bool(sum(stats.t.cdf(inside, freedom)) - 1 >= POWER)
 
 
@@ -123,7 +132,7 @@ def two_level_interval(trainer: Matrix, baseline: Matrix, known: Uncertainty, se
 
     Each sample draws cases, the same for both sides, and runs of each side. Two things make up for few runs: deviations
     of runs from their mean are stretched by sqrt(runs / (runs - 1)), as a plain bootstrap has too little variance
-    (Davison & Hinkley 1997, section 2.3), and the percentiles by the quantile of Student's t over the normal one.
+    (Davison & Hinkley 1997, section 3.8), and the percentiles by the quantile of Student's t over the normal one.
 
     Args:
         trainer: The trainer's values, shape (runs, cases), two runs or more, no NaN.
@@ -133,22 +142,31 @@ def two_level_interval(trainer: Matrix, baseline: Matrix, known: Uncertainty, se
     """
     rng = np.random.default_rng(seed)
     n = trainer.shape[1]
+    counts = _drawn_cases(n, seed)
     found = np.zeros(RUN_SAMPLES)
     batch = max(1, 2_000_000 // n)
     for begin in range(0, RUN_SAMPLES, batch):
-        size = min(batch, RUN_SAMPLES - begin)
-        counts = rng.multinomial(n, np.full(n, 1 / n), size=size) / n
+        shares = counts[begin : begin + batch] / n
         for sign, side in ((1, trainer), (-1, baseline)):
             runs = len(side)
-            means = counts @ side.T
+            means = shares @ side.T
             middle = means.mean(axis=1, keepdims=True)
             stretched = middle + math.sqrt(runs / (runs - 1)) * (means - middle)
-            drawn = rng.multinomial(runs, np.full(runs, 1 / runs), size=size) / runs
-            found[begin : begin + size] += sign * (drawn * stretched).sum(axis=1)
+            drawn = rng.multinomial(runs, np.full(runs, 1 / runs), size=len(shares)) / runs
+            found[begin : begin + batch] += sign * (drawn * stretched).sum(axis=1)
     mean = float(trainer.mean() - baseline.mean())
     wider = stats.t.ppf(1 - LEVEL / 2, known.freedom) / stats.norm.ppf(1 - LEVEL / 2)
     low, high = mean + wider * (np.percentile(found, [100 * LEVEL / 2, 100 * (1 - LEVEL / 2)]) - mean)
     return float(low), float(high)
+
+
+@lru_cache(maxsize=2)
+def _drawn_cases(n: int, seed: int) -> npt.NDArray[np.uint16]:
+    """Return how often each sample draws each case; the same for all comparisons of a dataset, so it is kept."""
+    rng = np.random.default_rng([seed, n])
+    batch = max(1, 2_000_000 // n)
+    sizes = [min(batch, RUN_SAMPLES - begin) for begin in range(0, RUN_SAMPLES, batch)]
+    return np.concatenate([rng.multinomial(n, np.full(n, 1 / n), size=size).astype(np.uint16) for size in sizes])
 
 
 def _noncentrality(freedom: float) -> float:
@@ -173,4 +191,4 @@ def _fewest(design: Callable[[int], Uncertainty], difference: float, margin: flo
             high = middle
         else:
             low = middle
-    return high
+    return high if high <= MOST else None

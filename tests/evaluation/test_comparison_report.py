@@ -27,7 +27,7 @@ def compared(label=FOREGROUND, metric="Dice", dataset="Heart", **given):
         "difference": 0.0061, "ci_low": 0.0012, "ci_high": 0.0113, "p": 0.004, "p_holm": 0.0123,
         "wins": 14, "ties": 1, "losses": 5, "baseline_mean": 0.8469, "trainer_mean": 0.853,
         "difference_std": 0.01, "effect_size": 0.456, "margin": 0.01, "runs_ci_low": NAN, "runs_ci_high": NAN,
-        "detectable": 0.0066, "p_equivalence": 0.04, "cases_needed": 25, "runs_needed": NAN,
+        "detectable": 0.0066, "p_equivalence": 0.04, "p_not_worse": 0.001, "cases_needed": 25, "runs_needed": NAN,
     } | given  # fmt: skip
     return row | {"verdict": verdict(SimpleNamespace(**row))}
 
@@ -292,6 +292,7 @@ def test_verdicts_are_neutral(results, given, expected):
     [
         ({"ci_low": -0.001}, True),
         ({"ci_low": -0.012}, False),
+        ({"ci_low": -0.001, "p_not_worse": 0.03}, False),
         ({"ci_low": -0.02, "ci_high": 0.009, "metric": "HD95"}, True),
         ({"ci_low": -0.009, "ci_high": 0.02, "metric": "HD95"}, False),
     ],
@@ -309,6 +310,12 @@ def test_what_would_decide_it(results):
     assert "(95 % CI −0.001 to +0.011 over cases, −0.020 to +0.030 over runs and cases)" in found.numbers
     assert "Smallest difference that so many cases and runs detect in 80 % of studies: 0.007." in found.numbers
     assert "about 25 cases or 7 runs of each trainer would decide it." in found.numbers
+    results.comparisons = pd.DataFrame([compared(ci_low=-0.001, cases_needed=18.0)])
+    assert "Without the correction for many comparisons, so many cases" in verdicts(results)["Heart"][0].numbers
+    for detectable, said in ((0.0, ""), (0.0004, "80 % of studies: below the last digit of Dice.")):
+        results.comparisons = pd.DataFrame([compared(detectable=detectable)])
+        numbers = verdicts(results)["Heart"][0].numbers
+        assert said in numbers and (said or "Smallest" not in numbers)
 
 
 def test_markdown_says_the_same(out):
@@ -341,7 +348,7 @@ def test_markdown_says_the_same(out):
             "comparisons",
             "dataset trainer baseline label metric n difference ci_low ci_high p p_holm wins ties losses baseline_mean "
             "trainer_mean difference_std effect_size margin runs_ci_low runs_ci_high detectable p_equivalence "
-            "cases_needed runs_needed verdict",
+            "p_not_worse cases_needed runs_needed verdict",
         ),
     ],
 )

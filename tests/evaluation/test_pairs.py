@@ -131,11 +131,11 @@ def test_the_paragraph_for_a_paper():
     found = results(several(("D", "E")))
     text, references = paragraph(found)
     assert "Segmentations of 25 cases (D), 25 cases (E) were compared by the Dice" in text
-    assert "compared with base, paired by case" in text and "a margin of 0.01 (Dice)" in text
+    assert "compared with base, paired by case" in text and "a margin of ±0.01 (Dice)" in text
     assert f"over all {2 * 3 * 3} comparisons" in text and "seeds" not in text and "two-level" not in text
     assert "Demsar" in references and "Satterthwaite" not in references
     found.comparisons[["runs_ci_low", "runs_ci_high"]] = -0.1, 0.1
     found.summary["runs"] = 3
     text, references = paragraph(found)
-    assert "trained 3 times with different seeds" in text and "two-level bootstrap over runs and cases" in text
+    assert "Each method has 3 runs" in text and "two-level bootstrap over runs and cases" in text
     assert "Satterthwaite" in references

@@ -41,7 +41,11 @@ def test_runs_are_grouped_and_the_baseline_comes_first():
         ({"margin": ["Dice=much"]}, "the margin of Dice is much, but must be a number above 0"),
         ({"margin": {"Dice": True}}, "the margin of Dice is True"),
         ({"margin": {"Dice": 10**400}}, "the margin of Dice is 1000"),
-        ({"margin": {"Jaccard": 0.1}}, "no metric 'Jaccard' to give a margin; there are Dice, NSD, HD95, MASD"),
+        ({"margin": {"Jaccard": 0.1}}, "no metric 'Jaccard' to give a margin; there are Dice, NSD, HD95, MASD, Pre"),
+        ({"margin": "RVE=0.1"}, "no metric 'RVE' to give a margin"),
+        ({"margin": 2}, "the margin of Dice is 2, but must be a number above 0 and below 1"),
+        ({"margin": "HD95=2"}, "there is no HD95 to give a margin without --surface"),
+        ({"margin": "Recall=0.02"}, "there is no Recall to give a margin without --counts"),
         ({"margin": ["0.1", "Dice=0.2"]}, "margin has Dice twice"),
         ({"baseline": "C"}, "the baseline C is not among A, B"),
         ({"empty": "zero"}, "empty is zero, but must be one of nan, 0, 1"),
@@ -131,7 +135,7 @@ def test_yaml_with_a_name_twice(tmp_path):
 
 @pytest.mark.parametrize("given", [["0.02", "HD95=2"], ["Dice=2e-2", "HD95=2"], {"Dice": 0.02, "HD95": "2"}])
 def test_margins(given):
-    request = make_request({"datasets": 4, "trainers": ["A", "B"], "margin": given})
+    request = make_request({"datasets": 4, "trainers": ["A", "B"], "surface": True, "margin": given})
     assert request.margin == {"Dice": 0.02, "HD95": 2.0}
     assert make_request({"datasets": 4, "trainers": ["A", "B"], "margin": 0.02}).margin == {"Dice": 0.02}
 
