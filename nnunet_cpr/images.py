@@ -3,6 +3,8 @@
 SimpleITK is imported where it is used, because the command line imports what imports this module.
 """
 
+import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ TOLERANCE = 1e-3
 """Two images lie at the same place if no spacing, no coordinate of the origin and none of the step from voxel to voxel
 differs by more than this share of the smallest spacing, nor by more than this many mm: far less than a voxel. Headers
 hold float32, so what that rounds off a far origin is tolerated besides."""
+_MOST_COMPRESSED = 1100
+"""More than how many bytes gzip can pack into one: 1,032, plus the file's own header."""
 _MM = {1: 1000.0, 3: 0.001}
 """Millimeters in NIfTI's units meter and micrometer. All others are read as mm, as SimpleITK reads them."""
 
@@ -74,6 +78,21 @@ def nifti_unit(image: Any) -> float:
 def states_unit(image: Any) -> bool:
     """Tell whether the header of an image of nibabel's says which unit its lengths have."""
     return int(image.header.get("xyzt_units", 0)) & 7 in (1, 2, 3)
+
+
+def nifti_voxels(image: Any) -> npt.NDArray[Any]:
+    """Return the voxels of an image of nibabel's, read whole.
+
+    Raises:
+        ValueError: by its header it is larger than its file can hold. nibabel would take the memory before it notices.
+    """
+    holder = image.file_map["image"].filename
+    if holder is not None:
+        size = os.path.getsize(holder) * (_MOST_COMPRESSED if str(holder).endswith(".gz") else 1)
+        needed = math.prod(image.shape) * image.get_data_dtype().itemsize
+        if needed > size:
+            raise ValueError(f"its header says {needed:,} bytes of voxels, which a file of its size cannot hold")
+    return np.asanyarray(image.dataobj)
 
 
 def zero_spacing(image: Any, path: Path) -> bool:

@@ -1,4 +1,6 @@
 import dataclasses
+import gzip
+import struct
 
 import nibabel as nib
 import numpy as np
@@ -6,7 +8,7 @@ import pytest
 import SimpleITK
 from scipy.spatial.transform import Rotation
 
-from nnunet_cpr.images import Geometry, UnsuitableFile, difference, itk_geometry, nifti_geometry
+from nnunet_cpr.images import Geometry, UnsuitableFile, difference, itk_geometry, nifti_geometry, nifti_voxels
 
 SPACING = (0.7, 0.8, 2.5)
 ORIGIN = (31.0, -47.5, 60.25)
@@ -151,3 +153,25 @@ def test_a_path_at_which_simpleitk_would_end_the_process(tmp_path):
     nib.save(nib.Nifti1Image(np.zeros(SIZE, np.uint8), affine()), path)
     with pytest.raises(UnsuitableFile, match="takes only paths in UTF-8; rename the file or folder"):
         itk_geometry(path)
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_a_header_that_promises_more_than_the_file_can_hold_takes_no_memory(tmp_path, ending, monkeypatch):
+    """A damaged size of 14 GB was allocated before nibabel noticed, and the system ended the process."""
+    content = bytearray(nib.Nifti1Image(np.zeros((3, 4, 5), np.int16), np.eye(4)).to_bytes())
+    content[40:48] = struct.pack("<4h", 3, 30_000, 20_000, 10_000)
+    path = tmp_path / f"a{ending}"
+    path.write_bytes(gzip.compress(content) if ending.endswith(".gz") else content)
+    image = nib.load(path)
+    monkeypatch.setattr(np, "asanyarray", lambda _: pytest.fail("it is read"))
+    with pytest.raises(ValueError, match="12,000,000,000,000 bytes of voxels"):
+        nifti_voxels(image)
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float64])
+def test_nothing_compresses_better_than_that(tmp_path, ending, dtype):
+    path = tmp_path / f"a{ending}"
+    nib.save(nib.Nifti1Image(np.zeros((200, 200, 100), dtype), np.eye(4)), path)
+    assert nifti_voxels(nib.load(path)).shape == (200, 200, 100)
+    assert nifti_voxels(nib.Nifti1Image(np.ones((2, 2, 2), dtype), np.eye(4))).all()  # in memory, without a file

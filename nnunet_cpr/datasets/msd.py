@@ -11,7 +11,7 @@ import numpy as np
 
 from nnunet_cpr.datasets.nnunet_reading import check_readable, reader_name, same_spacing
 from nnunet_cpr.files import refuse_pipe, write_json
-from nnunet_cpr.images import check_permission, difference, nifti_geometry
+from nnunet_cpr.images import check_permission, difference, nifti_geometry, nifti_voxels
 from nnunet_cpr.labels import IGNORE, read_dataset_json
 
 ENDING = ".nii.gz"
@@ -184,7 +184,7 @@ def open_nifti(path: Path) -> tuple[nib.Nifti1Image, np.ndarray]:
     refuse_pipe(path)
     try:
         image = nib.load(path)
-        voxels = np.asanyarray(image.dataobj)
+        voxels = nifti_voxels(image)
         if voxels.dtype.kind not in "biuf":
             raise ValueError(f"its voxels are of the type {image.get_data_dtype()}, but must be numbers")
         if not voxels.size:

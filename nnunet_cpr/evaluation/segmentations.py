@@ -25,6 +25,7 @@ from nnunet_cpr.images import (
     itk_geometry,
     nifti_geometry,
     nifti_unit,
+    nifti_voxels,
     states_unit,
 )
 from nnunet_cpr.labels import LARGEST_LABEL
@@ -165,7 +166,7 @@ def _read_nifti(path: Path) -> tuple[npt.NDArray[Any], list[float]]:
     import nibabel
 
     image: Any = nibabel.load(path)
-    voxels = np.asanyarray(image.dataobj)
+    voxels = nifti_voxels(image)
     unit = nifti_unit(image)
     spacing = [float(length) * unit for length in image.header.get_zooms()[2::-1]]
     if voxels.ndim == 2:

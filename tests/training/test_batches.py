@@ -15,6 +15,7 @@ from nnunetv2.training.logging.nnunet_logger import MetaLogger
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from training_helpers import make_trainer, resumed, same, weights
 
+from nnunet_cpr.training import stopping
 from nnunet_cpr.training.batches import RepeatableBatches, augmentation_in_this_process
 from nnunet_cpr.training.stopping import StopSignals
 
@@ -102,11 +103,13 @@ def test_finished_batches_leave_no_process(new_children):
         next(batches)
 
 
-def test_workers_outlive_a_stop_signal_to_the_whole_group(new_children):
+def test_workers_outlive_a_stop_signal_to_the_whole_group(new_children, monkeypatch):
     """The training's step in progress may still need them."""
+    monkeypatch.setattr(stopping, "WORKERS_GRACE", 300.0)  # on a busy machine the test itself may take some seconds
     with StopSignals():
         batches = RepeatableBatches(Draws(), (1,), 0, 2, pin_memory=False)
-        next(batches)
+        for _ in range(2):  # both workers are at work then
+            next(batches)
         for worker in new_children():
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
                 os.kill(worker.pid, number)
