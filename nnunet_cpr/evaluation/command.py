@@ -50,6 +50,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     both.add_argument("--intersect", action="store_true", help="compare the cases that all have, where they differ")
     both.add_argument("--counts", action="store_true", help="precision, recall and volume errors, too (voxel counts)")
     both.add_argument("--surface", action="store_true", help="NSD, HD95 and MASD, too (nnunet-cpr[surface])")
+    both.add_argument(
+        "--missed-hd95", type=float, metavar="MM",
+        help="HD95 where label or prediction alone is empty (BraTS: 374; default: left out)",
+    )  # fmt: skip
     both.add_argument("--tolerance", type=float, metavar="MM", help="of NSD (default: 1)")
     both.add_argument(
         "--margin", metavar="X", help="of Dice, or METRIC=X: smaller differences mean nothing (default: 0.01; report)",

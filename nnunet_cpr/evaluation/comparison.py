@@ -135,6 +135,7 @@ def _compare(
         cautions += doubts
         if ignores:
             cautions.append("Surface metrics count voxels with the ignore label as background; Dice leaves them out.")
+    cases, missed = apply_penalty(cases, request.missed_hd95)
     cases, touched = apply_policy(cases, request.empty)
     cases = statistics.add_foreground(cases)
 
@@ -155,6 +156,8 @@ def _compare(
     if request.surface:
         from nnunet_cpr.evaluation.surface import library
 
+        policy = "left out" if request.missed_hd95 is None else f"counted as {request.missed_hd95:.10g} mm"
+        facts["HD95 where label or prediction alone is empty"] = f"{policy}; {missed} values"
         facts["surface metrics"] = f"{library()}; NSD at {request.tolerance:.10g} mm; HD95 and MASD in mm"
     facts["versions"] = ", ".join(
         [f"{p} {version(p)}" for p in ("nnunet-cpr", "nnunetv2", "scipy", "statsmodels", "pandas")]
@@ -259,6 +262,22 @@ def apply_policy(cases: pd.DataFrame, empty: str) -> tuple[pd.DataFrame, int]:
     if empty != "nan":
         cases = cases.assign(value=cases["value"].mask(touched, float(empty)))
     return cases, int(touched.sum())
+
+
+def apply_penalty(cases: pd.DataFrame, hd95: float | None) -> tuple[pd.DataFrame, int]:
+    """Return the cases with this HD95 (None: unchanged) where label or prediction alone is empty, and their number.
+
+    There NSD is 0 and a distance is undefined, and nowhere else both.
+    """
+    undefined = (cases["metric"] == "HD95") & cases["value"].isna()
+    if not undefined.any():
+        return cases, 0
+    keys = ["dataset", "run", "fold", "case", "label"]
+    nowhere = cases.loc[(cases["metric"] == "NSD") & (cases["value"] == 0), keys]
+    missed = undefined & pd.MultiIndex.from_frame(cases[keys]).isin(pd.MultiIndex.from_frame(nowhere))
+    if hd95 is not None:
+        cases = cases.assign(value=cases["value"].mask(missed, hd95))
+    return cases, int(missed.sum())
 
 
 def _cautions(cases: pd.DataFrame, summary: pd.DataFrame, request: Request, trainings: Sequence[Training]) -> list[str]:

@@ -37,6 +37,8 @@ class Request:
     """Default: the first trainer or prediction."""
     empty: str = "nan"
     """Dice (and NSD) where label and prediction are both empty: nan (left out, as nnU-Net), 0 or 1."""
+    missed_hd95: float | None = None
+    """HD95 in mm where label or prediction alone is empty; None: it is left out."""
     intersect: bool = False
     skip_missing: bool = False
     """Compare the finished trainings by the cases that all of them have."""
@@ -89,7 +91,9 @@ def make_request(given: Mapping[str, Any]) -> Request:
         values["empty"] = str(values["empty"]).lower()
         if values["empty"] not in EMPTY_POLICIES:
             raise ValueError(f"empty is {values['empty']}, but must be one of {', '.join(EMPTY_POLICIES)}")
-    for key, least in (("tolerance", 0.0), ("seed", 0), ("processes", 0)):
+    if "missed_hd95" in values and not values.get("surface"):
+        raise ValueError("missed_hd95 is a value of HD95, which needs --surface")
+    for key, least in (("missed_hd95", 0.0), ("tolerance", 0.0), ("seed", 0), ("processes", 0)):
         if key in values:
             values[key] = _number(key, values[key], least)
     if "margin" in values:

@@ -14,7 +14,7 @@ from evaluation_helpers import frame, write_segmentation, write_training
 
 from nnunet_cpr.cli import main
 from nnunet_cpr.evaluation import report
-from nnunet_cpr.evaluation.comparison import apply_policy, check_cases
+from nnunet_cpr.evaluation.comparison import apply_penalty, apply_policy, check_cases
 from nnunet_cpr.evaluation.report_layout import REPORT
 from nnunet_cpr.evaluation.results import CASE_COLUMNS, FOREGROUND
 
@@ -127,6 +127,20 @@ def test_empty_masks(policy, expected):
     kept, touched = apply_policy(cases, policy)
     assert touched == 1
     assert kept["value"].tolist() == pytest.approx([expected, 0.5, math.nan], nan_ok=True)
+
+
+@pytest.mark.parametrize(("hd95", "expected"), [(None, math.nan), (374.0, 374.0)])
+def test_missed_structures(hd95, expected):
+    """x is missed in one case, absent in another, and far off in a third."""
+    values = {"NSD": [0.0, math.nan, 0.0], "HD95": [math.nan, math.nan, 50.0], "MASD": [math.nan, math.nan, 40.0]}
+    parts = [frame(metric=name, a={f"c{k}": {"x": of[k], "y": 1.0} for k in range(3)}) for name, of in values.items()]
+    cases = pd.concat(parts, ignore_index=True)
+    found, missed = apply_penalty(cases, hd95)
+    assert missed == 1
+    kept = found.set_index(["metric", "case", "label"])["value"]
+    assert kept["HD95", :, "x"].tolist() == pytest.approx([expected, math.nan, 50.0], nan_ok=True)
+    kept["HD95", "c0", "x"] = math.nan
+    assert kept.equals(cases.set_index(["metric", "case", "label"])["value"])  # nothing else has changed
 
 
 def test_parsing_imports_nothing_heavy():

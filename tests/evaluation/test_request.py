@@ -50,6 +50,8 @@ def test_runs_are_grouped_and_the_baseline_comes_first():
         ({"baseline": "C"}, "the baseline C is not among A, B"),
         ({"empty": "zero"}, "empty is zero, but must be one of nan, 0, 1"),
         ({"tolerance": 0}, "tolerance is 0"),
+        ({"missed_hd95": 374.0}, "missed_hd95 is a value of HD95, which needs --surface"),
+        ({"missed_hd95": -1, "surface": True}, "missed_hd95 is -1, but must be a number of at least 0"),
         ({"tolerance": 2.0}, "needs --surface"),
         ({"trainers": [], "predictions": ["X=f", "Y=g"], "reference": "r"}, "datasets means nothing for folders"),
         ({"test_set": "yes"}, "test_set is 'yes', but must be true or false"),
