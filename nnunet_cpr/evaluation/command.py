@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from nnunet_cpr.evaluation.report_layout import REPORT
-from nnunet_cpr.evaluation.request import EMPTY_POLICIES, make_request, read_yaml
+from nnunet_cpr.evaluation.request import EMPTY_POLICIES, LESION_RULES, make_request, read_yaml
 from nnunet_cpr.files import user_path
 from nnunet_cpr.output_folder import replace_folder
 
@@ -49,6 +49,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )  # fmt: skip
     both.add_argument("--intersect", action="store_true", help="compare the cases that all have, where they differ")
     both.add_argument("--counts", action="store_true", help="precision, recall and volume errors, too (voxel counts)")
+    both.add_argument(
+        "--lesions", metavar="LABEL", help="lesion-wise F1, sensitivity and Dice of these labels, too", **many
+    )
+    both.add_argument(
+        "--lesion-rule", choices=LESION_RULES, help="which lesions belong together (default: overlap, sharing a voxel)"
+    )
     both.add_argument("--surface", action="store_true", help="NSD, HD95 and MASD, too (nnunet-cpr[surface])")
     both.add_argument(
         "--missed-hd95", type=float, metavar="MM",

@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -25,6 +26,9 @@ from nnunet_cpr.evaluation.starting_weights import compare_weights
 from nnunet_cpr.labels import escaped, printable
 from nnunet_cpr.nnunet.setup import Setup
 from nnunet_cpr.parallel import job_cores
+
+if TYPE_CHECKING:
+    from nnunet_cpr.evaluation.surface import SurfaceTask
 
 SMALL = 50
 """Below this number of cases the report warns."""
@@ -129,8 +133,14 @@ def _compare(
     """Check and compare the cases; `ignores` tells whether their labels have an ignore label."""
     cases, cautions = check_cases(cases, request.intersect or request.skip_missing)
     cautions = [*said, *cautions]
+    tasks = _tasks(request, trainings, cases) if request.surface or request.lesions else []
+    if request.lesions:
+        from nnunet_cpr.evaluation.lesions import lesion_metrics
+
+        measured = lesion_metrics(tasks, request.lesions, request.lesion_rule, _processes(request))
+        cases = pd.concat([cases, measured], ignore_index=True)
     if request.surface:
-        measured, doubts = _surface(request, trainings, cases)
+        measured, doubts = _surface(request, tasks)
         cases = pd.concat([cases, measured], ignore_index=True)
         cautions += doubts
         if ignores:
@@ -153,6 +163,10 @@ def _compare(
         "mean over folds": "the foreground mean of each training, averaged (the paper's)",
         "empty in label and prediction": f"{_POLICIES[request.empty]}; {touched} values",
     }
+    if request.lesions:
+        facts["lesions"] = (
+            f"connected components of {', '.join(request.lesions)}; matched by the rule {request.lesion_rule}"
+        )
     if request.surface:
         from nnunet_cpr.evaluation.surface import library
 
@@ -341,8 +355,16 @@ def _files(request: Request, trainings: Sequence[Training], cases: pd.DataFrame)
     return in_folders(request.reference, request.predictions, cases[cases["label"] != FOREGROUND])
 
 
-def _surface(request: Request, trainings: Sequence[Training], cases: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+def _surface(request: Request, tasks: "list[SurfaceTask]") -> tuple[pd.DataFrame, list[str]]:
     """Return the surface metrics of the cases, and what to say about their spacing."""
+    from nnunet_cpr.evaluation import surface
+
+    cautions = surface.spacing_cautions(tasks)
+    return surface.surface_metrics(tasks, request.tolerance, _processes(request)), cautions
+
+
+def _tasks(request: Request, trainings: Sequence[Training], cases: pd.DataFrame) -> "list[SurfaceTask]":
+    """Return the files of the cases."""
     from nnunet_cpr.evaluation import folders, surface
 
     if request.trainers:
@@ -368,8 +390,7 @@ def _surface(request: Request, trainings: Sequence[Training], cases: pd.DataFram
     else:
         assert request.reference is not None
         tasks = folders.surface_tasks(request.reference, request.predictions, cases)
-    cautions = surface.spacing_cautions(tasks)
-    return surface.surface_metrics(tasks, request.tolerance, _processes(request)), cautions
+    return tasks
 
 
 def _margins(metrics: list[str], given: Mapping[str, float]) -> str:

@@ -35,6 +35,9 @@ _METRICS = [
     Metric("Recall", 0.01),
     Metric("RVE", 0.01, lower_is_better=None),
     Metric("absolute RVE", 0.01, lower_is_better=True),
+    Metric("Lesion F1", 0.01),
+    Metric("Lesion sensitivity", 0.01),
+    Metric("Lesion Dice", 0.01),
 ]
 METRICS = {metric.name: metric for metric in _METRICS}
 """By name, in the order of a report."""

@@ -14,6 +14,9 @@ _MEASURED = {
     "Recall": "recall",
     "RVE": "relative volume error (RVE)",
     "absolute RVE": "absolute relative volume error",
+    "Lesion F1": "lesion-wise F1",
+    "Lesion sensitivity": "lesion-wise sensitivity",
+    "Lesion Dice": "lesion-wise Dice",
 }
 REFERENCES = [
     "Intervals: Efron, J Am Stat Assoc 1987;82:171-185. Rank test: Wilcoxon, Biometrics Bull 1945;1:80-83. Correction: "

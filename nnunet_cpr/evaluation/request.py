@@ -14,6 +14,7 @@ from nnunet_cpr.files import user_path
 from nnunet_cpr.labels import printable
 
 EMPTY_POLICIES = ("nan", "0", "1")
+LESION_RULES = ("overlap", "brats")
 MOST_MILLIMETERS = 1e6
 """Above any distance in an image; a tolerance is below."""
 
@@ -46,6 +47,10 @@ class Request:
     """Compare what the fold ensembles of `nnunet-cpr batch` have predicted of the test sets, too."""
     counts: bool = False
     """Precision, recall and volume errors, too, from voxel counts."""
+    lesions: list[str] = field(default_factory=list)
+    """Labels whose connected components are compared one by one."""
+    lesion_rule: str = "overlap"
+    """Which predicted lesions belong to which true one: overlap or brats."""
     surface: bool = False
     tolerance: float = 1.0
     """Of NSD, in mm."""
@@ -73,7 +78,7 @@ def make_request(given: Mapping[str, Any]) -> Request:
     if unknown := [str(key) for key in given if key not in known]:
         raise ValueError(f"unknown key {unknown[0]}; there are {', '.join(known)}")
     values: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    for key in ("datasets", "folds"):
+    for key in ("datasets", "folds", "lesions"):
         if key in values:
             values[key] = [_text(key, value) for value in _listed(values[key])]
     if "folds" in values:
@@ -87,6 +92,10 @@ def make_request(given: Mapping[str, Any]) -> Request:
     for key in ("intersect", "skip_missing", "test_set", "counts", "surface"):
         if not isinstance(values.get(key, False), bool):
             raise ValueError(f"{key} is {values[key]!r}, but must be true or false")
+    if "lesion_rule" in values and not values.get("lesions"):
+        raise ValueError("lesion_rule means nothing without the labels: --lesions LABEL ...")
+    if values.get("lesion_rule", LESION_RULES[0]) not in LESION_RULES:
+        raise ValueError(f"lesion_rule is {values['lesion_rule']}, but must be one of {', '.join(LESION_RULES)}")
     if "empty" in values:
         values["empty"] = str(values["empty"]).lower()
         if values["empty"] not in EMPTY_POLICIES:
@@ -112,7 +121,7 @@ def make_request(given: Mapping[str, Any]) -> Request:
     if predictions and (useless := [key for key in _OF_TRAINERS if key in values]):
         raise ValueError(f"{useless[0]} means nothing for folders (--pred)")
     for name in values.get("margin", {}):
-        needs = "counts" if name in OF_COUNTS else "surface"
+        needs = "counts" if name in OF_COUNTS else "lesions" if name.startswith("Lesion") else "surface"
         if name != "Dice" and not values.get(needs):
             raise ValueError(f"there is no {name} to give a margin without --{needs}")
     if "tolerance" in values and not values.get("surface"):
@@ -156,7 +165,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 _OF_TRAINERS = ("datasets", "configuration", "plans", "folds", "skip_missing", "test_set")
 _TEXTS = (
-    "datasets", "configuration", "plans", "folds", "trainers", "reference", "predictions", "baseline", "output"
+    "datasets", "configuration", "plans", "folds", "trainers", "reference", "predictions", "baseline", "output", "lesions"
 )  # fmt: skip
 
 

@@ -49,6 +49,8 @@ def test_runs_are_grouped_and_the_baseline_comes_first():
         ({"margin": ["0.1", "Dice=0.2"]}, "margin has Dice twice"),
         ({"baseline": "C"}, "the baseline C is not among A, B"),
         ({"empty": "zero"}, "empty is zero, but must be one of nan, 0, 1"),
+        ({"lesion_rule": "brats"}, "lesion_rule means nothing without the labels: --lesions"),
+        ({"lesions": ["x"], "lesion_rule": "some"}, "lesion_rule is some, but must be one of overlap, brats"),
         ({"tolerance": 0}, "tolerance is 0"),
         ({"missed_hd95": 374.0}, "missed_hd95 is a value of HD95, which needs --surface"),
         ({"missed_hd95": -1, "surface": True}, "missed_hd95 is -1, but must be a number of at least 0"),
