@@ -165,7 +165,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 _OF_TRAINERS = ("datasets", "configuration", "plans", "folds", "skip_missing", "test_set")
 _TEXTS = (
-    "datasets", "configuration", "plans", "folds", "trainers", "reference", "predictions", "baseline", "output", "lesions"
+    "datasets", "configuration", "plans", "folds", "trainers", "reference", "predictions", "baseline", "output",
+    "lesions",
 )  # fmt: skip
 
 
