@@ -16,7 +16,7 @@ from nnunet_cpr.evaluation.fold_ensembles import ADVICE, FoldEnsemble, find_ense
 from nnunet_cpr.evaluation.margins import margin_of
 from nnunet_cpr.evaluation.metrics import METRICS
 from nnunet_cpr.evaluation.metrics import metric as of_metric
-from nnunet_cpr.evaluation.mixing import trained_with, unequal_lengths
+from nnunet_cpr.evaluation.mixing import other_references, trained_with, unequal_lengths
 from nnunet_cpr.evaluation.nnunet_logs import read_cost, read_logs
 from nnunet_cpr.evaluation.nnunet_results import Training, find_trainings, model_name, read_cases, shortened
 from nnunet_cpr.evaluation.paper import published
@@ -223,7 +223,7 @@ def _comparable(
     if not trainings:
         raise ValueError(f"nothing can be compared yet with the baseline {request.baseline}: {' '.join(said)}")
     said += [f"{t.dataset}, {t.run} fold {t.fold}: {doubt.text}." for t in trainings if (doubt := t.doubt())]
-    return trainings, said + compare_weights(trainings) + trained_with(trainings)
+    return trainings, said + compare_weights(trainings) + trained_with(trainings) + other_references(trainings)
 
 
 _POLICIES = {"nan": "left out, as nnU-Net does", "0": "counted as 0", "1": "counted as 1"}

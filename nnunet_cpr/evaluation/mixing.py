@@ -1,12 +1,13 @@
-"""What a comparison must not mix without saying so: cases that were trained with, and trainings of unequal length."""
+"""What a comparison must not mix without a word: trained cases, other true labels, trainings of unequal length."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import pandas as pd
 
 from nnunet_cpr.evaluation.fold_ensembles import FoldEnsemble
-from nnunet_cpr.evaluation.nnunet_results import Training, shortened
+from nnunet_cpr.evaluation.nnunet_results import Training, case_name, shortened
 from nnunet_cpr.files import read_json
 from nnunet_cpr.nnunet.paths import known_folder
 
@@ -34,6 +35,36 @@ def trained_with(trainings: Sequence[Training]) -> list[str]:
         f"values say nothing of new cases ({shortened(runs)})."
         for (dataset, fold, both), runs in found.items()
     ]
+
+
+def other_references(trainings: Sequence[Training]) -> list[str]:
+    """Name the cases of which two trainings of a dataset were validated against different true labels.
+
+    nnU-Net's summary.json counts the voxels of each label, so nothing but that is read.
+    """
+    first: dict[tuple[str, str], tuple[dict[str, int], str]] = {}
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for one in trainings:
+        for case, sizes in _true_sizes(one).items():
+            known, whose = first.setdefault((one.dataset, case), (sizes, one.run))
+            if sizes != known:
+                found.setdefault((one.dataset, one.run, whose), []).append(case)
+    return [
+        f"{dataset}: {run} and {other} were validated against different true labels of {shortened(sorted(cases))}; "
+        "their values cannot be compared."
+        for (dataset, run, other), cases in found.items()
+    ]
+
+
+def _true_sizes(training: Training) -> dict[str, dict[str, int]]:
+    """Return how many voxels of each label the true segmentation of each case has, of cases of which it is known."""
+    found = {}
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        for case in read_json(training.validation / "summary.json")["metric_per_case"]:
+            with suppress(KeyError):
+                sizes = {label: int(of["TP"]) + int(of["FN"]) for label, of in case["metrics"].items()}
+                found[case_name(case["prediction_file"])] = sizes
+    return found
 
 
 def unequal_lengths(epochs: pd.DataFrame) -> list[str]:

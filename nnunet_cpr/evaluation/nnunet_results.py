@@ -17,9 +17,9 @@ from nnunet_cpr.evaluation.segmentations import dangling
 from nnunet_cpr.evaluation.spacings import spacing_files
 from nnunet_cpr.files import read_json
 from nnunet_cpr.labels import Label as Label
-from nnunet_cpr.labels import check_case_name, read_dataset_json
 from nnunet_cpr.labels import foreground_labels as foreground_labels
 from nnunet_cpr.labels import ignore_label as ignore_label
+from nnunet_cpr.labels import check_case_name, read_dataset_json
 from nnunet_cpr.nnunet.paths import known_folder, needed_folder
 from nnunet_cpr.nnunet.setup import Setup
 
@@ -65,7 +65,7 @@ class Training:
         """Return the cases of its result, empty if they are not known or there is none."""
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             cases = read_json(self.validation / "summary.json")["metric_per_case"]
-            return [_case_name(case["prediction_file"]) for case in cases]
+            return [case_name(case["prediction_file"]) for case in cases]
         return []
 
     @cached_property
@@ -124,7 +124,7 @@ class Training:
         places = self._reference_folders()
         found = {}
         for case in read_json(self.validation / "summary.json")["metric_per_case"]:
-            name = _case_name(case["prediction_file"])
+            name = case_name(case["prediction_file"])
             # Results may have been moved since: the paths in summary.json are the last resort.
             references = [*(place / f"{name}{ending}" for place in places), Path(case["reference_file"])]
             reference = next((path for path in references if path.is_file()), references[0])
@@ -269,7 +269,7 @@ def read_cases(
             advice = "compare that version's predictions as folders: --reference FOLDER --pred NAME=FOLDER ..."
             raise ValueError("nnU-Net version 1 wrote it")
         cases = content["metric_per_case"]
-        names = [_case_name(case["prediction_file"]) for case in cases]
+        names = [case_name(case["prediction_file"]) for case in cases]
         metrics = [{key: _values(value, counts) for key, value in case["metrics"].items()} for case in cases]
         if not names:
             raise ValueError("no cases")
@@ -320,6 +320,7 @@ def _dice(value: Any) -> float:
     raise ValueError(f"a Dice of {value!r:.40}")
 
 
-def _case_name(prediction_file: str) -> str:
+def case_name(prediction_file: str) -> str:
+    """Return a case's name from the path of its prediction, whatever system wrote it."""
     name = re.split(r"[/\\]", prediction_file)[-1]
     return name.removesuffix(".gz").rpartition(".")[0] or name

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from evaluation_helpers import write_training
 
-from nnunet_cpr.evaluation.mixing import trained_with, unequal_lengths
+from nnunet_cpr.evaluation.mixing import other_references, trained_with, unequal_lengths
 from nnunet_cpr.evaluation.nnunet_results import find_trainings
 
 NAME = "Dataset004_Tiny"
@@ -50,6 +50,28 @@ def test_cases_that_were_trained_with(trainings, tmp_path):
 def test_a_damaged_split_says_nothing(trainings, tmp_path, text):
     (tmp_path / "preprocessed" / NAME / "splits_final.json").write_text(text)
     assert trained_with(trainings) == []
+
+
+def count(training, changes=None):
+    """Add nnU-Net's voxel counts to a summary: 100 true voxels, but in the cases of `changes`."""
+    path = training.validation / "summary.json"
+    content = json.loads(path.read_text())
+    for case in content["metric_per_case"]:
+        name = case["prediction_file"].split("/")[-1].removesuffix(".nii.gz")
+        found = 40 if training.run == "A" else 60
+        case["metrics"]["1"] |= {"TP": found, "FP": 3, "FN": (changes or {}).get(name, 100) - found}
+    path.write_text(json.dumps(content))
+
+
+def test_different_true_labels(trainings):
+    assert other_references(trainings) == []  # without counts nothing is known
+    for training in trainings:
+        count(training)
+    assert other_references(trainings) == []
+    count(trainings[3], {"c12": 101, "c10": 99})
+    assert other_references(trainings) == [
+        f"{NAME}: B and A were validated against different true labels of c10, c12; their values cannot be compared."
+    ]
 
 
 def epochs(**steps):
