@@ -17,9 +17,9 @@ from nnunet_cpr.evaluation.segmentations import dangling
 from nnunet_cpr.evaluation.spacings import spacing_files
 from nnunet_cpr.files import read_json
 from nnunet_cpr.labels import Label as Label
+from nnunet_cpr.labels import check_case_name, read_dataset_json
 from nnunet_cpr.labels import foreground_labels as foreground_labels
 from nnunet_cpr.labels import ignore_label as ignore_label
-from nnunet_cpr.labels import check_case_name, read_dataset_json
 from nnunet_cpr.nnunet.paths import known_folder, needed_folder
 from nnunet_cpr.nnunet.setup import Setup
 
