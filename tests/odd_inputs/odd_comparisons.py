@@ -29,7 +29,8 @@ FLAGS = {"datasets": "-d", "trainers": "-tr", "configuration": "-c", "plans": "-
          "predictions": "--pred", "baseline": "--baseline", "empty": "--empty", "tolerance": "--tolerance",
          "seed": "--seed",
          "processes": "-np", "output": "-o", "intersect": "--intersect", "skip_missing": "--skip-missing",
-         "surface": "--surface"}  # fmt: skip
+         "surface": "--surface", "margin": "--margin", "counts": "--counts", "lesions": "--lesions",
+         "lesion_rule": "--lesion-rule", "missed_hd95": "--missed-hd95"}  # fmt: skip
 AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 

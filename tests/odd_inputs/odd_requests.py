@@ -35,6 +35,47 @@ def odd_numbers(world: World) -> str:
 
 
 @odd(REQUEST)
+def odd_margins(world: World) -> str:
+    good = ["0.02", "Dice=0.5", "Dice=2e-2", "0.999999", "1e-300"]
+    bad = ["0", "-1", "nan", "inf", "1", "Dice=", "=0.1", "=", "x=0.1", "dice=0.1", "RVE=0.1", "Recall=0.1", "0.1 0.2",
+           "Lesion F1=0.1", "Dice=0.1=0.2", "1e400", "٠", "0,1"]  # fmt: skip
+    value = pick(world, [*good, *bad])
+    world.request["margin"] = value.split(" ") if world.rng.random() < 0.5 else [value]
+    if len(world.chosen) == 1 and value not in ("Lesion F1=0.1", "0.1 0.2"):
+        world.verdict = REFUSED if value in bad else ACCEPTED
+    world.words.append("margin")
+    return f"--margin {value!r}"
+
+
+@odd(REQUEST)
+def more_metrics(world: World) -> str:
+    """Precision and so on, of results that may lack the counts; lesions of labels that may not be there."""
+    own = world
+    own.checked = False
+    if own.rng.random() < 0.5:
+        own.request["counts"] = True
+        own.words += ["counts", "TP"]
+        return "--counts"
+    own.request["lesions"] = [pick(own, ["1", "2", "part 1", "label 1", "foreground mean", "", "é", "0"])]
+    if own.rng.random() < 0.5:
+        own.request["lesion_rule"] = pick(own, ["brats", "overlap", "BraTS", ""])
+    own.words += ["lesion", "--lesions"]
+    return f"--lesions {own.request['lesions'][0]!r}"
+
+
+@odd(REQUEST)
+def odd_penalty(world: World) -> str:
+    own = world
+    value = pick(own, ["374", "0", "-1", "nan", "1e400", "x"])
+    own.request["missed_hd95"] = value
+    own.unknown |= {"HD95"}
+    own.words.append("missed")
+    if len(own.chosen) == 1 and not own.surface:
+        own.verdict = REFUSED
+    return f"--missed-hd95 {value!r}"
+
+
+@odd(REQUEST)
 def odd_empty_policy(world: World) -> str:
     value = pick(world, ["NaN", "NAN", "0.0", "1.0", "2", "none", "", "0 ", "-1"])
     world.request["empty"] = value

@@ -250,7 +250,7 @@ def odd_folds(world: World) -> str:
     value = pick(own, [*NUMBERS, "00", "fold_0", "0-4", "0,1", "all ", "ALL", "../fold_0", "5"])
     own.request["folds"] = [value]
     own.checked = False
-    if len(own.chosen) == 1 and value not in ("0", "5", "-0", "+2", " 3 ", "1e3", "١", "", "1_0"):
+    if len(own.chosen) == 1 and value not in ("0", "00", "5", "-0", "+2", " 3 ", "1e3", "١", "", "1_0"):
         own.verdict = REFUSED
     return f"-f {value[:40]!r}"
 
@@ -265,6 +265,7 @@ def fold_twice(world: World) -> str:
 @odd(REQUEST)
 def odd_trainers(world: World) -> str:
     own = trainings_only(world)
+    own.words.append("named twice")
     runs = own.runs()
     value = pick(
         own,
