@@ -73,6 +73,16 @@ def test_a_trainer_that_is_not_in_every_dataset():
     assert pairs.groupby("dataset").size().to_dict() == {"D": 6, "E": 3}
 
 
+@pytest.mark.filterwarnings("error")
+def test_trainers_that_never_meet():
+    cases = several(("D", "E"))
+    apart = {("D", "b_{y}"), ("D", "far"), ("E", "a $x$")}
+    cases = cases[[pair not in apart for pair in zip(cases["dataset"], cases["trainer"], strict=True)]]
+    pairs = statistics.compare_all(cases, NAMES)
+    found = set(zip(pairs["dataset"], pairs["baseline"], pairs["trainer"], strict=True))
+    assert found == {("D", "base", "a $x$"), ("E", "base", "b_{y}"), ("E", "base", "far"), ("E", "b_{y}", "far")}
+
+
 def test_pairs_that_share_no_case_are_not_an_error():
     cases = several()
     gone = (cases["trainer"] == "far") & (cases["case"] != "c0") | (cases["trainer"] == "b_{y}") & (
