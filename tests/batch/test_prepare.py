@@ -167,7 +167,10 @@ def test_a_configuration_that_nnunet_does_not_plan_here(copy, monkeypatch):
     study = read_study(study.path)  # whether there is a 3d_lowres shows only when it is planned
     assert not is_prepared(study, NAME)
     monkeypatch.setattr(preparation, "_run", lambda *_: (folder / "nnUNetPlans.json").write_text(plans))
-    with pytest.raises(ValueError, match=r"^nnU-Net planned no configuration 3d_lowres for Dataset004_Tiny$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^nnU-Net planned no configuration 3d_lowres for Dataset004_Tiny \(it does so only for large images\)$",
+    ):
         prepare(study, NAME)
 
 
