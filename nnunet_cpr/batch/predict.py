@@ -45,7 +45,9 @@ def predict(plan: Plan, ensemble: Ensemble) -> int:
             code = _evaluate(ensemble, attempt)
         if attempt.stopped:
             code = RESUME_ME
-        unfinished = "" if ensemble.is_done() else ensemble.changed() or "nnU-Net ended well, but left no result"
+        unfinished = (
+            "" if code or ensemble.is_done() else ensemble.changed() or "nnU-Net ended well, but left no result"
+        )
         return attempt.end(code, unfinished)
 
 

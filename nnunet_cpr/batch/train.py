@@ -51,7 +51,9 @@ def train(plan: Plan, run: Run) -> int:
         if not run.is_begun():
             _note_weights(study, run)
         code = attempt.run(train_command(study, run))
-        return attempt.end(code, "" if run.is_done() else "nnU-Net ended well, but left no result of this training")
+        return attempt.end(
+            code, "" if code or run.is_done() else "nnU-Net ended well, but left no result of this training"
+        )
 
 
 def _note_weights(study: Study, run: Run) -> None:

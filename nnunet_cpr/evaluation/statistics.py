@@ -223,10 +223,9 @@ def compare_all(
         together = part.groupby("dataset")["trainer"].transform(lambda names, one=first: (names == one).any())
         if number < len(trainers) - 1 and together.any():
             found.append(_compared_pairs(part[together], first, seed, margins, FOREGROUND))
-    known = [rows for rows in found if not rows.empty]  # the trainer may be alone in its datasets
-    if not known:
+    if not found:
         return None
-    pairs = pd.concat(known, ignore_index=True)
+    pairs = pd.concat(found, ignore_index=True)
     for _, rows in pairs.groupby(["dataset", "metric"], sort=False):
         tested = rows.index[rows["p"].notna()]
         if len(tested):
