@@ -9,9 +9,10 @@ that a job was sent. Each job is a process of its own that runs the user's comma
 - bkill sends SIGINT, SIGTERM and SIGKILL with 10 seconds between them;
 - what a job leaves behind when its shell ends is killed, and noted in `left_behind.jsonl`.
 
-While there is a file `closed`, no job starts. Time limits do not run here. A line in `jobs/NUMBER.requests` makes one
-come: `warning` does what the job's -wa and -wt ask for, and nothing if it has none; `run limit` sends SIGUSR2, and ends
-the job ten minutes later. Needs psutil, which comes with Snakemake.
+While there is a file `closed`, no job starts; while there is a file `slow`, bjobs does not answer. Time limits do not
+run here. A line in `jobs/NUMBER.requests` makes one come: `warning` does what the job's -wa and -wt ask for, and
+nothing if it has none; `run limit` sends SIGUSR2, and ends the job ten minutes later. Needs psutil, which comes with
+Snakemake.
 """
 
 import fcntl
@@ -179,6 +180,9 @@ def send(job: str, shell: int, which: signal.Signals) -> None:
 
 def bjobs(words: list[str]) -> int:
     assert words[:3] == ["-noheader", "-o", "jobid stat"] and words[3] == "-aJ", words
+    note("questions.jsonl", *words)
+    while (STATE / "slow").exists():
+        time.sleep(0.05)
     found = [job for job in read_jobs() if fnmatch.fnmatch(job["options"]["-J"][0], words[4].replace("[", "[[]"))]
     for job in found:
         print(job["number"], job["status"])

@@ -147,6 +147,22 @@ def test_ctrl_c_ends_the_jobs_and_the_next_call_goes_on(world, cluster, profile)
     world.check_trained_once(folds=1, epochs=10)
 
 
+def test_ctrl_c_ends_the_jobs_while_their_state_is_asked_for(world, cluster, profile):
+    """Snakemake's own list of jobs is empty at that time."""
+    study = world.study("device: cuda\n", trainers=TEN, folds="[0]")
+    world.hold(1)
+    (cluster.state / "slow").touch()
+    process = world.start("batch", study, "--profile", profile)
+    world.wait_for_events("epoch")
+    world.wait_for(lambda: cluster.read("questions.jsonl"))
+    process.send_signal(signal.SIGINT)
+    world.wait_for(lambda: world.events("stopped"))
+    (cluster.state / "slow").unlink()
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130, out + err
+    world.check_nothing_left()
+
+
 def test_jobs_that_need_no_gpu_ask_for_none(world, cluster, profile):
     """A dataset that is to be prepared, and a finished training whose surface metrics are missing; both only wait."""
     new = world.folder / "raw" / "Dataset005_New"
