@@ -18,8 +18,11 @@ import numpy as np
 import SimpleITK
 import torch
 
-from nnunet_cpr.evaluation.segmentations import read_segmentation
-from nnunet_cpr.evaluation.surface import CACHE_FILE, SurfaceTask, library, surface_metrics
+from nnunet_cpr.evaluation.readers.case_files import CaseFiles
+from nnunet_cpr.evaluation.readers.segmentation_files import read_segmentation
+from nnunet_cpr.evaluation.surface.cache import CACHE_FILE
+from nnunet_cpr.evaluation.surface.compute import surface_metrics
+from nnunet_cpr.evaluation.surface.distances import library
 
 SPACING = (0.8, 0.8, 2.0)
 TOLERANCE_MM = 1.0
@@ -38,7 +41,7 @@ def balls(rng: np.random.Generator, size: int, labels: int) -> tuple[np.ndarray,
     return images[0], images[1]
 
 
-def make_tasks(folder: Path, cases: int, size: int, labels: int) -> list[SurfaceTask]:
+def make_tasks(folder: Path, cases: int, size: int, labels: int) -> list[CaseFiles]:
     """Write synthetic cases."""
     rng = np.random.default_rng(0)
     tasks = []
@@ -51,11 +54,11 @@ def make_tasks(folder: Path, cases: int, size: int, labels: int) -> list[Surface
             files[-1].parent.mkdir(exist_ok=True)
             SimpleITK.WriteImage(image, str(files[-1]), True)
         values = {str(label): label for label in range(1, labels + 1)}
-        tasks.append(SurfaceTask("Synthetic", "T", "T", 0, f"case{index:03}", *files, values))
+        tasks.append(CaseFiles("Synthetic", "T", "T", 0, f"case{index:03}", *files, values))
     return tasks
 
 
-def plain_loop(tasks: list[SurfaceTask]) -> list[float]:
+def plain_loop(tasks: list[CaseFiles]) -> list[float]:
     """Return NSD, HD95 and MASD of every case and label, by MONAI's functions on whole masks."""
     from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance, compute_surface_dice
 

@@ -55,7 +55,7 @@ def compare_runs(args: argparse.Namespace) -> None:
     """Do what the command line asks for. Raises ValueError or OSError before anything is written."""
     from comparison import figures, report  # they import matplotlib, whose settings must be put aside before
 
-    from nnunet_cpr.evaluation.figures import save_figure
+    from nnunet_cpr.evaluation.figures.drawing import save_figure
 
     if args.tensors and not args.constraints:
         raise ValueError("--tensors chooses what --constraints FILE draws, which is not asked for")

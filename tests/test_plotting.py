@@ -8,7 +8,7 @@ import matplotlib
 import pytest
 from matplotlib.figure import Figure
 
-from nnunet_cpr.evaluation.figures import save_figure
+from nnunet_cpr.evaluation.figures.drawing import save_figure
 from nnunet_cpr.plotting import default_style
 from nnunet_cpr.training.trace import FIGURE_FILE, Row, Trace, draw
 

@@ -8,7 +8,7 @@ from nnunet_cpr.batch.job_files import JobFiles
 from nnunet_cpr.batch.locks import is_locked
 from nnunet_cpr.batch.runs import Run, failure_note, first_stages_of, read_record, runs_of
 from nnunet_cpr.batch.study import Study
-from nnunet_cpr.evaluation.fold_ensembles import FoldEnsemble, ensemble_folder, fold_names
+from nnunet_cpr.evaluation.readers.fold_ensembles import FoldEnsemble, ensemble_folder, fold_names
 from nnunet_cpr.files import read_json
 from nnunet_cpr.nnunet.setup import Setup
 

@@ -13,7 +13,7 @@ class EpochTimes:
 
     def of(self, fold: Path) -> list[float]:
         """Return the seconds of each finished epoch of a fold."""
-        from nnunet_cpr.evaluation.nnunet_logs import read_log
+        from nnunet_cpr.evaluation.readers.training_logs import read_log
 
         if fold not in self._read:
             self._read[fold] = read_log(fold)["seconds"].tolist()
@@ -25,7 +25,7 @@ class EpochTimes:
         That is the median of its own epochs, else of those of its trainer, else of any trainer with the same dataset,
         plans and configuration, by the number of their steps.
         """
-        from nnunet_cpr.evaluation.nnunet_logs import steps_per_epoch
+        from nnunet_cpr.evaluation.readers.training_logs import steps_per_epoch
 
         for others in ([fold], list(_folds(fold.parent))):
             if times := [seconds for other in others for seconds in self.of(other)]:

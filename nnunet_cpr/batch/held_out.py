@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_cpr.content_id import content_id, same_content
-from nnunet_cpr.evaluation.labeled_cases import LabeledCase, images_by_case, labeled_cases, labels_by_case
-from nnunet_cpr.evaluation.nnunet_results import shortened
-from nnunet_cpr.evaluation.report_numbers import plural
+from nnunet_cpr.evaluation.formatting import plural
+from nnunet_cpr.evaluation.readers.labeled_cases import LabeledCase, images_by_case, labeled_cases, labels_by_case
+from nnunet_cpr.evaluation.readers.nnunet_results import shortened
 from nnunet_cpr.labels import read_dataset_json
 
 
@@ -148,7 +148,7 @@ def _is_comparable(path: Path, sizes: set[int]) -> bool:
 
 def _is_constant(path: Path) -> bool:
     """Whether all voxels are equal: an empty label, or a channel that is missing, may well be there twice."""
-    from nnunet_cpr.evaluation.readers import errors_named, read_voxels
+    from nnunet_cpr.evaluation.readers.nnunet_readers import errors_named, read_voxels
 
     with errors_named(path):
         voxels = read_voxels(path, image=True).channels

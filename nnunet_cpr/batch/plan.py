@@ -9,7 +9,7 @@ from pathlib import Path
 from nnunet_cpr.batch.ensembles import Ensemble, ensembles_of
 from nnunet_cpr.batch.runs import Run, first_stages_of, runs_of
 from nnunet_cpr.batch.study import Study
-from nnunet_cpr.evaluation.report_layout import REPORT
+from nnunet_cpr.evaluation.report.layout import REPORT
 from nnunet_cpr.files import read_json, write_json
 from nnunet_cpr.nnunet.setup import Setup
 from nnunet_cpr.output_folder import check_folder

@@ -9,10 +9,10 @@ from nnunet_cpr.batch.ensembles import Ensemble
 from nnunet_cpr.batch.locks import take
 from nnunet_cpr.batch.plan import Plan, job_name
 from nnunet_cpr.batch.stop_relay import StopRelay
-from nnunet_cpr.evaluation.fold_ensembles import RECORD
-from nnunet_cpr.evaluation.labeled_cases import labeled_cases
-from nnunet_cpr.evaluation.provenance import FINAL
-from nnunet_cpr.evaluation.segmentations import read_segmentation
+from nnunet_cpr.evaluation.readers.fold_ensembles import RECORD
+from nnunet_cpr.evaluation.readers.labeled_cases import labeled_cases
+from nnunet_cpr.evaluation.readers.provenance import FINAL
+from nnunet_cpr.evaluation.readers.segmentation_files import read_segmentation
 from nnunet_cpr.files import read_json, temporary_path, write_json
 from nnunet_cpr.nnunet.commands import executable
 from nnunet_cpr.parallel import job_cores

@@ -2,7 +2,7 @@
 
 from nnunet_cpr.batch.plan import report_folder
 from nnunet_cpr.batch.study import Study
-from nnunet_cpr.evaluation.nnunet_results import Training
+from nnunet_cpr.evaluation.readers.nnunet_results import Training
 from nnunet_cpr.nnunet.setup import Setup
 from nnunet_cpr.parallel import job_cores
 
@@ -12,14 +12,12 @@ def measure_surfaces(study: Study, run: Training) -> None:
 
     They are kept beside the predictions, where the report finds them.
     """
-    from nnunet_cpr.evaluation.surface import SurfaceTask, surface_metrics
+    from nnunet_cpr.evaluation.surface.compute import surface_metrics
 
-    labels = run.labels()
-    tasks = [
-        SurfaceTask(run.dataset, run.trainer, run.run, run.fold, case, reference, prediction, labels)
-        for case, reference, prediction in run.files()
-    ]
-    surface_metrics(tasks, study.tolerance, job_cores())
+    files = list(run.case_files().values())
+    for one in files:
+        one.check()
+    surface_metrics(files, study.tolerance, job_cores())
 
 
 def write_study_report(study: Study, setup: Setup, command: str) -> str:
@@ -29,8 +27,8 @@ def write_study_report(study: Study, setup: Setup, command: str) -> str:
         ValueError: nothing can be compared yet.
     """
     from nnunet_cpr.evaluation.comparison import compare_trainings
-    from nnunet_cpr.evaluation.report import terminal_table, write_files
-    from nnunet_cpr.evaluation.report_layout import REPORT
+    from nnunet_cpr.evaluation.report.layout import REPORT
+    from nnunet_cpr.evaluation.report.write import terminal_table, write_files
     from nnunet_cpr.evaluation.request import make_request
     from nnunet_cpr.output_folder import replace_folder
 

@@ -12,9 +12,9 @@ from nnunet_cpr.batch.job_files import JobFiles
 from nnunet_cpr.batch.locks import is_locked
 from nnunet_cpr.batch.study import Study
 from nnunet_cpr.batch.study_data import number_of_folds
-from nnunet_cpr.evaluation.nnunet_results import Training
-from nnunet_cpr.evaluation.provenance import newer_training
-from nnunet_cpr.evaluation.starting_weights import other_weights
+from nnunet_cpr.evaluation.readers.nnunet_results import Training
+from nnunet_cpr.evaluation.readers.provenance import newer_training
+from nnunet_cpr.evaluation.readers.starting_weights import other_weights
 from nnunet_cpr.files import read_json
 from nnunet_cpr.nnunet.cascade import first_stage, lacks_predictions
 from nnunet_cpr.nnunet.paths import needed_folder

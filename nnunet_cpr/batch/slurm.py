@@ -109,7 +109,7 @@ def jobs_left(study_output: Path, must_know: bool) -> list[str]:
 
 
 def wait_for_jobs(study_output: Path) -> None:
-    """Wait until the jobs that were cancelled have saved and ended, or their time for that is over."""
+    """Wait until the jobs that were canceled have saved and ended, or their time for that is over."""
     until = time.monotonic() + STOP_SECONDS
     while jobs_left(study_output, must_know=False) and time.monotonic() < until:
         time.sleep(2)

@@ -18,7 +18,7 @@ from nnunet_cpr.batch.study_data import (
     read_dataset_name,
 )
 from nnunet_cpr.batch.study_file import StudyFile, read_study_file
-from nnunet_cpr.evaluation.starting_weights import checksum
+from nnunet_cpr.evaluation.readers.starting_weights import checksum
 from nnunet_cpr.files import user_path
 from nnunet_cpr.labels import printable
 from nnunet_cpr.nnunet.cascade import CASCADE, with_first_stages

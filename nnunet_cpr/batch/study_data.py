@@ -11,7 +11,7 @@ import yaml
 
 from nnunet_cpr.batch.study_file import StudyFile
 from nnunet_cpr.datasets.small_plans import CONFIGURATION as SMALL
-from nnunet_cpr.evaluation.nnunet_results import dataset_name
+from nnunet_cpr.evaluation.readers.nnunet_results import dataset_name
 from nnunet_cpr.files import read_json
 from nnunet_cpr.labels import foreground_labels, read_dataset_json
 from nnunet_cpr.nnunet.cascade import CASCADE, FIRST_STAGE, with_first_stages

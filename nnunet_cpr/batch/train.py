@@ -11,7 +11,7 @@ from nnunet_cpr.batch.plan import Plan, job_name
 from nnunet_cpr.batch.runs import CHECKPOINTS, Run
 from nnunet_cpr.batch.stop_relay import StopRelay
 from nnunet_cpr.batch.study import Study
-from nnunet_cpr.evaluation.starting_weights import checksum, note_weights
+from nnunet_cpr.evaluation.readers.starting_weights import checksum, note_weights
 from nnunet_cpr.nnunet.commands import executable
 
 

@@ -66,7 +66,7 @@ def _run(args: argparse.Namespace) -> None:
     from nnunet_cpr.demo.pipeline import run_stages
     from nnunet_cpr.demo.settings import Settings
     from nnunet_cpr.demo.workspace import Workspace
-    from nnunet_cpr.evaluation.report_layout import REPORT
+    from nnunet_cpr.evaluation.report.layout import REPORT
 
     start = time.monotonic()
     data = open_data(None if args.data is None else user_path(args.data))

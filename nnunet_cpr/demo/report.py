@@ -14,13 +14,13 @@ from nnunet_cpr.demo.device import Machine
 from nnunet_cpr.demo.pipeline import PLANS, train_stage
 from nnunet_cpr.demo.settings import CPR, WEIGHT_DECAY, Settings
 from nnunet_cpr.demo.workspace import Workspace
-from nnunet_cpr.evaluation import report_numbers as numbers
+from nnunet_cpr.evaluation import formatting as numbers
 from nnunet_cpr.evaluation.comparison import compare_trainings
-from nnunet_cpr.evaluation.report import write_files
-from nnunet_cpr.evaluation.report_layout import REPORT
-from nnunet_cpr.evaluation.report_markdown import escape
-from nnunet_cpr.evaluation.report_sections import Section
-from nnunet_cpr.evaluation.report_verdict import READING, verdicts
+from nnunet_cpr.evaluation.report.layout import REPORT
+from nnunet_cpr.evaluation.report.markdown import escape
+from nnunet_cpr.evaluation.report.sections import Section
+from nnunet_cpr.evaluation.report.verdict import READING, verdicts
+from nnunet_cpr.evaluation.report.write import write_files
 from nnunet_cpr.evaluation.request import make_request
 from nnunet_cpr.files import read_json
 from nnunet_cpr.output_folder import replace_folder

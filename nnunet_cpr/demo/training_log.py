@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from nnunet_cpr.evaluation.nnunet_logs import EPOCH, read_pseudo_dice
+from nnunet_cpr.evaluation.readers.training_logs import EPOCH, read_pseudo_dice
 
 
 def epochs_done(fold_folder: Path) -> int:

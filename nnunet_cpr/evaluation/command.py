@@ -5,7 +5,7 @@ import shlex
 import sys
 from typing import Any
 
-from nnunet_cpr.evaluation.report_layout import REPORT
+from nnunet_cpr.evaluation.report.layout import REPORT
 from nnunet_cpr.evaluation.request import EMPTY_POLICIES, LESION_RULES, make_request, read_yaml
 from nnunet_cpr.files import user_path
 from nnunet_cpr.output_folder import replace_folder
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     request = make_request({**({} if config is None else read_yaml(user_path(config))), **given})
     with replace_folder(request.output, REPORT) as new:
         from nnunet_cpr.evaluation.comparison import compare_trainings
-        from nnunet_cpr.evaluation.report import terminal_table, write_files
+        from nnunet_cpr.evaluation.report.write import terminal_table, write_files
 
         results = compare_trainings(request, shlex.join(["nnunet-cpr", *sys.argv[1:]]))
         write_files(results, new)

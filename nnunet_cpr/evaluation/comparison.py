@@ -3,32 +3,34 @@
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from nnunet_cpr.evaluation import report_numbers as numbers
+from nnunet_cpr.evaluation import formatting as numbers
 from nnunet_cpr.evaluation import statistics
-from nnunet_cpr.evaluation.case_files import Locate, in_folders, in_trainings
-from nnunet_cpr.evaluation.case_slices import read_slices
-from nnunet_cpr.evaluation.cpr_traces import read_traces
-from nnunet_cpr.evaluation.fold_ensembles import ADVICE, FoldEnsemble, find_ensembles
+from nnunet_cpr.evaluation.cautions import other_references, trained_with, unequal_lengths
+from nnunet_cpr.evaluation.figures.slice_selection import read_slices
 from nnunet_cpr.evaluation.margins import margin_of
 from nnunet_cpr.evaluation.metrics import METRICS
 from nnunet_cpr.evaluation.metrics import metric as of_metric
-from nnunet_cpr.evaluation.mixing import other_references, trained_with, unequal_lengths
-from nnunet_cpr.evaluation.nnunet_logs import read_cost, read_logs
-from nnunet_cpr.evaluation.nnunet_results import Training, find_trainings, model_name, read_cases, shortened
-from nnunet_cpr.evaluation.paper import published
+from nnunet_cpr.evaluation.published_results import published
+from nnunet_cpr.evaluation.readers.case_files import CaseFiles, Locate
+from nnunet_cpr.evaluation.readers.cpr_traces import read_traces
+from nnunet_cpr.evaluation.readers.fold_ensembles import FoldEnsemble, find_ensembles
+from nnunet_cpr.evaluation.readers.nnunet_results import (
+    Training,
+    find_trainings,
+    locate_in_trainings,
+    model_name,
+    shortened,
+)
+from nnunet_cpr.evaluation.readers.starting_weights import compare_weights
+from nnunet_cpr.evaluation.readers.training_logs import read_cost, read_logs
 from nnunet_cpr.evaluation.request import Request
 from nnunet_cpr.evaluation.results import CONSTRAINTS, FOREGROUND, SLICES, TRAINING, Results
-from nnunet_cpr.evaluation.starting_weights import compare_weights
 from nnunet_cpr.labels import escaped, printable
 from nnunet_cpr.nnunet.setup import Setup
 from nnunet_cpr.parallel import job_cores
-
-if TYPE_CHECKING:
-    from nnunet_cpr.evaluation.surface import SurfaceTask
 
 SMALL = 50
 """Below this number of cases the report warns."""
@@ -64,7 +66,7 @@ def _setups(request: Request) -> str:
 
 
 def _compare_folders(request: Request, command: str) -> Results:
-    from nnunet_cpr.evaluation.folders import dataset_labels, left_out, read_folders
+    from nnunet_cpr.evaluation.readers.prediction_folders import dataset_labels, left_out, read_folders
 
     assert request.reference is not None
     dataset = printable(request.reference.resolve().name)
@@ -78,16 +80,9 @@ def _compare_folders(request: Request, command: str) -> Results:
     return results
 
 
-def _compare_results(
-    request: Request, command: str, trainings: Sequence[Training], said: list[str], advice: str | None = None
-) -> Results:
-    """Compare the results that nnU-Net has written; `advice` says how to repair one that is damaged."""
-    more = {} if advice is None else {"advice": advice}
-    parts = [
-        read_cases(t.validation, t.dataset, t.trainer, t.run, t.fold, t.labels(), counts=request.counts, **more)
-        for t in trainings
-    ]
-    cases = pd.concat(parts, ignore_index=True)
+def _compare_results(request: Request, command: str, trainings: Sequence[Training], said: list[str]) -> Results:
+    """Compare the results that nnU-Net has written."""
+    cases = pd.concat([training.cases(request.counts) for training in trainings], ignore_index=True)
     compared = cases["trainer"].nunique()
     title = f"{', '.join(cases['dataset'].unique())}: {_setups(request)}, {compared} trainers"
     ignores = any(t.ignore_label is not None for t in trainings)
@@ -101,7 +96,7 @@ def _add_test_set(results: Results, request: Request, command: str) -> None:
     )
     try:
         ensembles, said = _comparable(request, *found, "test sets")
-        test_set = _compare_results(request, command, ensembles, said, ADVICE)
+        test_set = _compare_results(request, command, ensembles, said)
     except ValueError as error:
         if not request.skip_missing:
             raise
@@ -116,7 +111,7 @@ def _add_pictures(results: Results, request: Request, trainings: Sequence[Traini
     results.epochs, without_logs = read_logs(trainings)
     results.cautions += unequal_lengths(results.epochs)
     results.traces, without_traces = read_traces(trainings)
-    locate = _files(request, trainings, results.cases)
+    locate = _locate(request, trainings, results.cases)
     results.slices, unseen = read_slices(results.cases, results.extremes, request.baseline, locate)
     results.left_out = {TRAINING: without_logs, CONSTRAINTS: without_traces, SLICES: unseen}
 
@@ -133,14 +128,14 @@ def _compare(
     """Check and compare the cases; `ignores` tells whether their labels have an ignore label."""
     cases, cautions = check_cases(cases, request.intersect or request.skip_missing)
     cautions = [*said, *cautions]
-    tasks = _tasks(request, trainings, cases) if request.surface or request.lesions else []
+    files = _all_files(request, trainings, cases) if request.surface or request.lesions else []
     if request.lesions:
         from nnunet_cpr.evaluation.lesions import lesion_metrics
 
-        measured = lesion_metrics(tasks, request.lesions, request.lesion_rule, _processes(request))
+        measured = lesion_metrics(files, request.lesions, request.lesion_rule, _processes(request))
         cases = pd.concat([cases, measured], ignore_index=True)
     if request.surface:
-        measured, doubts = _surface(request, tasks)
+        measured, doubts = _surface(request, files)
         cases = pd.concat([cases, measured], ignore_index=True)
         cautions += doubts
         if ignores:
@@ -168,7 +163,7 @@ def _compare(
             f"connected components of {', '.join(request.lesions)}; matched by the rule {request.lesion_rule}"
         )
     if request.surface:
-        from nnunet_cpr.evaluation.surface import library
+        from nnunet_cpr.evaluation.surface.distances import library
 
         policy = "left out" if request.missed_hd95 is None else f"counted as {request.missed_hd95:.10g} mm"
         facts["HD95 where label or prediction alone is empty"] = f"{policy}; {missed} values"
@@ -349,48 +344,31 @@ def _one_sided(cases: pd.DataFrame, baseline: str) -> list[str]:
     return said
 
 
-def _files(request: Request, trainings: Sequence[Training], cases: pd.DataFrame) -> Locate:
+def _locate(request: Request, trainings: Sequence[Training], cases: pd.DataFrame) -> Locate:
+    """Return what finds the files of the cases."""
     if request.reference is None:
-        return in_trainings(trainings)
-    return in_folders(request.reference, request.predictions, cases[cases["label"] != FOREGROUND])
+        return locate_in_trainings(trainings)
+    from nnunet_cpr.evaluation.readers.prediction_folders import locate_in_folders
+
+    return locate_in_folders(request.reference, request.predictions, cases)
 
 
-def _surface(request: Request, tasks: "list[SurfaceTask]") -> tuple[pd.DataFrame, list[str]]:
+def _surface(request: Request, files: list[CaseFiles]) -> tuple[pd.DataFrame, list[str]]:
     """Return the surface metrics of the cases, and what to say about their spacing."""
-    from nnunet_cpr.evaluation import surface
+    from nnunet_cpr.evaluation.surface.compute import spacing_cautions, surface_metrics
 
-    cautions = surface.spacing_cautions(tasks)
-    return surface.surface_metrics(tasks, request.tolerance, _processes(request)), cautions
+    cautions = spacing_cautions(files)
+    return surface_metrics(files, request.tolerance, _processes(request)), cautions
 
 
-def _tasks(request: Request, trainings: Sequence[Training], cases: pd.DataFrame) -> "list[SurfaceTask]":
-    """Return the files of the cases."""
-    from nnunet_cpr.evaluation import folders, surface
-
-    if request.trainers:
-        kept = {(row.dataset, row.run, row.fold, row.case) for row in cases.itertuples()}
-        labels = {t: t.labels() for t in trainings}
-        tasks = [
-            surface.SurfaceTask(
-                t.dataset,
-                t.trainer,
-                t.run,
-                t.fold,
-                case,
-                reference,
-                prediction,
-                labels[t],
-                t.reader,
-                t.spacing_files(reference),
-            )
-            for t in trainings
-            for case, reference, prediction in t.files()
-            if (t.dataset, t.run, t.fold, case) in kept
-        ]
-    else:
-        assert request.reference is not None
-        tasks = folders.surface_tasks(request.reference, request.predictions, cases)
-    return tasks
+def _all_files(request: Request, trainings: Sequence[Training], cases: pd.DataFrame) -> list[CaseFiles]:
+    """Return the files of all cases. Raises ValueError if one is missing."""
+    locate = _locate(request, trainings, cases)
+    keys = cases[["dataset", "run", "fold", "case"]].drop_duplicates()
+    files = [locate(*key) for key in keys.itertuples(index=False)]
+    for one in files:
+        one.check()
+    return files
 
 
 def _margins(metrics: list[str], given: Mapping[str, float]) -> str:

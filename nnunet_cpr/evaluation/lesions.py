@@ -29,9 +29,9 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import ndimage
 
+from nnunet_cpr.evaluation.readers.case_files import CaseFiles
+from nnunet_cpr.evaluation.readers.segmentation_files import read_pair
 from nnunet_cpr.evaluation.results import CASE_COLUMNS
-from nnunet_cpr.evaluation.segmentations import read_pair
-from nnunet_cpr.evaluation.surface import SurfaceTask
 from nnunet_cpr.parallel import in_parallel
 
 METRICS = ("Lesion F1", "Lesion sensitivity", "Lesion Dice")
@@ -49,7 +49,7 @@ class Rule:
 RULES = {"overlap": Rule(), "brats": Rule(3, 50.0)}
 
 
-def lesion_metrics(tasks: Sequence[SurfaceTask], labels: Sequence[str], rule: str, num_processes: int) -> pd.DataFrame:
+def lesion_metrics(tasks: Sequence[CaseFiles], labels: Sequence[str], rule: str, num_processes: int) -> pd.DataFrame:
     """Compute METRICS of the named labels of every task, as CASE_COLUMNS.
 
     Raises:
@@ -103,7 +103,7 @@ def compare_lesions(
     }
 
 
-def _measure(task: SurfaceTask, rule: Rule) -> dict[str, dict[str, float]]:
+def _measure(task: CaseFiles, rule: Rule) -> dict[str, dict[str, float]]:
     pair = read_pair(task.reference, task.prediction, task.reader, task.spacing_files)
     return {
         name: compare_lesions(np.isin(pair.reference, label), np.isin(pair.prediction, label), pair.spacing, rule)

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from nnunet_cpr.evaluation.metrics import METRICS
 from nnunet_cpr.labels import FOREGROUND as FOREGROUND
 
 # Topics of figures that are not about a metric.
@@ -106,3 +107,33 @@ class Results:
     """By topic: sentences on trainings or cases that its figures lack."""
     test_set: "Results | None" = None
     """The same tables of what fold ensembles have predicted of the datasets' test sets, if that was asked for."""
+
+    @property
+    def datasets(self) -> list[str]:
+        """The datasets in the order of the summary."""
+        return list(self.summary["dataset"].unique())
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics in the order of METRICS, then any other."""
+        present = list(self.summary["metric"].unique())
+        return [name for name in METRICS if name in present] + [name for name in present if name not in METRICS]
+
+    @property
+    def others(self) -> list[str]:
+        """The trainers that are compared with the baseline."""
+        return [trainer for trainer in self.trainers if trainer != self.baseline]
+
+    def labels(self, dataset: str) -> list[str]:
+        """Return the dataset's labels, the foreground mean first."""
+        present = self.summary.loc[self.summary["dataset"] == dataset, "label"].unique()
+        return [FOREGROUND, *(label for label in present if label != FOREGROUND)]
+
+
+Key = tuple[str, str, str, str]
+"""Dataset, trainer, label and metric."""
+
+
+def rows_by_key(frame: pd.DataFrame) -> dict[Key, Any]:
+    """Return the rows of a summary or of comparisons by dataset, trainer, label and metric."""
+    return {(row.dataset, row.trainer, row.label, row.metric): row for row in frame.itertuples(index=False)}

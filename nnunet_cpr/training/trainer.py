@@ -92,7 +92,7 @@ class NamedTrainer(InterruptibleTrainer):
         self._warned = False
 
     def _seed(self, epoch: int) -> None:
-        """Seed for an epoch (-1: the network's initialisation); ranks differ, as they must draw different patches."""
+        """Seed for an epoch (-1: the network's initialization); ranks differ, as they must draw different patches."""
         if self.settings.seed is not None:
             seed_everything(self.settings.seed, self.local_rank, epoch + 1)
 
@@ -183,7 +183,7 @@ class NamedTrainer(InterruptibleTrainer):
         if constraints:
             largest = max(constraints, key=lambda c: c.lagmul)
             self.print_to_log_file(
-                f"CPR: {sum(c.bounded for c in constraints)} of {len(constraints)} regularised tensors bounded, "
+                f"CPR: {sum(c.bounded for c in constraints)} of {len(constraints)} regularized tensors bounded, "
                 f"{sum(c.active for c in constraints)} active, largest lambda {largest.lagmul:.3g}"
                 + (f" ({largest.name})" if largest.active else "")
             )

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from comparison.runs import Run
 from comparison.settings import number, rule_title
 from comparison.statistics import Comparison, lower_is_better, written
-from nnunet_cpr.evaluation.figures import ALL_COLORS, draw_steps, literal, name_handles
+from nnunet_cpr.evaluation.figures.drawing import ALL_COLORS, draw_steps, literal, name_handles
 from nnunet_cpr.labels import escaped
 from nnunet_cpr.optim.bounds import RULES
 from nnunet_cpr.plotting import default_style

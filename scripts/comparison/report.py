@@ -9,8 +9,8 @@ from comparison.paper import published
 from comparison.runs import Run
 from comparison.settings import different_measurements, number
 from comparison.statistics import Comparison, lower_is_better, written
-from nnunet_cpr.evaluation.report_csv import csv_table
-from nnunet_cpr.evaluation.report_markdown import escape
+from nnunet_cpr.evaluation.report.csv import csv_table
+from nnunet_cpr.evaluation.report.markdown import escape
 
 Rows = list[list[str]]
 

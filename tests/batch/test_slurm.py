@@ -57,14 +57,14 @@ def test_a_study_on_both_gpus_by_a_profile(world):
 
 
 def test_the_time_limit_requeue_and_scancel_are_resumed(world):
-    """One job is requeued and one cancelled; later both hit the limit of a minute, of which nothing warns them."""
+    """One job is requeued and one canceled; later both hit the limit of a minute, of which nothing warns them."""
     study = world.study("device: cuda\n", trainers="[nnUNetTrainerSGD_30epochs]")
     world.hold(1)
     process = world.start("batch", study, "--profile", profile(world, minutes=1))
     world.wait_for_events("epoch", 2)
-    requeued, cancelled = queue()
+    requeued, canceled = queue()
     subprocess.run(["scontrol", "requeue", requeued], check=True)
-    subprocess.run(["scancel", cancelled], check=True)
+    subprocess.run(["scancel", canceled], check=True)
     world.wait_for_events("stopped", 4)
     world.release()
     out, err = process.communicate(timeout=900)

@@ -13,9 +13,9 @@ import pytest
 from evaluation_helpers import frame, write_segmentation, write_training
 
 from nnunet_cpr.cli import main
-from nnunet_cpr.evaluation import report
 from nnunet_cpr.evaluation.comparison import apply_penalty, apply_policy, check_cases
-from nnunet_cpr.evaluation.report_layout import REPORT
+from nnunet_cpr.evaluation.report import write as report
+from nnunet_cpr.evaluation.report.layout import REPORT
 from nnunet_cpr.evaluation.results import CASE_COLUMNS, FOREGROUND
 
 LABELS = {"background": 0, "left": 1, "right": 2}

@@ -10,9 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nnunet_cpr.evaluation import comparison_figures, figures, report, report_latex, report_markdown, report_numbers
+from nnunet_cpr.evaluation import formatting as report_numbers
+from nnunet_cpr.evaluation.figures import comparison as comparison_figures
+from nnunet_cpr.evaluation.figures import drawing as figures
 from nnunet_cpr.evaluation.margins import verdict
-from nnunet_cpr.evaluation.report_verdict import finding, verdicts
+from nnunet_cpr.evaluation.report import latex as report_latex
+from nnunet_cpr.evaluation.report import markdown as report_markdown
+from nnunet_cpr.evaluation.report import write as report
+from nnunet_cpr.evaluation.report.verdict import finding, verdicts
 from nnunet_cpr.evaluation.results import CASE_COLUMNS, FOREGROUND, Results
 
 BASE, ODD = "SGD", "<b>&_x $y$"
@@ -398,7 +403,7 @@ def test_terminal_table_is_narrow_and_aligned(results):
         frame["trainer"] = frame["trainer"].replace(ODD, long)
     results.comparisons["difference"] = -0.5
     text = report.terminal_table(results)
-    assert "_seed1" in text and "nnUNetTrainerCPR_" in text
+    assert "_seed1 " in text and "  CPR_xxx" in text
     assert max(map(len, text.splitlines())) <= 110
     assert "-0.500" in text and text.isascii()
     results.comparisons[["runs_ci_low", "runs_ci_high"]] = -0.7, 0.1234

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nnunet_cpr.evaluation.constraint_figures import draw_constraints
-from nnunet_cpr.evaluation.figures import save_figure
+from nnunet_cpr.evaluation.figures.constraints import draw_constraints
+from nnunet_cpr.evaluation.figures.drawing import save_figure
 from nnunet_cpr.evaluation.results import TRACE_COLUMNS
 
 TENSORS = 12
@@ -31,8 +31,8 @@ def traces(trainer="CPR", run="CPR", fold="0", epochs=6, seed=0, dataset="D", bo
 def drawn(*frames, trainers=("SGD", "CPR")):
     rows = pd.concat(frames, ignore_index=True)
     rows = rows.astype(dict.fromkeys(TRACE_COLUMNS[:5], "category"))
-    summary = pd.DataFrame({"dataset": list(rows["dataset"].unique())})
-    results = SimpleNamespace(traces=rows, trainers=list(trainers), baseline="SGD", summary=summary)
+    datasets, others = list(rows["dataset"].unique()), [name for name in trainers if name != "SGD"]
+    results = SimpleNamespace(traces=rows, trainers=list(trainers), baseline="SGD", datasets=datasets, others=others)
     return list(draw_constraints(results))
 
 

@@ -7,15 +7,14 @@ from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from nnunet_cpr.evaluation.contour_figures import _once, contour_picture, draw_slices
-from nnunet_cpr.evaluation.figures import save_both
+from nnunet_cpr.evaluation.figures.contours import _once, contour_picture, draw_slices
+from nnunet_cpr.evaluation.figures.drawing import save_both
+from nnunet_cpr.evaluation.figures.slices import find_contours
 from nnunet_cpr.evaluation.results import CaseSlice, SlicedSegmentation
-from nnunet_cpr.evaluation.slice_figures import find_contours
 
 LABELS = {"left": 1, "right": 2}
 
@@ -46,8 +45,8 @@ def case_slice(**given):
 
 
 def drawn(*slices):
-    summary = pd.DataFrame({"dataset": list(dict.fromkeys(one.dataset for one in slices))})
-    return list(draw_slices(SimpleNamespace(slices=list(slices), summary=summary)))
+    datasets = list(dict.fromkeys(one.dataset for one in slices))
+    return list(draw_slices(SimpleNamespace(slices=list(slices), datasets=datasets)))
 
 
 def extents(collection):

@@ -3,8 +3,8 @@
 import pytest
 from evaluation_helpers import write_trace, write_training
 
-from nnunet_cpr.evaluation.cpr_traces import read_traces
-from nnunet_cpr.evaluation.nnunet_results import find_trainings
+from nnunet_cpr.evaluation.readers.cpr_traces import read_traces
+from nnunet_cpr.evaluation.readers.nnunet_results import find_trainings
 from nnunet_cpr.evaluation.results import TRACE_COLUMNS
 from nnunet_cpr.optim import Constraint
 from nnunet_cpr.training.trace import Trace
@@ -13,7 +13,7 @@ from nnunet_cpr.training.trace import Trace
 @pytest.fixture
 def trained(tmp_path, monkeypatch):
     monkeypatch.setenv("nnUNet_results", str(tmp_path))
-    monkeypatch.setattr("nnunet_cpr.evaluation.nnunet_results.dataset_name", lambda _: "Dataset004_Tiny")
+    monkeypatch.setattr("nnunet_cpr.evaluation.readers.nnunet_results.dataset_name", lambda _: "Dataset004_Tiny")
     runs = ["nnUNetTrainer", "nnUNetTrainerCPR", "nnUNetTrainerCPR_seed1"]
     folders = {run: write_training(tmp_path, run, 0, {"c": {"1": 0.5}}, {"x": 1}) for run in runs}
     trainers = {"base": runs[:1], "CPR": runs[1:]}

@@ -13,8 +13,10 @@ from damaging import Fuzz, contents, inputs, one_line
 from evaluation_helpers import noise, write_log, write_segmentation, write_trace, write_training
 
 from nnunet_cpr.cli import main
-from nnunet_cpr.evaluation import figures, report, statistics
-from nnunet_cpr.evaluation.surface import CACHE_FILE
+from nnunet_cpr.evaluation import statistics
+from nnunet_cpr.evaluation.figures import drawing as figures
+from nnunet_cpr.evaluation.report import write as report
+from nnunet_cpr.evaluation.surface.cache import CACHE_FILE
 
 DATASET = "Dataset004_Tiny"
 RUNS = ("nnUNetTrainerSGD", "nnUNetTrainerCPR")

@@ -2,8 +2,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from nnunet_cpr.evaluation.figures import save_figure
-from nnunet_cpr.evaluation.slice_figures import Prediction, slice_picture
+from nnunet_cpr.evaluation.figures.drawing import save_figure
+from nnunet_cpr.evaluation.figures.slices import Prediction, slice_picture
 
 LABELS = {"background": 0, "gray": 1, "white": 2}
 

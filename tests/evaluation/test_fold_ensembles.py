@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from nnunet_cpr.evaluation.fold_ensembles import RECORD, FoldEnsemble, ensemble_folder, find_ensembles
+from nnunet_cpr.evaluation.readers.fold_ensembles import RECORD, FoldEnsemble, ensemble_folder, find_ensembles
 
 DATASET = "Dataset004_Tiny"
 
@@ -82,7 +82,9 @@ def test_a_corrected_label_leaves_the_predictions_valid(ensemble):
 
 def test_files_are_those_of_the_test_set(ensemble):
     case = {"prediction_file": "/elsewhere/a.nii.gz", "reference_file": "/elsewhere/labels/a.nii.gz"}
+    case["metrics"] = {"1": {"Dice": 0.5}}
     (ensemble.folder / "summary.json").write_text(json.dumps({"metric_per_case": [case]}))
     label = raw(ensemble) / "labelsTs" / "a.nii.gz"
-    assert ensemble.locate() == {"a": (label, ensemble.folder / "a.nii.gz")}
-    assert ensemble.image("a") == raw(ensemble) / "imagesTs" / "a_0000.nii.gz"
+    files = ensemble.case_files()["a"]
+    assert (files.reference, files.prediction) == (label, ensemble.folder / "a.nii.gz")
+    assert files.images[0] == raw(ensemble) / "imagesTs" / "a_0000.nii.gz"

@@ -14,9 +14,10 @@ import pytest
 from evaluation_helpers import write_segmentation
 
 from nnunet_cpr.cli import main
-from nnunet_cpr.evaluation import report, statistics
-from nnunet_cpr.evaluation.figures import short
-from nnunet_cpr.evaluation.report_csv import csv_table
+from nnunet_cpr.evaluation import statistics
+from nnunet_cpr.evaluation.figures.drawing import short
+from nnunet_cpr.evaluation.report import write as report
+from nnunet_cpr.evaluation.report.csv import csv_table
 from nnunet_cpr.evaluation.results import FOREGROUND
 from nnunet_cpr.plotting import default_style
 

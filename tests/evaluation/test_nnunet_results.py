@@ -10,8 +10,10 @@ import pytest
 from evaluation_helpers import write_training
 
 from nnunet_cpr.evaluation import statistics
-from nnunet_cpr.evaluation.nnunet_results import find_trainings, foreground_labels, read_cases
+from nnunet_cpr.evaluation.readers.nnunet_results import find_trainings
+from nnunet_cpr.evaluation.readers.summary_json import RETRAIN, read_summary
 from nnunet_cpr.evaluation.results import CASE_COLUMNS, FOREGROUND
+from nnunet_cpr.labels import foreground_labels
 
 LABELS = {"left": 1, "right": 2}
 
@@ -25,6 +27,11 @@ PREDICTED = {
     "a": segmentation(1, 1, 0, 0, 2, 2, 2, 2),  # left: 2*2/(2+4) = 2/3; right: 2*2/(4+2) = 2/3
     "b": segmentation(1, 1, 1, 1, 0, 0, 0, 0),  # left: 2*2/(4+2) = 2/3; right: empty in both
 }
+
+
+def read_cases(folder, labels):
+    table = read_summary(folder / "summary.json").table(labels, False, RETRAIN)
+    return table.assign(dataset="D", trainer="T", run="T", fold="0")[CASE_COLUMNS]
 
 
 @pytest.fixture(params=["labels", "regions"])
@@ -50,7 +57,7 @@ def evaluated(tmp_path, request) -> tuple[Path, dict]:
 def test_values_are_nnunets_own(evaluated):
     folder, named = evaluated
     summary = json.loads((folder / "summary.json").read_text())
-    cases = read_cases(folder, "D", "T", "T", "0", named)
+    cases = read_cases(folder, named)
     assert list(cases.columns) == CASE_COLUMNS
     assert sorted(cases["case"].unique()) == ["a", "b"]
     table = statistics.summarize(statistics.add_foreground(cases)).set_index("label")
@@ -81,7 +88,7 @@ def test_values_are_nnunets_own(evaluated):
 def test_a_damaged_summary_is_named(tmp_path, damage):
     (tmp_path / "summary.json").write_text(damage)
     with pytest.raises(ValueError, match=r"summary\.json is missing or damaged .* --val") as error:
-        read_cases(tmp_path, "D", "T", "T", "0", LABELS)
+        read_cases(tmp_path, LABELS)
     assert "\n" not in str(error.value)
 
 
@@ -102,7 +109,7 @@ def test_a_dice_that_is_none_is_told_to_the_last_digit(tmp_path, written, said):
     good = '{"metric_per_case": [{"metrics": {"1": {"Dice": 0.5}}, "prediction_file": "a.nii.gz"}]}'
     (tmp_path / "summary.json").write_text(good.replace("0.5", written))
     with pytest.raises(ValueError, match=r"summary\.json is missing or damaged .* --val") as error:
-        read_cases(tmp_path, "D", "T", "T", "0", {"left": 1})
+        read_cases(tmp_path, {"left": 1})
     assert said in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 500
 
 
@@ -111,7 +118,7 @@ def test_the_summary_of_version_1(tmp_path):
     summary = {"author": "Fabian", "name": "D", "results": {"all": [of_case], "mean": {"1": {"Dice": 0.9}}}}
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     with pytest.raises(ValueError, match=r"nnU-Net version 1 wrote it.* as folders: --reference FOLDER --pred"):
-        read_cases(tmp_path, "D", "T", "T", "0", {"left": 1})
+        read_cases(tmp_path, {"left": 1})
 
 
 @pytest.mark.parametrize(
@@ -126,7 +133,7 @@ def test_cases_that_cannot_be_told_apart_or_shown(tmp_path, files, message):
     cases = [{"metrics": {"1": {"Dice": 0.5}}, "prediction_file": file} for file in files]
     (tmp_path / "summary.json").write_text(json.dumps({"metric_per_case": cases}))
     with pytest.raises(ValueError, match=message):
-        read_cases(tmp_path, "D", "T", "T", "0", {"left": 1})
+        read_cases(tmp_path, {"left": 1})
 
 
 def test_every_label_counts_whatever_it_is_called(tmp_path):
@@ -135,7 +142,7 @@ def test_every_label_counts_whatever_it_is_called(tmp_path):
     dice = {str(value): value / 10 for value in names.values()}
     fold = write_training(tmp_path, "A", 0, {"a": dice, "b": dice}, {"background": 0} | names)
     labels = foreground_labels(json.loads((fold.parent / "dataset.json").read_text()))
-    table = statistics.summarize(statistics.add_foreground(read_cases(fold / "validation", "D", "T", "T", "0", labels)))
+    table = statistics.summarize(statistics.add_foreground(read_cases(fold / "validation", labels)))
     means = table.set_index("label")["mean"]
     assert means.index.is_unique and len(means) == 8
     assert means.drop(FOREGROUND).to_dict() == pytest.approx(
@@ -149,7 +156,7 @@ def test_every_label_counts_whatever_it_is_called(tmp_path):
 def test_other_labels_than_dataset_json(tmp_path, labels):
     fold = write_training(tmp_path, "A", 0, {"a": {"1": 0.5, "2": 0.5}}, {})
     with pytest.raises(ValueError, match=r"has the labels 1, 2, but dataset\.json says"):
-        read_cases(fold / "validation", "D", "T", "T", "0", labels)
+        read_cases(fold / "validation", labels)
 
 
 def test_foreground_labels():
@@ -159,7 +166,7 @@ def test_foreground_labels():
 
 def test_missing_trainings_are_all_named(tmp_path, monkeypatch):
     monkeypatch.setenv("nnUNet_results", str(tmp_path))
-    monkeypatch.setattr("nnunet_cpr.evaluation.nnunet_results.dataset_name", lambda _: "Dataset004_Tiny")
+    monkeypatch.setattr("nnunet_cpr.evaluation.readers.nnunet_results.dataset_name", lambda _: "Dataset004_Tiny")
     write_training(tmp_path, "A", 0, {"a": {"1": 0.5}}, {"x": 1})
     found, _ = find_trainings(["4"], "3d_fullres", {"A": ["A"]}, "nnUNetPlans", ["0"])
     assert [(t.dataset, t.trainer, t.fold) for t in found] == [("Dataset004_Tiny", "A", "0")]

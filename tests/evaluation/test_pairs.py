@@ -8,9 +8,9 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from nnunet_cpr.evaluation import statistics
-from nnunet_cpr.evaluation.pair_figures import critical_differences, draw_pairs
-from nnunet_cpr.evaluation.report_paragraph import paragraph
-from nnunet_cpr.evaluation.report_tables import across_tables, pairs_tables
+from nnunet_cpr.evaluation.figures.pairs import critical_differences, draw_pairs
+from nnunet_cpr.evaluation.report.paragraph import paragraph
+from nnunet_cpr.evaluation.report.tables import across_tables, pairs_tables
 from nnunet_cpr.evaluation.results import FOREGROUND, PAIRS, Results
 
 NAMES = ["base", "a $x$", "b_{y}", "far"]

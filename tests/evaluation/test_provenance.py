@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from nnunet_cpr.evaluation.nnunet_results import Training, find_trainings
+from nnunet_cpr.evaluation.readers.nnunet_results import Training, find_trainings
 
 NAME, RUN = "Dataset004_Tiny", "nnUNetTrainerSGD_3epochs"
 PLANS = {
@@ -242,7 +242,7 @@ def test_changed_plans(training, tmp_path, record):
 
 def test_plans_are_resolved_as_nnunet_does(training):
     plans = pytest.importorskip("nnunetv2.utilities.plans_handling.plans_handler")
-    from nnunet_cpr.evaluation.provenance import resolved
+    from nnunet_cpr.evaluation.readers.provenance import resolved
 
     theirs = plans.PlansManager({"configurations": PLANS}).get_configuration("3d_other")
     assert resolved(PLANS, "3d_other") == theirs.configuration

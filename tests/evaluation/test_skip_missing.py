@@ -5,7 +5,7 @@ import pytest
 from evaluation_helpers import write_training
 
 from nnunet_cpr.cli import main
-from nnunet_cpr.evaluation.nnunet_results import shortened
+from nnunet_cpr.evaluation.readers.nnunet_results import shortened
 from nnunet_cpr.evaluation.request import make_request
 
 A, B = "Dataset001_A", "Dataset002_B"

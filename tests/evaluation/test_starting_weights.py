@@ -2,8 +2,14 @@
 
 import pytest
 
-from nnunet_cpr.evaluation.nnunet_results import Training
-from nnunet_cpr.evaluation.starting_weights import FILE, compare_weights, note_weights, noted_weights, other_weights
+from nnunet_cpr.evaluation.readers.nnunet_results import Training
+from nnunet_cpr.evaluation.readers.starting_weights import (
+    FILE,
+    compare_weights,
+    note_weights,
+    noted_weights,
+    other_weights,
+)
 
 ONE, TWO = "1" * 64, "2" * 64
 

@@ -14,9 +14,13 @@ import SimpleITK
 from scipy import ndimage
 
 from nnunet_cpr import parallel
-from nnunet_cpr.evaluation import surface
+from nnunet_cpr.evaluation.readers.case_files import CaseFiles
 from nnunet_cpr.evaluation.results import CASE_COLUMNS
-from nnunet_cpr.evaluation.surface import CACHE_FILE, SurfaceTask, library, surface_distances, surface_metrics
+from nnunet_cpr.evaluation.surface import cache as surface_cache
+from nnunet_cpr.evaluation.surface import compute as surface
+from nnunet_cpr.evaluation.surface.cache import CACHE_FILE
+from nnunet_cpr.evaluation.surface.compute import surface_metrics
+from nnunet_cpr.evaluation.surface.distances import ROUNDING, library, surface_distances
 
 pytest.importorskip("monai")
 pytest.importorskip("nnunetv2")
@@ -163,7 +167,7 @@ def test_nsd_of_blobs_by_deepminds_surface_distance(spacing, tolerance):
     for seed in range(3):
         reference, prediction = blobs(seed)
         expected = deepmind.compute_surface_dice_at_tolerance(
-            deepmind.compute_surface_distances(reference, prediction, spacing), tolerance * (1 + surface.ROUNDING)
+            deepmind.compute_surface_distances(reference, prediction, spacing), tolerance * (1 + ROUNDING)
         )
         assert distances(reference, prediction, tolerance, spacing)["NSD"] == pytest.approx(expected, abs=1e-6)
 
@@ -196,15 +200,15 @@ def write(path: Path, array: np.ndarray, spacing=SPACING) -> Path:
     return path
 
 
-def make_case(folder: Path, case: str, seed: int, trainer: str = "A") -> SurfaceTask:
+def make_case(folder: Path, case: str, seed: int, trainer: str = "A") -> CaseFiles:
     (ref1, pred1), (ref2, pred2) = blobs(seed), blobs(seed + 100)
     reference = write(folder / "labels" / f"{case}.nii.gz", np.where(ref2, 2, ref1))
     prediction = write(folder / trainer / f"{case}.nii.gz", np.where(pred2, 2, pred1))
-    return SurfaceTask("D", trainer, trainer, 0, case, reference, prediction, LABELS)
+    return CaseFiles("D", trainer, trainer, 0, case, reference, prediction, LABELS)
 
 
 @pytest.fixture
-def tasks(tmp_path) -> list[SurfaceTask]:
+def tasks(tmp_path) -> list[CaseFiles]:
     return [make_case(tmp_path, f"case{index}", index) for index in range(4)]
 
 
@@ -258,7 +262,7 @@ def test_a_single_slice_is_taken_as_plane(tmp_path, axis):
         write(tmp_path / name / "x.nrrd", np.expand_dims(mask, axis))
         for name, mask in (("labels", reference), ("A", prediction))
     ]
-    task = SurfaceTask("D", "A", "A", 0, "x", *files, {"one": 1})
+    task = CaseFiles("D", "A", "A", 0, "x", *files, {"one": 1})
     found = surface_metrics([task], 1.0, 1).set_index("metric")["value"]
     plane = [length for index, length in enumerate(SPACING) if index != axis]
     assert found.to_dict() == pytest.approx(distances(reference, prediction, spacing=plane), rel=1e-6)
@@ -268,7 +272,7 @@ def test_a_single_slice_is_taken_as_plane(tmp_path, axis):
 
 def test_empty_images(tmp_path):
     files = [write(tmp_path / name / "x.nii.gz", np.zeros((3, 4, 5))) for name in ("labels", "A")]
-    found = surface_metrics([SurfaceTask("D", "A", "A", 0, "x", *files, LABELS)], 1.0, 1)
+    found = surface_metrics([CaseFiles("D", "A", "A", 0, "x", *files, LABELS)], 1.0, 1)
     assert len(found) == 6 and found["value"].isna().all()
 
 
@@ -328,7 +332,7 @@ def test_content_counts_and_not_size_and_time(tmp_path, measured):
         os.utime(path, ns=(10**18, 10**18))
         return path
 
-    task = SurfaceTask("D", "A", "A", 0, "x", save("labels", 3), save("A", 3), {"one": 1})
+    task = CaseFiles("D", "A", "A", 0, "x", save("labels", 3), save("A", 3), {"one": 1})
     before = task.prediction.stat()
     assert surface_metrics([task], 1.0, 1)["value"].tolist() == [1.0, 0.0, 0.0]
     os.utime(task.prediction, ns=(1, 1))
@@ -344,8 +348,9 @@ def test_a_file_that_tasks_share_is_hashed_once(tasks, monkeypatch):
     linked = dataclasses.replace(tasks[0], reference=tasks[0].reference.with_name("link.nii.gz"))
     linked.reference.symlink_to(tasks[0].reference)
     hashed = []
-    monkeypatch.setattr(surface.hashlib, "sha256", lambda *_, make=surface.hashlib.sha256: hashed.append(1) or make(*_))
-    hashes = surface._Hashes()
+    sha256 = surface_cache.hashlib.sha256
+    monkeypatch.setattr(surface_cache.hashlib, "sha256", lambda *_: hashed.append(1) or sha256(*_))
+    hashes = surface_cache.Hashes()
     assert len({hashes.of(task.reference) for task in (tasks[0], linked, tasks[0])}) == 1
     assert len(hashed) == 1
 
@@ -359,7 +364,7 @@ def test_other_tolerance_labels_or_library_are_computed_again(tasks, measured, m
     swapped = surface_metrics([relabeled], 3.0, 1)
     assert len(measured) == 3
     assert list(swapped["value"][:3]) == list(second["value"][3:])
-    monkeypatch.setattr(surface, "library", lambda: "MONAI 9")
+    monkeypatch.setattr(surface_cache, "library", lambda: "MONAI 9")
     surface_metrics([relabeled], 3.0, 1)
     assert len(measured) == 4
 
@@ -396,8 +401,8 @@ def test_what_a_killed_run_was_writing_is_removed(tasks):
 @pytest.mark.parametrize(("cases", "seconds"), [(2, 1e9), (10**9, 0.0)])
 def test_results_are_saved_before_the_end(tasks, monkeypatch, cases, seconds):
     """What a kill that runs no cleanup would leave."""
-    monkeypatch.setattr(surface, "SAVE_CASES", cases)
-    monkeypatch.setattr(surface, "SAVE_SECONDS", seconds)
+    monkeypatch.setattr(surface_cache, "SAVE_CASES", cases)
+    monkeypatch.setattr(surface_cache, "SAVE_SECONDS", seconds)
     cache = tasks[0].prediction.parent / CACHE_FILE
     seen = []
     measure = surface._measure
@@ -451,7 +456,7 @@ def test_values_that_were_changed_are_not_believed(tasks, measured, metric, valu
     entry = content["case0"]
     entry["values"]["two"][metric] = value
     if sealed:
-        entry["sha256"] = surface._seal(entry["inputs"], entry["values"])
+        entry["sha256"] = surface_cache._seal(entry["inputs"], entry["values"])
     cache.write_text(json.dumps(content))
     again = surface_metrics(tasks[:1], 1.0, 1)
     if sealed and value == 1.25:  # as if it had been computed
@@ -462,13 +467,13 @@ def test_values_that_were_changed_are_not_believed(tasks, measured, metric, valu
 
 def test_an_entry_of_another_definition_or_with_more_labels_is_not_believed(tasks, measured, monkeypatch):
     first = surface_metrics(tasks[:1], 1.0, 1)
-    monkeypatch.setattr(surface, "DEFINITION", surface.DEFINITION + 1)
+    monkeypatch.setattr(surface_cache, "DEFINITION", surface_cache.DEFINITION + 1)
     assert surface_metrics(tasks[:1], 1.0, 1).equals(first)
     cache = tasks[0].prediction.parent / CACHE_FILE
     content = json.loads(cache.read_text())
     entry = content["case0"]
     entry["values"]["three"] = entry["values"]["one"]
-    entry["sha256"] = surface._seal(entry["inputs"], entry["values"])
+    entry["sha256"] = surface_cache._seal(entry["inputs"], entry["values"])
     cache.write_text(json.dumps(content))
     assert surface_metrics(tasks[:1], 1.0, 1).equals(first)
     assert len(measured) == 3
@@ -488,7 +493,7 @@ def test_an_error_in_another_process_is_the_same_and_loses_nothing(tasks, measur
 
 
 def test_a_folder_that_cannot_be_written_is_said_once(tasks, tmp_path, measured, monkeypatch):
-    monkeypatch.setattr(surface, "SAVE_CASES", 1)
+    monkeypatch.setattr(surface_cache, "SAVE_CASES", 1)
     tasks.append(make_case(tmp_path, "case9", 9, trainer="B"))
     for trainer in ("A", "B"):
         (tmp_path / trainer / CACHE_FILE).mkdir()  # root may write into any folder, but not this
@@ -515,7 +520,7 @@ def test_without_monai_the_extra_is_named(monkeypatch, tasks):
 
 def test_importing_the_modules_imports_no_torch():
     code = (
-        "import sys, nnunet_cpr.evaluation.surface; "
+        "import sys, nnunet_cpr.evaluation.surface.compute; "
         "print({'torch', 'monai', 'nnunetv2', 'SimpleITK'} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

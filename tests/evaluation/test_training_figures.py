@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nnunet_cpr.evaluation.figures import save_figure
+from nnunet_cpr.evaluation.figures.drawing import save_figure
+from nnunet_cpr.evaluation.figures.training import Curve, draw_training, training_curves
 from nnunet_cpr.evaluation.results import EPOCH_COLUMNS
-from nnunet_cpr.evaluation.training_figures import Curve, draw_training, training_curves
 
 
 def epochs(trainer="T", run="T", fold="0", dice=(), steps=250, dataset="D"):
@@ -22,8 +22,10 @@ def epochs(trainer="T", run="T", fold="0", dice=(), steps=250, dataset="D"):
 
 def drawn(*frames, trainers=("T",), baseline="T"):
     frame = pd.concat(frames, ignore_index=True)
-    summary = pd.DataFrame({"dataset": frame["dataset"].unique()})
-    results = SimpleNamespace(epochs=frame, trainers=list(trainers), baseline=baseline, summary=summary)
+    datasets, others = list(frame["dataset"].unique()), [name for name in trainers if name != baseline]
+    results = SimpleNamespace(
+        epochs=frame, trainers=list(trainers), baseline=baseline, datasets=datasets, others=others
+    )
     return list(draw_training(results))
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from nnunet_cpr.evaluation.volumes import open_image, open_segmentation
+from nnunet_cpr.evaluation.readers.volumes import open_image, open_segmentation
 
 SHAPE, SPACING = (5, 7, 9), (1.0, 2.0, 3.0)
 """Of axes from left to right, back to front, foot to head."""

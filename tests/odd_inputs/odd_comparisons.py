@@ -164,7 +164,9 @@ class Compare(World):
         return name.endswith(CACHE) or super().may_change(name)
 
     def before_run(self) -> None:
-        from nnunet_cpr.evaluation import figures, report, statistics
+        from nnunet_cpr.evaluation import statistics
+        from nnunet_cpr.evaluation.figures import drawing as figures
+        from nnunet_cpr.evaluation.report import write as report
 
         statistics.BOOTSTRAP_SAMPLES = 50
         if not self.drawn:

@@ -72,7 +72,7 @@ def test_optimizer(nnunet, name, optimizer, expected):
     assert sorted(map(id, in_groups)) == sorted(map(id, trainer.network.parameters()))
 
 
-def test_what_is_regularised(nnunet):
+def test_what_is_regularized(nnunet):
     """Kernels, by their dimensions; not the biases and the instance norms."""
     trainer = make_trainer(nnunet, "nnUNetTrainerCPR")
     trainer.initialize()
@@ -157,7 +157,7 @@ def test_frozen_kernels_are_not_in_trace_and_log(nnunet, frozen):
     learning = [name for name, p in trainer.network.named_parameters() if p.ndim == 5 and p.requires_grad]
     rows = read_trace(f"{trainer.output_folder}/cpr_trace.csv")
     assert {row.tensor for row in rows} == set(learning) and len(rows) == len(learning)
-    expected = f"of {len(learning)} regularised tensors bounded" if learning else "all regularized tensors are frozen"
+    expected = f"of {len(learning)} regularized tensors bounded" if learning else "all regularized tensors are frozen"
     assert expected in log(trainer)
     assert bool(learning) is bool(frozen)
 
@@ -172,10 +172,10 @@ def test_trace_and_log(nnunet):
     assert sum(math.isfinite(r.kappa) for r in rows[9:18]) == 8
     lines = [line.split(": ", 1)[1] for line in log(trainer).splitlines() if "CPR: " in line]
     assert len(lines) == 3
-    assert lines[0].strip() == "CPR: 0 of 9 regularised tensors bounded, 0 active, largest lambda 0"
+    assert lines[0].strip() == "CPR: 0 of 9 regularized tensors bounded, 0 active, largest lambda 0"
     largest = max(trainer.optimizer.constraints(), key=lambda c: c.lagmul)
     active = sum(c.lagmul > 0 for c in trainer.optimizer.constraints())
-    assert lines[2].startswith(f"CPR: 8 of 9 regularised tensors bounded, {active} active, largest lambda")
+    assert lines[2].startswith(f"CPR: 8 of 9 regularized tensors bounded, {active} active, largest lambda")
     if active:
         assert largest.name in lines[2]
     assert Path(trainer.output_folder, "cpr_progress.png").is_file()
@@ -236,7 +236,7 @@ def test_a_warm_start_longer_than_the_training(nnunet):
     assert "\n" not in str(error.value)
 
 
-def test_a_network_without_regularised_parameters(nnunet, monkeypatch):
+def test_a_network_without_regularized_parameters(nnunet, monkeypatch):
     trainer = make_trainer(nnunet, "nnUNetTrainerCPR")
     monkeypatch.setattr(
         trainer, "build_network_architecture", lambda plans_manager, *_: torch.nn.InstanceNorm3d(1, affine=True)

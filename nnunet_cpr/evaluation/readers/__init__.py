@@ -1,0 +1,1 @@
+"""What a comparison reads: results, segmentations, logs and traces."""

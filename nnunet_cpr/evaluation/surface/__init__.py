@@ -1,0 +1,1 @@
+"""NSD, HD95 and MASD."""
