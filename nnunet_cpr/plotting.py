@@ -1,10 +1,22 @@
-"""matplotlib without the user's settings: figures look the same on every machine and never need a display."""
+"""matplotlib without the user's settings: figures look the same on every machine and never need a display.
+
+Names may be in scripts that matplotlib's own font lacks. Then an installed font that has them is used; characters that
+no font has are shown as Python's escapes, instead of boxes.
+"""
 
 import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
+
+FALLBACK_FONTS = (
+    "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans JP", "Noto Sans SC", "Source Han Sans", "WenQuanYi Zen Hei",
+    "IPAGothic", "NanumGothic", "Yu Gothic", "Meiryo", "Microsoft YaHei", "SimHei", "Malgun Gothic", "Hiragino Sans",
+    "PingFang SC", "PingFang HK", "Apple SD Gothic Neo", "Arial Unicode MS", "Noto Sans Thai", "Noto Sans Devanagari",
+)  # fmt: skip
+"""Fonts of Linux, Windows and macOS for scripts that DejaVu Sans lacks: Chinese, Japanese, Korean, Thai, Devanagari."""
 
 
 def ignore_user_settings() -> None:
@@ -28,5 +40,31 @@ def default_style(changes: Mapping[str, Any] | None = None) -> Iterator[None]:
     """
     import matplotlib
 
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **(changes or {})}):
+    with matplotlib.rc_context({**matplotlib.rcParamsDefault, "font.family": fonts(), **(changes or {})}):
         yield
+
+
+@cache
+def fonts() -> list[str]:
+    """Return matplotlib's own font, and after it those of FALLBACK_FONTS that are installed."""
+    from matplotlib.font_manager import fontManager
+
+    installed = {font.name for font in fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in FALLBACK_FONTS if name in installed)]
+
+
+def drawable(text: str) -> str:
+    """Return the text with escapes for the characters that none of the fonts has."""
+    if text.isascii():
+        return text
+    return "".join(
+        one if one.isspace() or any(ord(one) in _characters(font) for font in fonts()) else ascii(one)[1:-1]
+        for one in text
+    )
+
+
+@cache
+def _characters(font: str) -> frozenset[int]:
+    from matplotlib.font_manager import findfont, get_font
+
+    return frozenset(get_font(findfont(font)).get_charmap())

@@ -1,9 +1,10 @@
 """What a comparison report costs: time and memory of `nnunet-cpr compare` on results of the size of a large study.
 
 Writes what nnU-Net leaves into a temporary folder, with random numbers: summary.json, logs and the trace of CPR of 1000
-epochs and 60 tensors, and volumes of the size of an abdominal CT. All cases are links to the same volumes.
+epochs and 60 tensors, and volumes of the size of an abdominal CT. All cases are links to the same volumes. The opponent
+is a plain script: json, pandas and SciPy's bootstrap and Wilcoxon test of every trainer and label, no report.
 
-    python scripts/benchmark_report.py [--cases 400] [--labels 15] [--folds 5] [--size 512 512 130]
+    python scripts/benchmark_report.py [--cases 400] [--labels 15] [--folds 5] [--trainers 2] [--size 512 512 130]
 """
 
 import argparse
@@ -11,28 +12,35 @@ import json
 import multiprocessing
 import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
+from scipy import stats
 
 from nnunet_cpr.files import user_path
 
 DATASET = "Dataset999_Benchmark"
-BASELINE, CPR = TRAINERS = ["nnUNetTrainer", "nnUNetTrainerCPR"]
+BASELINE, CPR = "nnUNetTrainer", "nnUNetTrainerCPR"
 EPOCHS, TENSORS, STEPS = 1000, 60, 250
 COUNTS = {"FN": 411, "FP": 179, "IoU": 0.7462365591397849, "TN": 68883, "TP": 1735, "n_pred": 1914, "n_ref": 2146}
 
 
-def write_results(root: Path, folds: int, cases: int, labels: int) -> None:
+def trainers_of(number: int) -> list[str]:
+    """Return the names of so many trainers."""
+    return [BASELINE, CPR, *(f"{CPR}_ws{1000 * more}" for more in range(1, number - 1))]
+
+
+def write_results(root: Path, trainers: list[str], folds: int, cases: int, labels: int) -> None:
     """Write what the command reads."""
     rng = random.Random(0)
     names = {"background": 0, **{f"organ {label}": label for label in range(1, labels + 1)}}
-    for trainer in TRAINERS:
+    for trainer in trainers:
         model = root / "results" / DATASET / f"{trainer}__nnUNetPlans__3d_fullres"
         for fold in range(folds):
             validation = model / f"fold_{fold}" / "validation"
@@ -49,7 +57,7 @@ def write_results(root: Path, folds: int, cases: int, labels: int) -> None:
             ]
             (validation / "summary.json").write_text(json.dumps({"metric_per_case": per_case}, indent=4))
             write_log(validation.parent, labels, rng)
-            if trainer == CPR:
+            if trainer != BASELINE:
                 write_trace(validation.parent, rng)
         (model / "dataset.json").write_text(json.dumps({"labels": names, "file_ending": ".nii.gz"}))
 
@@ -93,13 +101,15 @@ def write_trace(folder: Path, rng: random.Random) -> None:
     (folder / "cpr_trace.csv").write_text("\n".join(lines) + "\n")
 
 
-def write_volumes(root: Path, folds: int, cases: int, labels: int, size: tuple[int, int, int]) -> None:
-    """Write an image, a reference and two segmentations, and link every case to them."""
+def write_volumes(
+    root: Path, trainers: list[str], folds: int, cases: int, labels: int, size: tuple[int, int, int]
+) -> None:
+    """Write an image, a reference and a segmentation of each trainer, and link every case to them."""
     rng = np.random.default_rng(0)
     affine = np.diag([0.8, 0.8, 3.0, 1.0])
     x, y, z = np.ogrid[tuple(slice(0, length) for length in size)]
     image = rng.normal(40, 20, size).astype(np.int16)
-    volumes = {name: np.zeros(size, dtype=np.uint8) for name in ("reference", *TRAINERS)}
+    volumes = {name: np.zeros(size, dtype=np.uint8) for name in ("reference", *trainers)}
     for label in range(1, labels + 1):
         center, radius = rng.uniform(0.2, 0.8, 3) * size, rng.uniform(0.04, 0.1) * size[0]
         for shift, volume in enumerate(volumes.values()):
@@ -113,7 +123,7 @@ def write_volumes(root: Path, folds: int, cases: int, labels: int, size: tuple[i
     for place in places.values():
         place.mkdir(parents=True)
     for fold in range(folds):
-        model = {t: root / "results" / DATASET / f"{t}__nnUNetPlans__3d_fullres" for t in TRAINERS}
+        model = {t: root / "results" / DATASET / f"{t}__nnUNetPlans__3d_fullres" for t in trainers}
         predicted = {t: folder / f"fold_{fold}" / "validation" for t, folder in model.items()}
         for case in cases_of(fold, cases):
             for name, place in {**places, **predicted}.items():
@@ -121,40 +131,67 @@ def write_volumes(root: Path, folds: int, cases: int, labels: int, size: tuple[i
                 (place / f"{case}{suffix}.nii.gz").symlink_to(root / f"{name}.nii.gz")
 
 
+def plain_analysis(root: Path, trainers: list[str]) -> None:
+    """Compare every label, and the mean over labels, with the baseline as a plain script would."""
+    dice = {}
+    for trainer in trainers:
+        model = root / "results" / DATASET / f"{trainer}__nnUNetPlans__3d_fullres"
+        paths = sorted(model.glob("fold_*/validation/summary.json"))
+        content = [case for path in paths for case in json.loads(path.read_text())["metric_per_case"]]
+        rows = [{label: of["Dice"] for label, of in case["metrics"].items()} for case in content]
+        dice[trainer] = pd.DataFrame(rows, index=[case["prediction_file"].rsplit("/", 1)[1] for case in content])
+        dice[trainer]["mean"] = dice[trainer].mean(axis=1)
+    for trainer in trainers[1:]:
+        for label, values in (dice[trainer] - dice[BASELINE]).items():
+            found = stats.bootstrap((values,), np.mean, n_resamples=9999, batch=100, method="BCa", rng=0)
+            print(trainer, label, values.mean(), *found.confidence_interval, stats.wilcoxon(values).pvalue)
+
+
+def measured(target: Callable[..., object], *arguments: object) -> tuple[float, float, float]:
+    """Run a function in a process of its own; return seconds, seconds of processor time and GiB at most."""
+    start = time.perf_counter()
+    process = multiprocessing.get_context("spawn").Process(target=target, args=arguments)
+    process.start()
+    assert process.pid is not None
+    _, status, used = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"{target.__name__} failed")
+    return time.perf_counter() - start, used.ru_utime + used.ru_stime, used.ru_maxrss / 2**20
+
+
+def run_command(root: Path, report: Path, trainers: list[str], folds: int) -> None:
+    """Become the command that is measured."""
+    folders = {f"nnUNet_{name}": str(root / name) for name in ("results", "raw", "preprocessed")}
+    command = [sys.executable, "-m", "nnunet_cpr.cli", "compare", "-d", DATASET, "-tr", *trainers]
+    os.execve(sys.executable, [*command, "-f", *map(str, range(folds)), "-o", str(report)], os.environ | folders)
+
+
 def main() -> None:
-    """Run the command once and print its time, peak memory and the size of the page."""
+    """Run both once and print their time and peak memory, and the size of the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--cases", type=int, default=400, help="of a fold")
     parser.add_argument("--labels", type=int, default=15)
+    parser.add_argument("--trainers", type=int, default=2)
     parser.add_argument("--size", type=int, nargs=3, default=(512, 512, 130), help="of a volume, in voxels")
     parser.add_argument("--keep", type=user_path, help="copy the report here")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        write_results(root, args.folds, args.cases, args.labels)
+        root, trainers = Path(folder), trainers_of(args.trainers)
+        write_results(root, trainers, args.folds, args.cases, args.labels)
         # In a process of its own: Linux counts what this one ever needed as the peak of the command that it starts.
-        writer = multiprocessing.get_context("spawn").Process(
-            target=write_volumes, args=(root, args.folds, args.cases, args.labels, tuple(args.size))
-        )
-        writer.start()
-        writer.join()
+        measured(write_volumes, root, trainers, args.folds, args.cases, args.labels, tuple(args.size))
         report = args.keep or root / "report"
-        command = [sys.executable, "-m", "nnunet_cpr.cli", "compare", "-d", DATASET, "-tr", *TRAINERS]
-        command += ["-f", *map(str, range(args.folds)), "-o", str(report)]
-        folders = {f"nnUNet_{name}": str(root / name) for name in ("results", "raw", "preprocessed")}
-        start = time.perf_counter()
-        process = subprocess.Popen(command, env=os.environ | folders)
-        _, status, used = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - start
-        if status:
-            sys.exit("the command failed")
+        plain, plain_cpu, plain_memory = measured(plain_analysis, root, trainers)
+        seconds, cpu, memory = measured(run_command, root, report, trainers, args.folds)
         page = (report / "report.html").stat().st_size
     print(
-        f"{len(TRAINERS)} trainers x {args.folds} folds x {args.cases} cases x {args.labels} labels, "
-        f"{EPOCHS} epochs, {TENSORS} tensors, volumes of {' x '.join(map(str, args.size))}: "
-        f"{seconds:.1f} s ({used.ru_utime + used.ru_stime:.1f} s of processor time), "
-        f"{used.ru_maxrss / 2**20:.2f} GiB at most, report.html {page / 2**20:.1f} MiB"
+        f"{len(trainers)} trainers x {args.folds} folds x {args.cases} cases x {args.labels} labels, "
+        f"{EPOCHS} epochs, {TENSORS} tensors, volumes of {' x '.join(map(str, args.size))}:\n"
+        f"nnunet-cpr compare  {seconds:.1f} s ({cpu:.1f} s of processor time), {memory:.2f} GiB at most, "
+        f"report.html {page / 2**20:.1f} MiB\n"
+        f"plain script        {plain:.1f} s ({plain_cpu:.1f} s of processor time), {plain_memory:.2f} GiB at most\n"
+        f"ratio               {seconds / plain:.2f}"
     )
 
 

@@ -7,8 +7,10 @@ import sys
 import matplotlib
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 
-from nnunet_cpr.evaluation.figures.drawing import save_figure
+from nnunet_cpr import plotting
+from nnunet_cpr.evaluation.figures.drawing import save_figure, short
 from nnunet_cpr.plotting import default_style
 from nnunet_cpr.training.trace import FIGURE_FILE, Row, Trace, draw
 
@@ -49,6 +51,27 @@ def test_the_figure_of_a_training_is_the_same_under_a_users_style(tmp_path):
             trace.save()
     first, second = ((tmp_path / name / FIGURE_FILE).read_bytes() for name in ("default", "users"))
     assert first == second
+
+
+@pytest.mark.filterwarnings("error")  # matplotlib's, of characters that it has no glyph for
+@pytest.mark.parametrize(
+    ("names", "installed", "shown"),
+    [
+        (("肝臓", "간", "Å λ"), ["DejaVu Sans"], (r"\u809d\u81d3", r"\uac04", "Å λ")),
+        (("肝臓", "\U0001f9e0"), ["DejaVu Sans", "Noto Sans CJK JP"], ("肝臓", r"\U0001f9e0")),
+    ],
+)
+def test_characters_that_the_font_lacks(names, installed, shown, tmp_path, monkeypatch):
+    if not {font.name for font in fontManager.ttflist}.issuperset(installed):
+        pytest.skip(f"{installed[-1]} is not installed")
+    monkeypatch.setattr(plotting, "fonts", lambda: installed)
+    assert tuple(map(short, names)) == shown
+    with default_style():
+        made = Figure()
+        ax = made.subplots()
+        ax.set_yticks(range(len(names)), list(map(short, names)))
+        ax.set_title("".join(map(short, names)))
+    save_figure(made, tmp_path / "figure.png")
 
 
 PROGRAM = """

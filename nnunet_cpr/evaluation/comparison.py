@@ -15,17 +15,19 @@ from nnunet_cpr.evaluation.metrics import METRICS
 from nnunet_cpr.evaluation.metrics import metric as of_metric
 from nnunet_cpr.evaluation.published_results import published
 from nnunet_cpr.evaluation.readers.case_files import CaseFiles, Locate
+from nnunet_cpr.evaluation.readers.configuration_ensembles import EnsembleFold
 from nnunet_cpr.evaluation.readers.cpr_traces import read_traces
 from nnunet_cpr.evaluation.readers.fold_ensembles import FoldEnsemble, find_ensembles
 from nnunet_cpr.evaluation.readers.nnunet_results import (
+    MEMBERS,
     Training,
-    find_trainings,
     locate_in_trainings,
     model_name,
     shortened,
 )
 from nnunet_cpr.evaluation.readers.starting_weights import compare_weights
 from nnunet_cpr.evaluation.readers.training_logs import read_cost, read_logs
+from nnunet_cpr.evaluation.readers.trainings import find_trainings
 from nnunet_cpr.evaluation.request import Request
 from nnunet_cpr.evaluation.results import CONSTRAINTS, FOREGROUND, SLICES, TRAINING, Results
 from nnunet_cpr.labels import escaped, printable
@@ -58,7 +60,8 @@ def _setups(request: Request) -> str:
     """Name the configurations and plans that are compared."""
     default = Setup(request.plans, request.configuration)
     runs = [run for of_trainer in request.trainers.values() for run in of_trainer]
-    found = dict.fromkeys(model_name(run, default).partition("__")[2] for run in runs)
+    members = [member for run in runs for member in run.split(MEMBERS)]
+    found = dict.fromkeys(model_name(member, default).partition("__")[2] for member in members)
     names = [Setup(*name.split("__", 1)) for name in found]
     return ", ".join(
         one.configuration if one.plans == Request.plans else f"{one.configuration} of {one.plans}" for one in names
@@ -108,9 +111,10 @@ def _add_test_set(results: Results, request: Request, command: str) -> None:
 
 def _add_pictures(results: Results, request: Request, trainings: Sequence[Training] = ()) -> None:
     """Add what is drawn besides the metrics: the course of the trainings, and slices of cases."""
-    results.epochs, without_logs = read_logs(trainings)
+    single = [training for training in trainings if not isinstance(training, EnsembleFold)]
+    results.epochs, without_logs = read_logs(single)
     results.cautions += unequal_lengths(results.epochs)
-    results.traces, without_traces = read_traces(trainings)
+    results.traces, without_traces = read_traces(single)
     locate = _locate(request, trainings, results.cases)
     results.slices, unseen = read_slices(results.cases, results.extremes, request.baseline, locate)
     results.left_out = {TRAINING: without_logs, CONSTRAINTS: without_traces, SLICES: unseen}

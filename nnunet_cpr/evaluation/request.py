@@ -229,8 +229,11 @@ def _grouped(value: Any) -> dict[str, list[str]]:
         for run in runs:
             if run in seen:
                 raise ValueError(f"{run} is named twice")
-            if run.count(":") > 2 or not all(run.split(":")):
-                raise ValueError(f"cannot read {run}: write TRAINER, TRAINER:CONFIGURATION or those with :PLANS")
+            models = run.split("+")
+            if len(models) > 2 or any(model.count(":") > 2 or not all(model.split(":")) for model in models):
+                raise ValueError(
+                    f"cannot read {run}: write TRAINER, TRAINER:CONFIGURATION or those with :PLANS; A+B is an ensemble"
+                )
             seen.append(run)
     return dict(_named(pairs, "two trainers have the same name"))
 

@@ -7,7 +7,7 @@ import pytest
 from evaluation_helpers import write_training
 
 from nnunet_cpr.evaluation.cautions import other_references, trained_with, unequal_lengths
-from nnunet_cpr.evaluation.readers.nnunet_results import find_trainings
+from nnunet_cpr.evaluation.readers.trainings import find_trainings
 
 NAME = "Dataset004_Tiny"
 LABELS = {"background": 0, "left": 1}

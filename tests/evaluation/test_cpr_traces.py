@@ -4,7 +4,7 @@ import pytest
 from evaluation_helpers import write_trace, write_training
 
 from nnunet_cpr.evaluation.readers.cpr_traces import read_traces
-from nnunet_cpr.evaluation.readers.nnunet_results import find_trainings
+from nnunet_cpr.evaluation.readers.trainings import find_trainings
 from nnunet_cpr.evaluation.results import TRACE_COLUMNS
 from nnunet_cpr.optim import Constraint
 from nnunet_cpr.training.trace import Trace

@@ -18,9 +18,10 @@ from nnunet_cpr.batch.report import measure_surfaces
 from nnunet_cpr.cli import main
 from nnunet_cpr.evaluation.readers.case_files import CaseFiles
 from nnunet_cpr.evaluation.readers.nnunet_readers import errors_named, read_voxels
-from nnunet_cpr.evaluation.readers.nnunet_results import Training, find_trainings, stated_reader
+from nnunet_cpr.evaluation.readers.nnunet_results import Training, stated_reader
 from nnunet_cpr.evaluation.readers.prediction_folders import left_out, read_folders
 from nnunet_cpr.evaluation.readers.segmentation_files import check_geometry, list_cases, read_pair, read_segmentation
+from nnunet_cpr.evaluation.readers.trainings import find_trainings
 from nnunet_cpr.evaluation.report import write as report
 from nnunet_cpr.evaluation.surface.compute import spacing_cautions
 

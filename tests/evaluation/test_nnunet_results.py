@@ -10,8 +10,8 @@ import pytest
 from evaluation_helpers import write_training
 
 from nnunet_cpr.evaluation import statistics
-from nnunet_cpr.evaluation.readers.nnunet_results import find_trainings
 from nnunet_cpr.evaluation.readers.summary_json import RETRAIN, read_summary
+from nnunet_cpr.evaluation.readers.trainings import find_trainings
 from nnunet_cpr.evaluation.results import CASE_COLUMNS, FOREGROUND
 from nnunet_cpr.labels import foreground_labels
 

@@ -8,7 +8,8 @@ import os
 
 import pytest
 
-from nnunet_cpr.evaluation.readers.nnunet_results import Training, find_trainings
+from nnunet_cpr.evaluation.readers.nnunet_results import Training
+from nnunet_cpr.evaluation.readers.trainings import find_trainings
 
 NAME, RUN = "Dataset004_Tiny", "nnUNetTrainerSGD_3epochs"
 PLANS = {

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from evaluation_helpers import log_lines, write_log, write_training
 
-from nnunet_cpr.evaluation.readers.nnunet_results import find_trainings
 from nnunet_cpr.evaluation.readers.provenance import newer_training
 from nnunet_cpr.evaluation.readers.training_logs import (
     read_cost,
@@ -16,6 +15,7 @@ from nnunet_cpr.evaluation.readers.training_logs import (
     read_pseudo_dice,
     steps_per_epoch,
 )
+from nnunet_cpr.evaluation.readers.trainings import find_trainings
 from nnunet_cpr.evaluation.results import EPOCH_COLUMNS
 
 NAN = float("nan")

@@ -21,7 +21,7 @@ from PIL import Image
 from nnunet_cpr.evaluation import formatting as numbers
 from nnunet_cpr.evaluation.results import Results
 from nnunet_cpr.files import write_text, write_whole
-from nnunet_cpr.plotting import default_style
+from nnunet_cpr.plotting import default_style, drawable
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 MARKERS = ("o", "s", "^", "D")
@@ -163,5 +163,5 @@ def short(name: str, width: int = 30) -> str:
 
 
 def literal(text: str) -> str:
-    """Return the text so that matplotlib takes nothing between dollars for a formula."""
-    return text.replace("$", r"\$")
+    """Return the text so that matplotlib draws it as it is: no formula between dollars, no boxes for characters."""
+    return drawable(text).replace("$", r"\$")

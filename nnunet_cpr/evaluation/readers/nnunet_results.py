@@ -43,6 +43,11 @@ class Training:
         return f"{self.run} fold {self.fold}"
 
     @property
+    def model(self) -> Path:
+        """Where dataset.json and plans.json are."""
+        return self.folder.parent
+
+    @property
     def validation(self) -> Path:
         """Where nnU-Net wrote predictions and summary.json."""
         return self.folder / "validation"
@@ -81,7 +86,7 @@ class Training:
 
     @cached_property
     def _description(self) -> dict[str, Any]:
-        path = self.folder.parent / "dataset.json"
+        path = self.model / "dataset.json"
         try:
             content = read_dataset_json(path)
             ignore_label(content), content["file_ending"]
@@ -104,7 +109,7 @@ class Training:
     @cached_property
     def reader(self) -> str | None:
         """The reader that nnU-Net chose for the dataset's images and segmentations, None where it is not known."""
-        return stated_reader(self.folder.parent)
+        return stated_reader(self.model)
 
     def case_files(self) -> dict[str, CaseFiles]:
         """Return the files of every validation case; they may be missing.
@@ -149,6 +154,8 @@ class Training:
 
 
 T = TypeVar("T", bound=Training)
+MEMBERS = "+"
+"""Between the names of the models of an ensemble."""
 
 
 def stated_reader(*folders: Path) -> str | None:
@@ -160,30 +167,6 @@ def stated_reader(*folders: Path) -> str | None:
                 if isinstance(reader, str) and reader != "None":
                     return reader
     return None
-
-
-def find_trainings(
-    datasets: list[str],
-    configuration: str,
-    trainers: Mapping[str, list[str]],
-    plans: str,
-    folds: list[str],
-    skip_missing: bool = False,
-) -> tuple[list[Training], list[Training]]:
-    """Return the finished trainings of nnU-Net's results folder, and the missing ones.
-
-    `trainers` maps a name to the runs (seeds) that it groups.
-
-    Raises:
-        ValueError: nnUNet_results is not set, or a summary.json is missing (unless `skip_missing`); names all that are.
-    """
-    trainings = [
-        Training(dataset, trainer, run, fold, model / f"fold_{fold}")
-        for dataset, trainer, run, model in models(datasets, configuration, trainers, plans)
-        for fold in dict.fromkeys(folds)
-    ]
-    advice = "finish them (nnUNetv2_train ... --c or --val), name the folds to compare with -f"
-    return with_results(trainings, skip_missing, "trainings have no validation result", advice)
 
 
 def locate_in_trainings(trainings: Sequence[Training]) -> Locate:
@@ -199,24 +182,25 @@ def locate_in_trainings(trainings: Sequence[Training]) -> Locate:
 
 def models(
     datasets: list[str], configuration: str, trainers: Mapping[str, list[str]], plans: str
-) -> Iterator[tuple[str, str, str, Path]]:
-    """Yield dataset, trainer shown, run and nnU-Net's folder of each model.
+) -> Iterator[tuple[str, str, str, list[Path]]]:
+    """Yield dataset, trainer shown, run and nnU-Net's folder of the model, or of each of the two that are an ensemble.
 
-    A run is nnU-Net's trainer, or TRAINER:CONFIGURATION or TRAINER:CONFIGURATION:PLANS where they are not those given.
+    A model is nnU-Net's trainer, or TRAINER:CONFIGURATION[:PLANS] where they are not those given.
 
     Raises:
         ValueError: nnUNet_results is not set, or there is no such dataset.
     """
-    root = needed_folder("nnUNet_results")
+    root, default = needed_folder("nnUNet_results"), Setup(plans, configuration)
     for dataset in dict.fromkeys(map(dataset_name, datasets)):
         for trainer, runs in trainers.items():
             for run in runs:
-                yield dataset, trainer, run, root / dataset / model_name(run, Setup(plans, configuration))
+                members = [root / dataset / model_name(model, default) for model in run.split(MEMBERS)]
+                yield dataset, trainer, run, members
 
 
-def model_name(run: str, default: Setup) -> str:
-    """Return nnU-Net's name of the folder of a run, which may name a configuration and plans itself."""
-    trainer, *own = run.split(":")
+def model_name(model: str, default: Setup) -> str:
+    """Return nnU-Net's name of the folder of a model, which may name a configuration and plans itself."""
+    trainer, *own = model.split(":")
     configuration, plans = (*own, *(default.configuration, default.plans)[len(own) :])
     return f"{trainer}__{plans}__{configuration}"
 

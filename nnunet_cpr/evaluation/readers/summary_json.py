@@ -3,8 +3,8 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,21 @@ class Summary:
                 "metric": np.tile(np.array(list(metrics), dtype=object), shape[0] * shape[1]),
                 "value": values.ravel(),
             }
+        )
+
+    def only(self, cases: Sequence[str], advice: str) -> "Summary":
+        """Return the part of these cases. Raises ValueError if one is missing; `advice` says what to do."""
+        rows = {case: row for row, case in enumerate(self.cases)}
+        if missing := [case for case in cases if case not in rows]:
+            raise ValueError(f"{self.path} has no {missing[0]}; {advice}")
+        chosen = [rows[case] for case in cases]
+        return replace(
+            self,
+            cases=list(cases),
+            references=[self.references[row] for row in chosen],
+            dice=self.dice[chosen],
+            of_counts={name: values[chosen] for name, values in self.of_counts.items()},
+            true_voxels=self.true_voxels[chosen],
         )
 
     def _key(self, label: Label) -> str | None:
