@@ -57,8 +57,8 @@ def run_status(args: argparse.Namespace) -> int:
 
 def _show(study: Any, as_json: bool) -> None:
     from nnunet_cpr.batch.ensembles import prediction_states
-    from nnunet_cpr.batch.runs import as_dicts, states_of
     from nnunet_cpr.batch.states_table import predictions_table, states_table
+    from nnunet_cpr.batch.trainings import as_dicts, states_of
 
     states, predictions = states_of(study), prediction_states(study)
     if as_json:
@@ -121,12 +121,12 @@ def _run(study: Any, place: Any) -> int:
     from nnunet_cpr.batch.failures import failures, reason_in
     from nnunet_cpr.batch.plan import Plan
     from nnunet_cpr.batch.report import write_study_report
-    from nnunet_cpr.batch.runs import runs_of, states_of
     from nnunet_cpr.batch.slurm import wait_for_jobs
     from nnunet_cpr.batch.states_table import predictions_table, states_table
+    from nnunet_cpr.batch.trainings import states_of, trainings_of
     from nnunet_cpr.batch.watch import Watch
 
-    runs, ensembles = runs_of(study), ensembles_of(study)
+    runs, ensembles = trainings_of(study), ensembles_of(study)
     todo = [run for run in runs if not run.is_done()]
     print(f"{len(runs)} trainings, {len(runs) - len(todo)} done before. Logs and report: {study.output}", flush=True)
     tests = [ensemble for ensemble in ensembles if not ensemble.is_done()]

@@ -17,10 +17,10 @@ from nnunet_cpr.batch.locks import take
 from nnunet_cpr.batch.place import Place
 from nnunet_cpr.batch.plan import Plan, job_name
 from nnunet_cpr.batch.prepare import is_prepared
-from nnunet_cpr.batch.runs import runs_of
 from nnunet_cpr.batch.slurm import plugin_path
 from nnunet_cpr.batch.stop_relay import STOP_SECONDS
 from nnunet_cpr.batch.study import Study
+from nnunet_cpr.batch.trainings import trainings_of
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 POLL_SECONDS = 1.0
@@ -90,7 +90,7 @@ def _environment(plan: Plan) -> dict[str, str]:
 
 def match_markers(study: Study) -> None:
     """Make Snakemake's markers say what nnU-Net's folders say, whoever trained or deleted what."""
-    runs = runs_of(study)
+    runs = trainings_of(study)
     for run in runs:
         trained, surface = (study.output / "markers" / f"{job_name(run.key)}.{kind}" for kind in ("trained", "surface"))
         if run.is_done():

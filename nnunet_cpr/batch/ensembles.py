@@ -6,8 +6,8 @@ from pathlib import Path
 
 from nnunet_cpr.batch.job_files import JobFiles
 from nnunet_cpr.batch.locks import is_locked
-from nnunet_cpr.batch.runs import Run, failure_note, first_stages_of, read_record, runs_of
 from nnunet_cpr.batch.study import Study
+from nnunet_cpr.batch.trainings import StudyTraining, failure_note, first_stages_of, read_record, trainings_of
 from nnunet_cpr.evaluation.readers.fold_ensembles import FoldEnsemble, ensemble_folder, fold_names
 from nnunet_cpr.files import read_json
 from nnunet_cpr.nnunet.setup import Setup
@@ -17,7 +17,7 @@ from nnunet_cpr.nnunet.setup import Setup
 class Ensemble(JobFiles, FoldEnsemble):
     """All folds of one trainer, seed, plans and configuration on one dataset, which predict its test set together."""
 
-    runs: tuple[Run, ...] = ()
+    runs: tuple[StudyTraining, ...] = ()
     first: "Ensemble | None" = None
     """Whose predictions it needs: the first stage of a cascade."""
 
@@ -30,7 +30,7 @@ class Ensemble(JobFiles, FoldEnsemble):
         """Whether the test set is predicted and evaluated, by these folds as they are trained now."""
         return not self.waits_for() and self.has_result() and not self.changed()
 
-    def waits_for(self) -> list[Run]:
+    def waits_for(self) -> list[StudyTraining]:
         """Return the folds whose training is not done."""
         return [run for run in self.runs if not run.is_done()]
 
@@ -63,8 +63,8 @@ def ensembles_of(study: Study) -> list[Ensemble]:
     """Return every fold ensemble of the study, none without `test_set: true`."""
     if not study.test_set:
         return []
-    every = runs_of(study)
-    models: dict[Path, list[Run]] = {}
+    every = trainings_of(study)
+    models: dict[Path, list[StudyTraining]] = {}
     for run in every:
         if run.compared:
             models.setdefault(run.folder.parent, []).append(run)
@@ -89,7 +89,7 @@ def prediction_states(study: Study) -> list[PredictionState]:
     return states
 
 
-def _ensemble(runs: list[Run]) -> Ensemble:
+def _ensemble(runs: list[StudyTraining]) -> Ensemble:
     one, folds = runs[0], [run.fold for run in runs]
     folder = ensemble_folder(one.folder.parent, folds)
     return Ensemble(one.dataset, one.trainer, one.run, fold_names(folds), folder, tuple(runs))

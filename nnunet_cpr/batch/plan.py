@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from nnunet_cpr.batch.ensembles import Ensemble, ensembles_of
-from nnunet_cpr.batch.runs import Run, first_stages_of, runs_of
 from nnunet_cpr.batch.study import Study
+from nnunet_cpr.batch.trainings import StudyTraining, first_stages_of, trainings_of
 from nnunet_cpr.evaluation.report.layout import REPORT
 from nnunet_cpr.files import read_json, write_json
 from nnunet_cpr.nnunet.setup import Setup
@@ -36,7 +36,7 @@ class Plan:
     def write(self) -> None:
         """Write it for Snakemake and the jobs."""
         study = asdict(self.study) | {"path": str(self.study.path), "output": str(self.study.output)}
-        every = runs_of(self.study)
+        every = trainings_of(self.study)
         # What is outdated is left as it is, and what builds on it; the user decides.
         outdated = {run for run in every if run.outdated()}
         after = {run: first_stages_of(run, every) for run in every if run not in outdated}
@@ -107,9 +107,9 @@ def read_plan(file: Path) -> Plan:
     return Plan(Study(**study | {"path": Path(study["path"]), "output": Path(study["output"])}), content["gpus"])
 
 
-def find_run(plan: Plan, key: str) -> Run:
+def find_run(plan: Plan, key: str) -> StudyTraining:
     """Return the training whose job has that name."""
-    return next(run for run in runs_of(plan.study) if job_name(run.key) == key)
+    return next(run for run in trainings_of(plan.study) if job_name(run.key) == key)
 
 
 def find_ensemble(plan: Plan, key: str) -> Ensemble:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from nnunet_cpr.batch.ensembles import PredictionState
-from nnunet_cpr.batch.runs import State
+from nnunet_cpr.batch.trainings import State
 
 ORDER = ("done", "running", "resumable", "failed", "missing", "outdated")
 PREDICTION_ORDER = ("predicted", "running", "failed", "missing", "outdated")

@@ -8,14 +8,14 @@ from nnunet_cpr.batch.attempt import Attempt
 from nnunet_cpr.batch.failures import forget_failure, note_failure
 from nnunet_cpr.batch.locks import take
 from nnunet_cpr.batch.plan import Plan, job_name
-from nnunet_cpr.batch.runs import CHECKPOINTS, Run
 from nnunet_cpr.batch.stop_relay import StopRelay
 from nnunet_cpr.batch.study import Study
+from nnunet_cpr.batch.trainings import CHECKPOINTS, StudyTraining
 from nnunet_cpr.evaluation.readers.starting_weights import checksum, note_weights
 from nnunet_cpr.nnunet.commands import executable
 
 
-def train_command(study: Study, run: Run) -> list[str]:
+def train_command(study: Study, run: StudyTraining) -> list[str]:
     """Return nnU-Net's command. With --c it starts, resumes, or only validates, whatever is left.
 
     nnU-Net takes no weights to begin with where it is to resume.
@@ -30,7 +30,7 @@ def train_command(study: Study, run: Run) -> list[str]:
             *study.train_arguments]  # fmt: skip
 
 
-def train(plan: Plan, run: Run) -> int:
+def train(plan: Plan, run: StudyTraining) -> int:
     """Train and validate the fold unless that has been done, and return nnU-Net's exit code."""
     study, log, job = plan.study, run.log(plan.study.output), f"train/{job_name(run.key)}"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -56,14 +56,14 @@ def train(plan: Plan, run: Run) -> int:
         )
 
 
-def _note_weights(study: Study, run: Run) -> None:
+def _note_weights(study: Study, run: StudyTraining) -> None:
     """Note which weights the training begins with, which must be those that were there when the study was read."""
     if study.pretrained_weights and checksum(Path(study.pretrained_weights)) != study.weights_sha256:
         raise ValueError(f"{study.pretrained_weights} has changed since this call began; call again to use it")
     note_weights(run.folder, study.pretrained_weights, study.weights_sha256 or "")
 
 
-def _set_aside_earlier_training(run: Run) -> None:
+def _set_aside_earlier_training(run: StudyTraining) -> None:
     """Rename the final checkpoint of an earlier training, as nnU-Net's --c would prefer it to the newer one's latest.
 
     Our trainers do so themselves, nnU-Net's do not.

@@ -31,7 +31,7 @@ class Command:
 
 IMPORTED = (
     "SimpleITK", "compare_runs", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg",
-    "monai.metrics.surface_dice", "monai.metrics.utils", "nnunet_cpr.batch.runs", "nnunet_cpr.cli",
+    "monai.metrics.surface_dice", "monai.metrics.utils", "nnunet_cpr.batch.trainings", "nnunet_cpr.cli",
     "nnunet_cpr.datasets.conversion", "nnunet_cpr.datasets.heart", "nnunet_cpr.demo.pipeline",
     "nnunet_cpr.evaluation.comparison", "nnunet_cpr.evaluation.readers.prediction_folders",
     "nnunet_cpr.evaluation.report.write",

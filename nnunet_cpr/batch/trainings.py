@@ -25,7 +25,7 @@ CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best
 
 
 @dataclass(frozen=True)
-class Run(JobFiles, Training):
+class StudyTraining(JobFiles, Training):
     """One training of a study: a fold of a dataset with one trainer, seed, plans and configuration."""
 
     setup: Setup
@@ -102,9 +102,9 @@ class State:
     """Why it failed, and where its log is; or what is wrong with its result."""
 
 
-def runs_of(study: Study) -> list[Run]:
+def trainings_of(study: Study) -> list[StudyTraining]:
     """Return every training of the study, fold by fold, those that a cascade builds on before it."""
-    found: dict[Path, Run] = {}
+    found: dict[Path, StudyTraining] = {}
     for dataset in study.datasets:
         for setup in study.setups:
             if first := first_stage(setup):
@@ -117,16 +117,18 @@ def runs_of(study: Study) -> list[Run]:
     return list(found.values())
 
 
-def first_stages_of(run: Run, runs: list[Run]) -> list[Run]:
+def first_stages_of(run: StudyTraining, runs: list[StudyTraining]) -> list[StudyTraining]:
     """Return the trainings among `runs` that have to be done before this one."""
     first = (run.dataset, run.run, first_stage(run.setup))
     return [other for other in runs if other.feeds_cascade and (other.dataset, other.run, other.setup) == first]
 
 
-def _runs(study: Study, dataset: str, setup: Setup, folds: list[str]) -> list[Run]:
+def _runs(study: Study, dataset: str, setup: Setup, folds: list[str]) -> list[StudyTraining]:
     root = needed_folder("nnUNet_results").resolve() / dataset
     return [
-        Run(dataset, trainer, name, fold, root / f"{name}__{setup.name}" / f"fold_{fold}", setup, study.weights_sha256)
+        StudyTraining(
+            dataset, trainer, name, fold, root / f"{name}__{setup.name}" / f"fold_{fold}", setup, study.weights_sha256
+        )
         for fold in folds
         for trainer, names in study.trainers.items()
         for name in names
@@ -136,7 +138,7 @@ def _runs(study: Study, dataset: str, setup: Setup, folds: list[str]) -> list[Ru
 def states_of(study: Study) -> list[State]:
     """Look at every training of the study."""
     times = EpochTimes()
-    return [_state(run, study, times) for run in runs_of(study)]
+    return [_state(run, study, times) for run in trainings_of(study)]
 
 
 def as_dicts(states: list[State]) -> list[dict[str, Any]]:
@@ -144,7 +146,7 @@ def as_dicts(states: list[State]) -> list[dict[str, Any]]:
     return [asdict(state) for state in states]
 
 
-def _state(run: Run, study: Study, times: EpochTimes) -> State:
+def _state(run: StudyTraining, study: Study, times: EpochTimes) -> State:
     note, begun = "", run.is_begun()
     if is_locked(run.lock):
         state = "running"

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from batch_helpers import DATASET, prepared_dataset
 
-from nnunet_cpr.batch.runs import runs_of, states_of
 from nnunet_cpr.batch.states_table import states_table
 from nnunet_cpr.batch.study import read_study
+from nnunet_cpr.batch.trainings import states_of, trainings_of
 from nnunet_cpr.cli import main
 
 SGD, CPR = "nnUNetTrainerSGD_10epochs", "nnUNetTrainerCPR_10epochs"
@@ -138,7 +138,7 @@ def test_running_is_who_holds_the_lock(study, tmp_path):
     folder = fold(tmp_path, SGD, 0, seconds=[36.0] * 2)
     record(tmp_path, SGD, 0, outcome="failed", exit_code=1)
     read = read_study(study)
-    run = runs_of(read)[0]
+    run = trainings_of(read)[0]
     assert run.folder == folder
     assert run.lock.parent == folder.parent
     with run.lock.open("w") as stream:
@@ -163,7 +163,7 @@ def test_a_damaged_record_is_none(study, tmp_path, content):
 )  # fmt: skip
 def test_epochs_are_in_the_name(study, name, epochs):
     study.write_text(f"datasets: 4\ntrainers: [{name}]\n")
-    assert runs_of(read_study(study))[0].epochs == epochs
+    assert trainings_of(read_study(study))[0].epochs == epochs
 
 
 @pytest.mark.parametrize("command", [["status", "--json"], ["batch", "--dry-run", "--json"]])
