@@ -10,6 +10,7 @@ from nnunet_cpr.evaluation import formatting as numbers
 from nnunet_cpr.evaluation import statistics
 from nnunet_cpr.evaluation.cautions import other_references, trained_with, unequal_lengths
 from nnunet_cpr.evaluation.figures.slice_selection import read_slices
+from nnunet_cpr.evaluation.intervals import BOOTSTRAP_SAMPLES
 from nnunet_cpr.evaluation.margins import margin_of
 from nnunet_cpr.evaluation.metrics import METRICS
 from nnunet_cpr.evaluation.metrics import metric as of_metric
@@ -150,11 +151,12 @@ def _compare(
 
     summary = statistics.summarize(cases)
     comparisons = statistics.compare(cases, request.baseline, request.seed, request.margin)
-    names = [name for name in request.names if name in set(cases["trainer"])]
+    present = set(cases["trainer"].unique())
+    names = [name for name in request.names if name in present]
     tests = statistics.number_of_tests(comparisons)
     facts = {
         "command": escaped(command),
-        "intervals": f"BCa bootstrap, 95 %, {statistics.BOOTSTRAP_SAMPLES} samples of cases, seed {request.seed}",
+        "intervals": f"BCa bootstrap, 95 %, {BOOTSTRAP_SAMPLES} samples of cases, seed {request.seed}",
         "test": f"Wilcoxon signed-rank, two-sided; Holm's correction over the {tests} comparisons of this report",
         "margin": _margins(list(comparisons["metric"].unique()), request.margin),
         "effect size": "matched-pairs rank-biserial correlation",

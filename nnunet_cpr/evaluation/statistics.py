@@ -16,12 +16,11 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
+from nnunet_cpr.evaluation.intervals import mean_intervals
 from nnunet_cpr.evaluation.margins import margin_of, verdict
 from nnunet_cpr.evaluation.metrics import metric as of_metric
 from nnunet_cpr.evaluation.results import ACROSS_COLUMNS, FOREGROUND
 from nnunet_cpr.evaluation.uncertainty import LEVEL, two_level_interval, uncertainty
-
-BOOTSTRAP_SAMPLES = 9999
 
 
 def add_foreground(cases: pd.DataFrame) -> pd.DataFrame:
@@ -168,7 +167,7 @@ def _compared_pairs(
     cases: pd.DataFrame, baseline: str, seed: int, margins: Mapping[str, float] | None, only: str | None = None
 ) -> pd.DataFrame:
     """Return the rows of :func:`compare` without correction and verdict, of one label if `only` names it."""
-    rows = []
+    rows, samples, roundings = [], [], []
     for (dataset, metric), part in compared_metrics(cases).groupby(["dataset", "metric"], sort=False):
         means, rounding = part.groupby(["trainer", "label"], sort=False)["value"].mean(), _rounding(part)
         margin, runs = margin_of(str(metric), margins or {}), values_of_runs(part)
@@ -179,8 +178,9 @@ def _compared_pairs(
             for label, values in table.items() if only is None else [(only, table[only])]:
                 known = values.dropna().to_numpy()
                 better = known < 0 if of_metric(str(metric)).lower_is_better else known > 0
-                mean = known.mean() if len(known) else np.nan
-                mean, low, high = (0.0 if abs(x) <= rounding else x for x in (mean, *_interval(known, seed)))
+                mean = _snapped(known.mean(), rounding) if len(known) else np.nan
+                samples.append(known)
+                roundings.append(rounding)
                 base, ours = (_mean(means[name], str(label)) for name in (baseline, trainer))
                 ours_by_run, base_by_run = (_matrix(runs[name], table, str(label)) for name in (trainer, baseline))
                 row = {
@@ -191,8 +191,8 @@ def _compared_pairs(
                     "metric": metric,
                     "n": len(known),
                     "difference": mean,
-                    "ci_low": low,
-                    "ci_high": high,
+                    "ci_low": np.nan,
+                    "ci_high": np.nan,
                     "p": _wilcoxon(known),
                     "p_holm": np.nan,
                     "wins": int(better.sum()),
@@ -205,7 +205,14 @@ def _compared_pairs(
                     "margin": margin,
                 }
                 rows.append(row | _certainty(known, ours_by_run, base_by_run, mean, row, seed, only is None))
+    for row, rounding, ends in zip(rows, roundings, mean_intervals(samples, seed), strict=True):
+        row["ci_low"], row["ci_high"] = (_snapped(end, rounding) for end in ends)
     return pd.DataFrame(rows)
+
+
+def _snapped(value: float, rounding: float) -> float:
+    """Return 0 for a value that is only rounding."""
+    return 0.0 if abs(value) <= rounding else value
 
 
 def compare_all(
@@ -370,17 +377,6 @@ def rank(cases: pd.DataFrame, seed: int = 0, samples: int = 1000) -> pd.DataFram
 def _mean(means: pd.Series, label: str) -> float:
     value = means.drop(FOREGROUND, errors="ignore").mean() if label == FOREGROUND else means.get(label, np.nan)
     return float(value)
-
-
-def _interval(values: np.ndarray, seed: int) -> tuple[float, float]:
-    if len(values) < 2:
-        return np.nan, np.nan
-    if np.ptp(values) == 0:  # BCa is not defined without spread
-        return float(values[0]), float(values[0])
-    # Batches bound the memory: a batch holds batch x n numbers.
-    batch = max(1, 2_000_000 // len(values))
-    found = stats.bootstrap((values,), np.mean, n_resamples=BOOTSTRAP_SAMPLES, batch=batch, method="BCa", rng=seed)
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 def _wilcoxon(values: np.ndarray) -> float:

@@ -13,7 +13,7 @@ from damaging import Fuzz, contents, inputs, one_line
 from evaluation_helpers import noise, write_log, write_segmentation, write_trace, write_training
 
 from nnunet_cpr.cli import main
-from nnunet_cpr.evaluation import statistics
+from nnunet_cpr.evaluation import intervals
 from nnunet_cpr.evaluation.figures import drawing as figures
 from nnunet_cpr.evaluation.report import write as report
 from nnunet_cpr.evaluation.surface.cache import CACHE_FILE
@@ -82,7 +82,7 @@ def fuzz(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)  # where the report goes if the request has lost its output
     good = tmp_path / "good"
     write_world(good)
-    monkeypatch.setattr(statistics, "BOOTSTRAP_SAMPLES", 20)
+    monkeypatch.setattr(intervals, "BOOTSTRAP_SAMPLES", 20)
     monkeypatch.setattr(figures, "save_figure", lambda figure, path: path.write_bytes(b""))
     drawings = {name: getattr(report, name) for name in DRAWINGS}
     fuzz = Fuzz(good, tmp_path)

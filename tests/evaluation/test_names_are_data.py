@@ -14,7 +14,7 @@ import pytest
 from evaluation_helpers import write_segmentation
 
 from nnunet_cpr.cli import main
-from nnunet_cpr.evaluation import statistics
+from nnunet_cpr.evaluation import intervals
 from nnunet_cpr.evaluation.figures.drawing import short
 from nnunet_cpr.evaluation.report import write as report
 from nnunet_cpr.evaluation.report.csv import csv_table
@@ -61,7 +61,7 @@ def world(tmp_path_factory):
     (folder / "dataset.json").write_text(json.dumps({"labels": described}))
     flags = ["--reference", str(folder / "labels"), "--pred", *(f"{n}={folder / f}" for n, f in TRAINERS.items())]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(statistics, "BOOTSTRAP_SAMPLES", 20)
+        patch.setattr(intervals, "BOOTSTRAP_SAMPLES", 20)
         patch.setattr(report, "draw_slices", lambda results: [])  # takes long
         assert main(["compare", *flags, "-np", "1", "-o", str(folder / "report")]) == 0
     return folder / "report", dice

@@ -10,6 +10,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from nnunet_cpr.evaluation import statistics
+from nnunet_cpr.evaluation.intervals import mean_intervals
 from nnunet_cpr.evaluation.results import FOREGROUND
 from nnunet_cpr.evaluation.uncertainty import two_level_interval, uncertainty
 
@@ -81,11 +82,20 @@ def test_the_interval_is_scipys_bca_and_repeatable():
     assert (again.ci_low, again.ci_high) == (row.ci_low, row.ci_high)
 
 
+def test_many_intervals_at_once_are_those_of_one_at_a_time():
+    rng = np.random.default_rng(0)
+    samples = [rng.gamma(2, 1, size) for size in (20, 30, 20, 2000, 30, 20)] + [np.ones(7), np.array([1.0])]
+    for sample, ends in zip(samples, mean_intervals(samples, 5), strict=True):
+        if np.ptp(sample):
+            one = stats.bootstrap((sample,), np.mean, n_resamples=9999, batch=2_000_000 // len(sample), rng=5)
+            assert ends == pytest.approx(tuple(one.confidence_interval), abs=1e-12)
+
+
 def test_coverage_of_the_interval_is_near_95_percent():
     rng = np.random.default_rng(0)
     covered = []
     for seed in range(200):
-        low, high = statistics._interval(rng.gamma(2, 0.01, size=40) - 0.02, seed)  # skewed, true mean 0
+        ((low, high),) = mean_intervals([rng.gamma(2, 0.01, size=40) - 0.02], seed)  # skewed, true mean 0
         covered.append(low <= 0 <= high)
     assert 0.90 <= np.mean(covered) <= 0.98
 
@@ -95,7 +105,7 @@ def test_coverage_of_the_interval_is_near_95_percent():
     [([], (math.nan, math.nan)), ([0.1], (math.nan, math.nan)), ([0.1, 0.1], (0.1, 0.1)), ([0.0] * 5, (0.0, 0.0))],
 )
 def test_intervals_without_spread(values, expected):
-    assert statistics._interval(np.array(values), 0) == pytest.approx(expected, nan_ok=True)
+    assert mean_intervals([np.array(values)], 0) == [pytest.approx(expected, nan_ok=True)]
 
 
 def test_equal_trainers_show_no_difference():

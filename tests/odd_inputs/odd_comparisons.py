@@ -164,11 +164,11 @@ class Compare(World):
         return name.endswith(CACHE) or super().may_change(name)
 
     def before_run(self) -> None:
-        from nnunet_cpr.evaluation import statistics
+        from nnunet_cpr.evaluation import intervals
         from nnunet_cpr.evaluation.figures import drawing as figures
         from nnunet_cpr.evaluation.report import write as report
 
-        statistics.BOOTSTRAP_SAMPLES = 50
+        intervals.BOOTSTRAP_SAMPLES = 50
         if not self.drawn:
             figures.save_figure = lambda figure, path: path.write_bytes(b"")
             for name in vars(report).copy():

@@ -188,8 +188,9 @@ def paired_cases(results: Results, pairs: pd.DataFrame, metric: str) -> Figure:
 @default_style()
 def distribution(results: Results, dataset: str, cases: pd.DataFrame, metric: str) -> Figure:
     """Draw box plots of the metric over cases, per label and trainer."""
-    trainers = present(results, set(cases["trainer"]))
-    shown = [label for label in results.labels(dataset) if label in set(cases["label"])]
+    trainers = present(results, set(cases["trainer"].unique()))
+    present_labels = set(cases["label"].unique())
+    shown = [label for label in results.labels(dataset) if label in present_labels]
     figure = Figure(
         figsize=(8.5, 1.2 + 0.2 * len(shown) * (len(trainers) + 0.6) + 0.2 * len(trainers)), layout="constrained"
     )

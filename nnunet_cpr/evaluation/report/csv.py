@@ -16,8 +16,14 @@ def csv_table(frame: pd.DataFrame, **options: Any) -> str:
     Options are those of pandas' `to_csv`.
     """
     names = frame.select_dtypes(exclude="number")
-    quoted = frame.assign(**{str(column): names[column].map(_quoted) for column in names})
+    quoted = frame.assign(**{str(column): _quoted_names(names[column]) for column in names})
     return str(quoted.to_csv(index=False, **options))
+
+
+def _quoted_names(names: pd.Series) -> pd.Series:
+    """Return the names with QUOTE where they need it; tables have few names, many times."""
+    changed = {name: quoted for name in names.unique() if (quoted := _quoted(name)) is not name}
+    return names.replace(changed) if changed else names
 
 
 def _quoted(name: Any) -> Any:
