@@ -104,7 +104,7 @@ def compare_lesions(
 
 
 def _measure(task: CaseFiles, rule: Rule) -> dict[str, dict[str, float]]:
-    pair = read_pair(task.reference, task.prediction, task.reader, task.spacing_files)
+    pair = read_pair(task.reference, task.prediction, task.reader, task.spacing_files).without_border()
     return {
         name: compare_lesions(np.isin(pair.reference, label), np.isin(pair.prediction, label), pair.spacing, rule)
         for name, label in task.labels.items()

@@ -17,6 +17,7 @@ from nnunet_cpr.evaluation.margins import verdict
 from nnunet_cpr.evaluation.report import latex as report_latex
 from nnunet_cpr.evaluation.report import markdown as report_markdown
 from nnunet_cpr.evaluation.report import write as report
+from nnunet_cpr.evaluation.report.tables import main_tables
 from nnunet_cpr.evaluation.report.verdict import finding, verdicts
 from nnunet_cpr.evaluation.results import CASE_COLUMNS, FOREGROUND, Results
 
@@ -191,13 +192,27 @@ def test_names_are_escaped(page, out):
 
 def test_values_are_printed_as_promised(page):
     _, baseline, odd = page.rows("Foreground mean Dice")
-    rest = ["0.012", "0.46", "14 / 1 / 5", "0.007", "better"]
-    assert baseline == ["Heart", "SGD (baseline)", "1", "20", "0.853 ± 0.041", "", "", "", "", "", ""]
-    assert odd[1:] == [ODD, "1", "20", "0.853 ± 0.041", "+0.006 [+0.001, +0.011]", *rest]
-    assert page.rows("Foreground mean HD95 (mm, lower is better)")[2][5:7] == ["−1.23 [−2.00, −0.50]", "<0.001"]
+    rest = ["0.012", "better", "0.46", "14 / 1 / 5", "0.007"]
+    assert baseline == ["SGD (baseline)", "1", "20", "0.853 ± 0.041", "", "", "", "", "", ""]
+    assert odd == [ODD, "1", "20", "0.853 ± 0.041", "+0.006 [+0.001, +0.011]", *rest]
+    assert page.rows("Foreground mean HD95 (mm, lower is better)")[2][4:6] == ["−1.23 [−2.00, −0.50]", "<0.001"]
     assert page.rows("HD95 (mm, lower is better) per label: Heart")[1][3:5] == ["5.68", "4.44"]
     assert page.rows("HD95 (mm, lower is better): cases")[1][-2:] == ["−3.50", "better"]
-    assert page.rows("Dice: cases")[1] == ["Heart", ODD, "case_8", "3", FOREGROUND, "−0.100", "worse"]
+    assert page.rows("Dice: cases")[1] == [ODD, "case_8", "3", FOREGROUND, "−0.100", "worse"]
+
+
+def test_datasets_are_named_in_the_rows_or_a_single_one_in_the_caption(tmp_path):
+    for names in (["Heart"], ["Heart", "Liver"]):
+        results = make_results(["Dice"])
+        for key in ("summary", "comparisons", "extremes", "cases", "trainings"):
+            frame = getattr(results, key)
+            setattr(results, key, pd.concat([frame.assign(dataset=name) for name in names], ignore_index=True))
+        main, *_ = main_tables(results)
+        assert [column.name for column in main.columns][:2] == [["Trainer", "Runs"], ["Dataset", "Trainer"]][
+            len(names) - 1
+        ]
+        assert main.caption.endswith("to SGD: Heart" if len(names) == 1 else "to SGD")
+        assert len(main.rows) == 2 * len(names) and all(len(row) == len(main.columns) for row in main.rows)
 
 
 def test_dice_comes_first(page):
@@ -220,8 +235,17 @@ def test_the_page_begins_with_verdict_and_cautions(page):
 def test_undefined_numbers_are_dashes_that_say_so(page):
     table = next(table for table in page.tables if table["caption"] == "Dice per label: Heart")
     (row,) = (row for row in table["rows"] if row[0]["text"] == "100% {wall}")
-    assert [cell["text"] for cell in row[3:]] == ["–", "0.853", "– [–]", "–", "–", "0 / 0 / 0", "–", "not decided"]
-    assert [cell["title"] for cell in row[3:]] == ["undefined", None, *["undefined"] * 3, None, "undefined", None]
+    assert [cell["text"] for cell in row[3:]] == ["–", "0.853", "– [–]", "–", "not decided", "–", "0 / 0 / 0", "–"]
+    assert [cell["title"] for cell in row[3:]] == [
+        "undefined",
+        None,
+        "undefined",
+        "undefined",
+        None,
+        "undefined",
+        None,
+        "undefined",
+    ]
     assert row[3]["sort"] == "" and row[4]["sort"] == "0.853"
     assert not re.search(r"\bnan\b", page.text, re.IGNORECASE)
 
@@ -241,14 +265,14 @@ def test_empty_tables_are_left_out_and_full_ones_shown(page, tmp_path):
     report.write_report(results, tmp_path / "full")
     full = Page((tmp_path / "full" / "report.html").read_text(encoding="utf-8"))
     assert "more-figures" in page.ids and "more-figures" not in full.ids
-    assert [row[4:6] for row in full.rows("Foreground mean Dice")[:2]] == [
+    assert [row[3:5] for row in full.rows("Foreground mean Dice")[:2]] == [
         ["Mean ± SD", "SD between runs"],
         ["0.853 ± 0.041", "0.002"],
     ]
-    assert full.rows("Ranks")[1] == ["Heart", ODD, "1.25 [1.10, 1.40]", "83 %"]
-    assert full.rows("Figures printed in the paper")[1] == ["Heart", "CPR", "0.928", "", "the paper's: Table J.1"]
-    assert full.rows("Figures printed in the paper")[2][2:] == ["0.852", "5", "this comparison's, mean over folds"]
-    assert full.rows("Training time")[2] == ["Heart", ODD, "2", "1000", "77.50", "1.10", "77.00 to 78.00", "40.00"]
+    assert full.rows("Ranks")[1] == [ODD, "1.25 [1.10, 1.40]", "83 %"]
+    assert full.rows("Figures printed in the paper")[1] == ["CPR", "0.928", "", "the paper's: Table J.1"]
+    assert full.rows("Figures printed in the paper")[2][1:] == ["0.852", "5", "this comparison's, mean over folds"]
+    assert full.rows("Training time")[2] == [ODD, "2", "1000", "77.50", "1.10", "77.00 to 78.00", "40.00"]
 
 
 @pytest.mark.parametrize(
@@ -328,8 +352,8 @@ def test_markdown_says_the_same(out):
     odd = report_markdown.escape(ODD)
     assert odd == r"\<b\>&amp;\_x \$y\$"
     assert (
-        f"| Heart | {odd} | 1 | 20 | 0.853 ± 0.041 | +0.006 \\[+0.001, +0.011\\] | 0.012 | 0.46 | 14 / 1 / 5 | 0.007 "
-        "| better |" in text
+        f"| {odd} | 1 | 20 | 0.853 ± 0.041 | +0.006 \\[+0.001, +0.011\\] | 0.012 | better | 0.46 | 14 / 1 / 5 | 0.007 "
+        "|" in text
     )
     assert f"**{odd}: higher Dice (better) than the baseline.**" in text
     assert r"> - Only 20 cases &amp; \<i\>one\</i\> seed." in text

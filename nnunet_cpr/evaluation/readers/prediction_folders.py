@@ -165,7 +165,7 @@ class _AlreadyRead:
 def _dice(task: _DiceTask) -> _Dice:
     from nnunetv2.evaluation.evaluate_predictions import compute_metrics
 
-    pair = read_pair(task.reference, task.prediction, task.reader, spacing_files(task.reference))
+    pair = read_pair(task.reference, task.prediction, task.reader, spacing_files(task.reference)).without_border()
     reference, prediction = pair.reference, pair.prediction
     in_reference, in_prediction = _foreground(reference), _foreground(prediction)
     labels = list(dict.fromkeys([*task.labels, *in_reference, *in_prediction]))
@@ -176,7 +176,10 @@ def _dice(task: _DiceTask) -> _Dice:
 
 
 def _foreground(segmentation: npt.NDArray[np.uint16]) -> list[int]:
-    return [int(value) for value in np.flatnonzero(np.bincount(segmentation.ravel())) if value != 0]
+    present = np.zeros(np.iinfo(segmentation.dtype).max + 1, dtype=bool)
+    for plane in segmentation:  # one by one, because indices take 8 bytes a voxel
+        present[plane] = True
+    return [int(value) for value in np.flatnonzero(present) if value != 0]
 
 
 def _all_labels(named: dict[str, Label], ignore: int | None, found: list[_Dice]) -> dict[str, Label]:

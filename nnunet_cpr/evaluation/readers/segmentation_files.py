@@ -41,6 +41,20 @@ class Pair:
     spacing: list[float] | None
     """(z, y, x) in mm; None where nothing says it."""
 
+    def without_border(self) -> "Pair":
+        """Return copies of the smallest box that holds every label, so that the whole volumes can be forgotten."""
+        occupied = [np.zeros(size, dtype=bool) for size in self.reference.shape]
+        for number, planes in enumerate(
+            zip(self.reference, self.prediction, strict=True)
+        ):  # one by one, for the memory
+            plane = (planes[0] != 0) | (planes[1] != 0)
+            occupied[0][number] = plane.any()
+            occupied[1] |= plane.any(axis=1)
+            occupied[2] |= plane.any(axis=0)
+        found = [np.flatnonzero(axis) for axis in occupied]
+        box = tuple(slice(int(axis[0]), int(axis[-1]) + 1) if len(axis) else slice(0, 1) for axis in found)
+        return Pair(self.reference[box].copy(), self.prediction[box].copy(), self.spacing)
+
 
 def list_cases(folder: Path) -> dict[str, Path]:
     """Return the segmentations of a folder by case, that is by file name without the ending.

@@ -47,8 +47,17 @@ def legend(results: Results) -> dict[str, str]:
         known = [str(run) for run in runs.get(trainer, [])]
         if known and known != [trainer]:
             more = f" and {len(known) - RUNS_NAMED} more" if len(known) > RUNS_NAMED else ""
-            said[trainer] = ", ".join(known[:RUNS_NAMED]) + more
+            said[trainer] = ", ".join(_abridged(known)[:RUNS_NAMED]) + more
     return said
+
+
+def _abridged(runs: list[str]) -> list[str]:
+    """Return the first run in full and, of runs that differ only in their seeds, the seeds of the others."""
+    base = re.sub(r"_seed\d+$", "", runs[0])
+    return [
+        runs[0],
+        *(run.removeprefix(base) if re.fullmatch(rf"{re.escape(base)}_seed\d+", run) else run for run in runs[1:]),
+    ]
 
 
 def _renamed(results: Results, names: Mapping[str, str]) -> Results:

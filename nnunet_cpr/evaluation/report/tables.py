@@ -44,10 +44,10 @@ def _compared(runs: bool) -> list[Column]:
         Column("Difference [95 % CI]"),
         *([Column("[95 % CI, runs and cases]")] if runs else []),
         Column("p (Holm)"),
+        Column("Verdict", numeric=False),
         Column("Effect size"),
         Column("Wins / ties / losses"),
         Column("Detectable"),
-        Column("Verdict", numeric=False),
     ]
 
 
@@ -81,7 +81,7 @@ def main_tables(results: Results) -> list[Table]:
                 empty = [Cell("")] * len(compared_columns)
                 rows.append([*row, *(empty if compared is None else _comparison(compared, over_runs))])
         caption = f"Foreground mean {numbers.metric_name(metric)} and difference to {results.baseline}"
-        tables.append(Table(caption, columns, rows))
+        tables.append(_of_datasets(caption, columns, rows))
     return tables
 
 
@@ -169,7 +169,7 @@ def extremes_tables(results: Results) -> list[Table]:
                 ]
             )
         caption = f"{numbers.metric_name(metric)}: cases that gained and lost most against {results.baseline}"
-        tables.append(Table(caption, columns, rows))
+        tables.append(_of_datasets(caption, columns, rows))
     return tables
 
 
@@ -237,7 +237,7 @@ def ranks_tables(results: Results, ranks: pd.DataFrame) -> list[Table]:
             first = numbers.UNDEFINED if math.isnan(row.first) else f"{100 * row.first:.0f} %"
             rank, share = Cell(f"{mean} [{low}, {high}]", row.mean_rank), Cell(first, row.first)
             rows.append([_name(row.dataset), _name(row.trainer), rank, share])
-        tables.append(Table(f"Ranks by the cases' foreground mean {metric} (1: best)", columns, rows))
+        tables.append(_of_datasets(f"Ranks by the cases' foreground mean {metric} (1: best)", columns, rows))
     return tables
 
 
@@ -268,7 +268,7 @@ def paper_table(results: Results) -> Table:
                         Cell("this comparison's, mean over folds"),
                     ]
                 )
-    return Table("Figures printed in the paper, and this comparison's", columns, rows)
+    return _of_datasets("Figures printed in the paper, and this comparison's", columns, rows)
 
 
 def cost_table(results: Results) -> Table:
@@ -305,7 +305,15 @@ def cost_table(results: Results) -> Table:
                     Cell(numbers.fixed(hours, 2), hours),
                 ]
             )
-    return Table("Training time, from nnU-Net's logs", columns, rows)
+    return _of_datasets("Training time, from nnU-Net's logs", columns, rows)
+
+
+def _of_datasets(caption: str, columns: list[Column], rows: list[list[Cell]]) -> Table:
+    """Make a table whose first column are datasets; a single one is named in the caption, to save the room."""
+    names = {row[0].text for row in rows}
+    if len(names) != 1:
+        return Table(caption, columns, rows)
+    return Table(f"{caption}: {names.pop()}", columns[1:], [row[1:] for row in rows])
 
 
 def _over_runs(results: Results) -> bool:
@@ -320,10 +328,10 @@ def _comparison(row: Any, over_runs: bool) -> list[Cell]:
         Cell(f"{numbers.difference(row.difference, metric)} {interval}", row.difference),
         *([of_runs] if over_runs else []),
         Cell(numbers.p_value(row.p_holm), row.p_holm),
+        Cell(row.verdict),
         Cell(numbers.fixed(row.effect_size, 2), row.effect_size),
         Cell(f"{row.wins} / {row.ties} / {row.losses}", row.wins),
         Cell(numbers.value(row.detectable, metric), row.detectable),
-        Cell(row.verdict),
     ]
 
 

@@ -1,10 +1,13 @@
 """Surface metrics of many cases, in several processes. What was computed before is taken from the cache."""
 
+import math
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from nnunet_cpr.evaluation.readers import nnunet_readers as readers
@@ -13,7 +16,7 @@ from nnunet_cpr.evaluation.readers.case_files import CaseFiles
 from nnunet_cpr.evaluation.readers.segmentation_files import read_pair
 from nnunet_cpr.evaluation.results import CASE_COLUMNS
 from nnunet_cpr.evaluation.surface.cache import CACHE_FILE, Cache, Hashes, Values, inputs_of
-from nnunet_cpr.evaluation.surface.distances import METRICS, bounding_box, surface_distances
+from nnunet_cpr.evaluation.surface.distances import METRICS, Mask, bounding_box, surface_distances
 from nnunet_cpr.files import remove_leftovers
 from nnunet_cpr.parallel import in_parallel
 
@@ -80,25 +83,50 @@ def spacing_cautions(tasks: list[CaseFiles]) -> list[str]:
 
 
 def _measure(task: CaseFiles, tolerance_mm: float) -> Values:
+    masks, spacing = _packed_masks(task)  # the volumes are forgotten, because MONAI needs the memory
+    return {
+        name: surface_distances(_unpacked(reference), _unpacked(prediction), spacing, tolerance_mm)
+        for name, (reference, prediction) in masks.items()
+    }
+
+
+class _PackedMask(NamedTuple):
+    """A mask as bits, and its shape."""
+
+    bits: npt.NDArray[np.uint8]
+    shape: tuple[int, ...]
+
+
+def _packed_masks(task: CaseFiles) -> tuple[dict[str, tuple[_PackedMask, _PackedMask]], list[float]]:
+    """Return reference and prediction of each label, within the box of both, and their spacing in mm."""
     pair = read_pair(task.reference, task.prediction, task.reader, task.spacing_files)
-    reference, prediction, spacing = pair.reference, pair.prediction, list(pair.spacing or ())
+    spacing = list(pair.spacing or ())
     if not spacing:
         if readers.takes_json_spacing(task.reference, task.reader):
             raise ValueError(spacings.no_spacing(task.reference))
         spacing = [1.0, 1.0, 1.0]
-    if 1 in reference.shape:
+    flat = pair.reference.shape.index(1) if 1 in pair.reference.shape else None
+    pair = pair.without_border()
+    reference, prediction = pair.reference, pair.prediction
+    if flat is not None:
         # In space, every voxel of a single slice would lie on the surface.
-        axis = reference.shape.index(1)
-        reference, prediction = reference.squeeze(axis), prediction.squeeze(axis)
-        del spacing[axis]
-    foreground = (reference != 0) | (prediction != 0)
-    if foreground.any():
-        box = bounding_box(foreground)
-        reference, prediction = reference[box], prediction[box]
-    return {
-        name: surface_distances(np.isin(reference, label), np.isin(prediction, label), spacing, tolerance_mm)
-        for name, label in task.labels.items()
-    }
+        reference, prediction = reference.squeeze(flat), prediction.squeeze(flat)
+        del spacing[flat]
+    found = {}
+    for name, label in task.labels.items():
+        masks = np.isin(reference, label), np.isin(prediction, label)
+        box = bounding_box(masks[0] | masks[1])
+        found[name] = _packed(masks[0][box]), _packed(masks[1][box])
+    return found, spacing
+
+
+def _packed(mask: Mask) -> _PackedMask:
+    return _PackedMask(np.packbits(mask), mask.shape)
+
+
+def _unpacked(mask: _PackedMask) -> Mask:
+    bits = np.unpackbits(mask.bits, count=math.prod(mask.shape))
+    return bits.reshape(mask.shape).view(bool)
 
 
 def _use_one_thread() -> None:

@@ -80,9 +80,9 @@ def surface_distances(reference: Mask, prediction: Mask, spacing: list[float], t
 
 
 def bounding_box(mask: Mask) -> tuple[slice, ...]:
-    """Return the smallest box that holds a mask, which is not empty."""
+    """Return the smallest box that holds a mask, an empty one if that is empty."""
     box = []
     for axis in range(mask.ndim):
         occupied = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        box.append(slice(int(occupied[0]), int(occupied[-1]) + 1))
+        box.append(slice(int(occupied[0]), int(occupied[-1]) + 1) if len(occupied) else slice(0, 0))
     return tuple(box)
