@@ -172,11 +172,13 @@ def test_nsd_of_blobs_by_deepminds_surface_distance(spacing, tolerance):
         assert distances(reference, prediction, tolerance, spacing)["NSD"] == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("slab_voxels", [1, 700, 4_000_000])  # one plane at a time, a few, all
 @pytest.mark.parametrize("seed", range(3))
-def test_monais_functions_on_the_whole_masks_give_the_same(seed):
+def test_monais_functions_on_the_whole_masks_give_the_same(seed, slab_voxels, monkeypatch):
     import torch
     from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance, compute_surface_dice
 
+    monkeypatch.setattr("nnunet_cpr.evaluation.surface.distances.SLAB_VOXELS", slab_voxels)
     reference, prediction = blobs(seed)
     pair = [torch.from_numpy(mask)[None, None] for mask in (prediction, reference)]
     options = {"include_background": True, "spacing": list(SPACING)}

@@ -19,7 +19,7 @@ CACHE_FILE = "nnunet_cpr_surface_metrics.json"
 SAVE_CASES = 20
 SAVE_SECONDS = 30.0
 """The cache is saved after so many new cases or so long."""
-DEFINITION = 2
+DEFINITION = 3
 """Part of a cache entry: to be raised when the same files give other values."""
 
 Values = dict[str, dict[str, float]]

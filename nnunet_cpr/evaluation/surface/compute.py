@@ -25,7 +25,7 @@ def surface_metrics(tasks: list[CaseFiles], tolerance_mm: float, num_processes: 
     """Compute NSD at a tolerance (mm), HD95 and MASD (mm) of every task and label, as CASE_COLUMNS.
 
     Results are kept in CACHE_FILE beside the predictions and taken from there where neither the files nor what is asked
-    have changed. Each process needs about 150 bytes a voxel of a label's bounding box (MONAI's NSD).
+    have changed. Each process reads two volumes, which is what needs most memory.
 
     Raises:
         ValueError: MONAI is not installed, or a file is missing, cannot be read or does not fit its reference.
