@@ -40,7 +40,9 @@ def default_style(changes: Mapping[str, Any] | None = None) -> Iterator[None]:
     """
     import matplotlib
 
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, "font.family": fonts(), **(changes or {})}):
+    with matplotlib.rc_context(
+        {**matplotlib.rcParamsDefault, "font.family": [*fonts(), "sans-serif"], **(changes or {})}
+    ):
         yield
 
 

@@ -66,6 +66,7 @@ def test_characters_that_the_font_lacks(names, installed, shown, tmp_path, monke
         pytest.skip(f"{installed[-1]} is not installed")
     monkeypatch.setattr(plotting, "fonts", lambda: installed)
     assert tuple(map(short, names)) == shown
+    assert all(len(line) <= 40 for line in short("\U0001f9e0" * 50).splitlines())
     with default_style():
         made = Figure()
         ax = made.subplots()

@@ -5,7 +5,7 @@ Snakemake empties its list of active jobs while it asks. Interrupted at that mom
 
 from typing import Any
 
-from snakemake_interface_executor_plugins.executors.base import AbstractExecutor, SubmittedJobInfo
+from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 
 
@@ -17,27 +17,31 @@ def cancel_all_jobs() -> None:
     RemoteExecutor.cancel = _cancel
 
 
-_report_submission_of_snakemake = RemoteExecutor.report_job_submission
+_submission_of_snakemake = RemoteExecutor.report_job_submission
+_success_of_snakemake = RemoteExecutor.report_job_success
+_error_of_snakemake = RemoteExecutor.report_job_error
 
 
 def _report_submission(self: RemoteExecutor, job_info: SubmittedJobInfo, *more: Any, **named: Any) -> None:
     _jobs(self)[id(job_info)] = job_info
-    _report_submission_of_snakemake(self, job_info, *more, **named)
+    _submission_of_snakemake(self, job_info, *more, **named)
 
 
 def _report_success(self: RemoteExecutor, job_info: SubmittedJobInfo) -> None:
     _jobs(self).pop(id(job_info), None)
-    AbstractExecutor.report_job_success(self, job_info)
+    _success_of_snakemake(self, job_info)
 
 
 def _report_error(self: RemoteExecutor, job_info: SubmittedJobInfo, *more: Any, **named: Any) -> None:
     _jobs(self).pop(id(job_info), None)  # a job that could not be submitted was never there
-    AbstractExecutor.report_job_error(self, job_info, *more, **named)
+    _error_of_snakemake(self, job_info, *more, **named)
 
 
 def _cancel(self: RemoteExecutor) -> None:
-    self.cancel_jobs(list(_jobs(self).values()))
-    self.shutdown()
+    try:
+        self.cancel_jobs(list(_jobs(self).values()))
+    finally:  # the command for canceling may fail because a job has ended by itself
+        self.shutdown()
 
 
 def _jobs(executor: RemoteExecutor) -> dict[int, SubmittedJobInfo]:

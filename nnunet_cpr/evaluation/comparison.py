@@ -112,7 +112,7 @@ def _add_test_set(results: Results, request: Request, command: str) -> None:
 
 def _add_pictures(results: Results, request: Request, trainings: Sequence[Training] = ()) -> None:
     """Add what is drawn besides the metrics: the course of the trainings, and slices of cases."""
-    single = [training for training in trainings if not isinstance(training, EnsembleFold)]
+    single = _single(trainings)
     results.epochs, without_logs = read_logs(single)
     results.cautions += unequal_lengths(results.epochs)
     results.traces, without_traces = read_traces(single)
@@ -224,7 +224,12 @@ def _comparable(
     if not trainings:
         raise ValueError(f"nothing can be compared yet with the baseline {request.baseline}: {' '.join(said)}")
     said += [f"{t.dataset}, {t.run} fold {t.fold}: {doubt.text}." for t in trainings if (doubt := t.doubt())]
-    return trainings, said + compare_weights(trainings) + trained_with(trainings) + other_references(trainings)
+    return trainings, said + compare_weights(_single(trainings)) + trained_with(trainings) + other_references(trainings)
+
+
+def _single(trainings: Sequence[Training]) -> list[Training]:
+    """Return the trainings that are no ensembles of others."""
+    return [training for training in trainings if not isinstance(training, EnsembleFold)]
 
 
 _POLICIES = {"nan": "left out, as nnU-Net does", "0": "counted as 0", "1": "counted as 1"}

@@ -116,6 +116,9 @@ def make_request(given: Mapping[str, Any]) -> Request:
         )
     if trainers and not values.get("datasets"):
         raise ValueError("-tr needs the datasets: -d 4, or -d Dataset004_Hippocampus")
+    ensembles = [run for runs in trainers.values() for run in runs if "+" in run]
+    if ensembles and values.get("test_set"):
+        raise ValueError(f"{ensembles[0]}: ensembles have no test set here; compare their predictions with --pred")
     if predictions and not values.get("reference"):
         raise ValueError("--pred needs --reference, the folder of the true labels")
     if predictions and (useless := [key for key in _OF_TRAINERS if key in values]):
@@ -222,19 +225,19 @@ def _grouped(value: Any) -> dict[str, list[str]]:
     else:
         split = [(entry, *entry.partition("=")) for entry in (_text("trainers", entry) for entry in _listed(value))]
         pairs = [(name, runs.split(",")) if equals else (whole, [whole]) for whole, name, equals, runs in split]
-    seen: list[str] = []
+    seen: list[list[str]] = []
     for name, runs in pairs:
         if not name.strip() or not all(runs):
             raise ValueError(f"cannot read the trainer {name!r}: write TRAINER, or NAME=TRAINER_seed0,TRAINER_seed1")
         for run in runs:
-            if run in seen:
-                raise ValueError(f"{run} is named twice")
             models = run.split("+")
+            if sorted(models) in seen:
+                raise ValueError(f"{run} is named twice")
             if len(models) > 2 or any(model.count(":") > 2 or not all(model.split(":")) for model in models):
                 raise ValueError(
                     f"cannot read {run}: write TRAINER, TRAINER:CONFIGURATION or those with :PLANS; A+B is an ensemble"
                 )
-            seen.append(run)
+            seen.append(sorted(models))
     return dict(_named(pairs, "two trainers have the same name"))
 
 

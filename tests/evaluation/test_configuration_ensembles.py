@@ -71,13 +71,37 @@ def test_one_that_was_not_made_is_named_with_the_command(results, tmp_path, caps
     assert "2 of 4 trainings have no validation result" in error and "nnUNetv2_find_best_configuration" in error
 
 
-def test_one_that_is_older_than_its_models_is_refused(results):
+def test_one_that_is_older_than_its_models_is_named(results, tmp_path):
     path = results / NAME / SECOND / "fold_1" / "validation" / "summary.json"
     later = path.stat().st_mtime + 7200
     os.utime(path, (later, later))
+    assert compare(tmp_path, "A", "A:2d+A") == 0
+    page = (tmp_path / "report" / "report.md").read_text().replace("\\", "")
+    assert page.count(f"is older than {path}") == 1
+
+
+def test_a_model_that_was_not_validated(results):
+    (results / NAME / FIRST / "fold_0" / "validation" / "summary.json").unlink()
     arguments = [NAME], "3d_fullres", {"E": ["A:2d+A"]}, "nnUNetPlans", ["0", "1"]
     (usable,), (refused,) = find_trainings(*arguments, skip_missing=True)
-    assert (usable.fold, refused.fold) == ("0", "1") and f"older than {path}" in refused.unusable()
+    assert (usable.fold, refused.fold) == ("1", "0") and refused.unusable().startswith(str(results / NAME / FIRST))
+
+
+def test_pretrained_weights_are_those_of_the_models(results, tmp_path):
+    for fold in results.glob(f"{NAME}/A__*/fold_*"):
+        (fold / "pretrained_weights.json").write_text(json.dumps({"file": "w.pth", "sha256": "0" * 64}))
+    assert compare(tmp_path, "A", "A:2d+A") == 0
+    assert "different weights" not in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_the_newest_of_several_and_of_more_folds(results):
+    other = write_ensemble(results, SECOND, FIRST)
+    os.utime(other / "summary.json", (1, 1))
+    (results / NAME / "ensembles" / f"ensemble___{FIRST}___{SECOND}___0").mkdir()  # interrupted
+    arguments = [NAME], "3d_fullres", {"E": ["A+A:2d"]}, "nnUNetPlans"
+    for folds in (["1", "0"], ["0"]):
+        found, _ = find_trainings(*arguments, folds)
+        assert {one.folder.name for one in found} == {f"ensemble___{FIRST}___{SECOND}___0_1"}
 
 
 def test_a_case_that_the_ensemble_lacks_is_named(results, tmp_path, capsys):
@@ -86,6 +110,19 @@ def test_a_case_that_the_ensemble_lacks_is_named(results, tmp_path, capsys):
     path.write_text(json.dumps({"metric_per_case": content["metric_per_case"][1:]}))
     assert compare(tmp_path, "A", "A:2d+A") == 2
     assert f"{path} has no d; make it with" in capsys.readouterr().err
+
+
+def test_a_case_that_is_there_twice_is_named(results, tmp_path, capsys):
+    path = results / NAME / "ensembles" / f"ensemble___{FIRST}___{SECOND}___0_1" / "summary.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({"metric_per_case": [*content["metric_per_case"], content["metric_per_case"][0]]}))
+    assert compare(tmp_path, "A", "A:2d+A") == 2
+    assert f"{path} holds d more than once" in capsys.readouterr().err
+
+
+def test_the_same_ensemble_twice(tmp_path, capsys):
+    assert compare(tmp_path, "A+A:2d", "A:2d+A") == 2
+    assert "A:2d+A is named twice" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("run", ["A+", "+A", "A+B+C", "A:2d+:x"])
@@ -97,4 +134,4 @@ def test_what_cannot_be_an_ensemble(tmp_path, capsys, run):
 def test_ensembles_have_no_test_set(results, tmp_path, capsys):
     command = ["compare", "-d", NAME, "-tr", "A", "A:2d+A", "-f", "0", "1", "--test-set"]
     assert main([*command, "-o", str(tmp_path / "report")]) == 2
-    assert "ensembles of models have no test set here" in capsys.readouterr().err
+    assert "A:2d+A: ensembles have no test set here" in capsys.readouterr().err

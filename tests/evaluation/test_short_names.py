@@ -18,10 +18,22 @@ SGD, CPR = "nnUNetTrainerSGD_wd3e-5_100epochs", "nnUNetTrainerCPR_ws2000_100epoc
         ([SGD, CPR], {SGD: "SGD_wd3e-5", CPR: "CPR_ws2000"}),
         (["nnUNetTrainer", "nnUNetTrainerCPR_ws2000"], {}),  # short enough
         (["baseline", CPR], {CPR: "CPR_ws2000_100epochs"}),
-        (["nnUNetTrainer_100epochs", CPR], {"nnUNetTrainer_100epochs": "nnUNetTrainer", CPR: "CPR_ws2000"}),
+        (["nnUNetTrainer_100epochs", CPR], {"nnUNetTrainer_100epochs": "nnUNetTrainer_100epochs", CPR: "CPR_ws2000"}),
+        ([CPR, f"{CPR}_seed1"], {CPR: "CPR", f"{CPR}_seed1": "CPR_seed1"}),
         (
             ["nnUNetTrainer:2d:nnUNetPlans", "nnUNetTrainer:3d_fullres:nnUNetPlans"],
-            {"nnUNetTrainer:2d:nnUNetPlans": "2d", "nnUNetTrainer:3d_fullres:nnUNetPlans": "3d_fullres"},
+            {
+                "nnUNetTrainer:2d:nnUNetPlans": "nnUNetTrainer:2d",
+                "nnUNetTrainer:3d_fullres:nnUNetPlans": "nnUNetTrainer:3d_fullres",
+            },
+        ),
+        (
+            ["nnUNetTrainer", "nnUNetTrainer:2d+nnUNetTrainer", f"{CPR}:2d+{CPR}:3d_fullres"],
+            {
+                "nnUNetTrainer": "nnUNetTrainer",
+                "nnUNetTrainer:2d+nnUNetTrainer": "nnUNetTrainer:2d+nnUNetTrainer",
+                f"{CPR}:2d+{CPR}:3d_fullres": "CPR_ws2000_100epochs:2d+CPR_ws2000_100epochs:3d_fullres",
+            },
         ),
         (["SGD_wd3e-5", SGD, CPR], {}),  # one of them would be another's name
         (["a name that somebody has chosen with care", "nnUNetTrainer"], {}),

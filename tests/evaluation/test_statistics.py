@@ -91,6 +91,19 @@ def test_many_intervals_at_once_are_those_of_one_at_a_time():
             assert ends == pytest.approx(tuple(one.confidence_interval), abs=1e-12)
 
 
+@pytest.mark.parametrize("size", [4, 6, 20])
+def test_an_interval_does_not_depend_on_what_else_is_compared(size):
+    """Means that are equal on paper count as equal: whole numbers, which are exact, say what is right."""
+    rng = np.random.default_rng(size)
+    whole = [rng.integers(-5, 6, size).astype(float) for _ in range(12)]
+    exact = [mean_intervals([sample * size], 3)[0] for sample in whole]  # so that means are whole, too
+    for scale in (1 / 3, 0.01):
+        together = mean_intervals([sample * scale for sample in whole], 3)
+        for sample, ends, right in zip(whole, together, exact, strict=True):
+            assert ends == pytest.approx(mean_intervals([sample * scale], 3)[0], abs=1e-12)
+            assert ends == pytest.approx([end * scale / size for end in right], abs=1e-9)
+
+
 def test_coverage_of_the_interval_is_near_95_percent():
     rng = np.random.default_rng(0)
     covered = []

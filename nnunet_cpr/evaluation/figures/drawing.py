@@ -152,7 +152,7 @@ def name_handles(
 def short(name: str, width: int = 30) -> str:
     """Return the name on two lines at most, broken after spaces and underscores; dollars are no formulas."""
     lines = [""]
-    for part in re.findall(r"[^_ ]*[_ ]|[^_ ]+", numbers.name(name)):
+    for part in re.findall(r"[^_ ]*[_ ]|[^_ ]+", drawable(numbers.name(name))):
         if lines[-1] and len(lines[-1]) + len(part) > width:
             lines.append("")
         lines[-1] += part

@@ -1,7 +1,7 @@
 """nnU-Net's ensembles of two models over their cross-validations, as nnUNetv2_find_best_configuration makes them.
 
 nnU-Net keeps the predictions of all folds in one folder, `ensembles/ensemble___MODEL___MODEL___0_1_2_3_4`. Here they
-are looked at fold by fold, by the cases of the first model's folds, so that they can be compared with single models.
+are split into folds by the first model's validation cases, so that they can be compared with single models.
 """
 
 from contextlib import suppress
@@ -37,20 +37,20 @@ class EnsembleFold(Training):
 
     def unusable(self) -> str:
         """Say why there is no result of the models as they are trained now; empty if there is one."""
+        for path in (self.folder / "summary.json", self._member_folds[0] / "validation" / "summary.json"):
+            if not path.is_file():
+                return str(path)
+        newer = {fold: newer_training(fold) for fold in self._member_folds}
+        return next((f"{fold}: {why}" for fold, why in newer.items() if why), "")
+
+    def doubt(self) -> Doubt | None:
+        """Return what has changed since a model was trained, or since the ensemble was made."""
         path = self.folder / "summary.json"
-        if not path.is_file():
-            return str(path)
         for fold in self._member_folds:
-            if newer := newer_training(fold):
-                return f"{path} ({fold}: {newer})"
             result = fold / "validation" / "summary.json"
             with suppress(OSError):
                 if result.stat().st_mtime > path.stat().st_mtime + LATE_SECONDS:
-                    return f"{path} (older than {result})"
-        return ""
-
-    def doubt(self) -> Doubt | None:
-        """Return what has changed since a model was trained, None if nothing is known to have."""
+                    return Doubt(f"the ensemble {path} is older than {result}", certain=False)
         doubts = (changed_since(fold, self.dataset, self.fold, self.validated()) for fold in self._member_folds)
         return next(filter(None, doubts), None)
 
@@ -67,9 +67,13 @@ class EnsembleFold(Training):
 def ensemble_fold(
     dataset: str, trainer: str, run: str, fold: str, folds: list[str], members: list[Path]
 ) -> EnsembleFold:
-    """Return a fold of the ensemble of these models over these folds; nnU-Net may name either of them first."""
-    root, over = members[0].parent / "ensembles", "_".join(dict.fromkeys(folds))
-    orders = (members, members[::-1])
-    folders = [root / "___".join(["ensemble", *(member.name for member in order), over]) for order in orders]
-    folder = next((one for one in folders if one.is_dir()), folders[0])
+    """Return a fold of the ensemble of these models, made of these folds or more; the newest if there are several."""
+    root, names = members[0].parent / "ensembles", [member.name for member in members]
+    made = []
+    for path in root.glob("ensemble___*/summary.json"):
+        _, *models, over = path.parent.name.split("___")
+        if sorted(models) == sorted(names) and set(over.split("_")).issuperset(folds):
+            made.append(path)
+    expected = root / "___".join(["ensemble", *names, "_".join(folds)])
+    folder = max(made, key=lambda path: path.stat().st_mtime).parent if made else expected
     return EnsembleFold(dataset, trainer, run, fold, folder, tuple(members))

@@ -144,9 +144,8 @@ def find_ensembles(
     Raises:
         ValueError: a result is missing or of earlier trainings (unless `skip_missing`); names all that are.
     """
-    found = []
-    for dataset, trainer, run, members in models(datasets, configuration, trainers, plans):
-        if len(members) > 1:
-            raise ValueError(f"{run}: ensembles of models have no test set here; compare their predictions with --pred")
-        found.append(FoldEnsemble(dataset, trainer, run, fold_names(folds), ensemble_folder(members[0], folds)))
+    found = [
+        FoldEnsemble(dataset, trainer, run, fold_names(folds), ensemble_folder(model, folds))
+        for dataset, trainer, run, (model,) in models(datasets, configuration, trainers, plans)
+    ]
     return with_results(found, skip_missing, "fold ensembles have no result of the test set", ADVICE)

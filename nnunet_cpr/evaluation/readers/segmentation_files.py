@@ -42,7 +42,10 @@ class Pair:
     """(z, y, x) in mm; None where nothing says it."""
 
     def without_border(self) -> "Pair":
-        """Return copies of the smallest box that holds every label, so that the whole volumes can be forgotten."""
+        """Return both within the smallest box that holds every label of either.
+
+        They are copies, so that the whole volumes need no memory any more.
+        """
         occupied = [np.zeros(size, dtype=bool) for size in self.reference.shape]
         for number, planes in enumerate(
             zip(self.reference, self.prediction, strict=True)

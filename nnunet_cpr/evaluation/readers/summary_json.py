@@ -54,8 +54,7 @@ class Summary:
         if None in keys or set(self.labels) != set(keys):
             named = ", ".join(sorted(self.labels))
             raise ValueError(f"{self.path} has the labels {named}, but dataset.json says {labels}")
-        if repeated := sorted(case for case, count in Counter(self.cases).items() if count > 1):
-            raise ValueError(f"{self.path} holds {repeated[0]} more than once")
+        self._check_cases()
         metrics = {"Dice": self.dice} | (self.of_counts if counts else {})
         columns = [self.labels.index(str(key)) for key in keys]
         values = np.stack([values[:, columns] for values in metrics.values()], axis=2)
@@ -69,8 +68,13 @@ class Summary:
             }
         )
 
+    def _check_cases(self) -> None:
+        if repeated := sorted(case for case, count in Counter(self.cases).items() if count > 1):
+            raise ValueError(f"{self.path} holds {repeated[0]} more than once")
+
     def only(self, cases: Sequence[str], advice: str) -> "Summary":
         """Return the part of these cases. Raises ValueError if one is missing; `advice` says what to do."""
+        self._check_cases()
         rows = {case: row for row, case in enumerate(self.cases)}
         if missing := [case for case in cases if case not in rows]:
             raise ValueError(f"{self.path} has no {missing[0]}; {advice}")
@@ -129,7 +133,7 @@ def _parse(path: Path, status: tuple[int, ...]) -> Summary:
     labels = list(cases[0]["metrics"])
     for case in cases:
         if case["metrics"].keys() != set(labels):
-            raise ValueError(f"the labels of {case_name(case['prediction_file'])} are others than those of {names[0]}")
+            raise ValueError(f"{case_name(case['prediction_file'])} has other labels than {names[0]}")
     shape = len(cases), len(labels)
     dice, true_voxels = np.empty(shape), np.full(shape, math.nan)
     metrics = {name: np.full(shape, math.nan) for name in OF_COUNTS}

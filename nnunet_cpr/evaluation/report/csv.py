@@ -23,7 +23,7 @@ def csv_table(frame: pd.DataFrame, **options: Any) -> str:
 def _quoted_names(names: pd.Series) -> pd.Series:
     """Return the names with QUOTE where they need it; tables have few names, many times."""
     changed = {name: quoted for name in names.unique() if (quoted := _quoted(name)) is not name}
-    return names.replace(changed) if changed else names
+    return names.map(lambda name: changed.get(name, name)) if changed else names
 
 
 def _quoted(name: Any) -> Any:

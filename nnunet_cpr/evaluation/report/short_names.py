@@ -29,14 +29,24 @@ def short_names(trainers: Sequence[str]) -> dict[str, str]:
     named = [trainer for trainer in trainers if trainer.startswith(PREFIX)]
     if max(map(len, named), default=0) <= LONGEST:
         return {}
-    parts = {trainer: re.findall(r"[_:]?[^_:]+|[_:]", trainer.removeprefix(PREFIX)) for trainer in named}
-    shared = set.intersection(*map(set, parts.values())) if len(named) > 1 else set[str]()
-    short = {
-        trainer: "".join(part for part in found if part not in shared).lstrip("_:") or PREFIX
-        for trainer, found in parts.items()
-    }
+    members = {trainer: [_parts(member) for member in trainer.split("+")] for trainer in named}
+    every = [set(parts[1:]) for of_trainer in members.values() for parts in of_trainer]
+    shared = set.intersection(*every) if len(named) > 1 else set[str]()
+    short = {}
+    for trainer, of_trainer in members.items():
+        kept = [[parts[0], *(part for part in parts[1:] if part not in shared)] for parts in of_trainer]
+        short[trainer] = "+".join(map("".join, kept))
+        if short[trainer] == PREFIX:  # that is another trainer's name
+            short[trainer] = trainer
     shown = [short.get(trainer, trainer) for trainer in trainers]
     return short if len(set(shown)) == len(shown) else {}
+
+
+def _parts(model: str) -> list[str]:
+    """Return the kind of trainer (CPR of nnUNetTrainerCPR), its settings, and the configuration and plans, if named."""
+    trainer, *own = model.split(":")
+    kind, *settings = trainer.removeprefix(PREFIX).split("_")
+    return [kind or PREFIX, *(f"_{setting}" for setting in settings), *(f":{one}" for one in own)]
 
 
 def legend(results: Results) -> dict[str, str]:

@@ -309,7 +309,7 @@ def cost_table(results: Results) -> Table:
 
 
 def _of_datasets(caption: str, columns: list[Column], rows: list[list[Cell]]) -> Table:
-    """Make a table whose first column are datasets; a single one is named in the caption, to save the room."""
+    """Make a table whose first column holds datasets; a single one is named in the caption, to save the room."""
     names = {row[0].text for row in rows}
     if len(names) != 1:
         return Table(caption, columns, rows)
