@@ -16,8 +16,8 @@ import time
 import torch
 from benchmark_optimizers import BOUNDS, LR
 from benchmarks.machine import describe_machine
-from common.optimizers import build_optimizer
-from common.parsing import make
+from harness.optimizers import build_optimizer
+from harness.parsing import make
 from train_gpt2 import SIZES, GPT2Settings, build_model, sequence_loss
 
 from nnunet_cpr.files import user_path, write_json

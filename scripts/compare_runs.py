@@ -11,10 +11,10 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from common.command import run_script_command
-from comparison.runs import DEFAULT_METRICS, read_runs
-from comparison.settings import name_settings
-from comparison.statistics import compare
+from harness.command import run_script_command
+from run_comparison.runs import DEFAULT_METRICS, read_runs
+from run_comparison.settings import name_settings
+from run_comparison.statistics import compare
 
 from nnunet_cpr.files import remove_leftovers, user_path, write_text
 
@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def compare_runs(args: argparse.Namespace) -> None:
     """Do what the command line asks for. Raises ValueError or OSError before anything is written."""
-    from comparison import figures, report  # they import matplotlib, whose settings must be put aside before
+    from run_comparison import figures, report  # they import matplotlib, whose settings must be put aside before
 
     from nnunet_cpr.evaluation.figures.drawing import save_figure
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from common.command import run_script_command
-from common.tokens import MAX_VOCAB_SIZE, META_FILE, SPLITS, TOKEN_BYTES, read_meta
+from harness.command import run_script_command
+from harness.tokens import MAX_VOCAB_SIZE, META_FILE, SPLITS, TOKEN_BYTES, read_meta
 from tqdm import tqdm
 
 from nnunet_cpr.exclusive import exclusive

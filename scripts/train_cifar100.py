@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from common.images import Images, ImageSettings, load_digits
-from common.parsing import run_script
-from common.settings import setting
+from harness.images import Images, ImageSettings, load_digits
+from harness.parsing import run_script
+from harness.settings import setting
 
 from nnunet_cpr.schedules import warmup_cosine_lr
 
 if TYPE_CHECKING:  # parsing must not wait for torch
-    from common.run import Run
+    from harness.run import Run
     from torch import nn
     from torch.utils.data import Dataset
 
@@ -90,10 +90,10 @@ def datasets(settings: CIFAR100Settings, run: "Run") -> tuple["Dataset", "Datase
 
 def train(settings: CIFAR100Settings) -> None:
     """Train, evaluate and write the folder of the run."""
-    from common.batches import training_batches
-    from common.classification import evaluate_classifier
-    from common.optimizers import build_optimizer, set_lr
-    from common.run import Run
+    from harness.batches import training_batches
+    from harness.classification import evaluate_classifier
+    from harness.optimizers import build_optimizer, set_lr
+    from harness.run import Run
     from torch.nn.functional import cross_entropy
 
     about = {"dataset": "scikit-learn's digits" if settings.data is None else "CIFAR100"}

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from common.images import Images, ImageSettings, Split, load_digits, load_folder
-from common.parsing import run_script
-from common.settings import setting
+from harness.images import Images, ImageSettings, Split, load_digits, load_folder
+from harness.parsing import run_script
+from harness.settings import setting
 
 if TYPE_CHECKING:  # parsing must not wait for torch
     from torch import nn
@@ -114,10 +114,10 @@ def train(settings: DeiTSettings) -> None:
     """Train, evaluate and write the folder of the run."""
     split = load_data(settings)
 
-    from common.batches import training_batches
-    from common.classification import evaluate_classifier
-    from common.optimizers import build_optimizer
-    from common.run import Run
+    from harness.batches import training_batches
+    from harness.classification import evaluate_classifier
+    from harness.optimizers import build_optimizer
+    from harness.run import Run
     from timm.data import Mixup
     from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
     from timm.scheduler import CosineLRScheduler

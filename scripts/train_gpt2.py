@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from common.parsing import run_script
-from common.settings import Settings, setting
-from common.tokens import Tokens, load_tokens
+from harness.parsing import run_script
+from harness.settings import Settings, setting
+from harness.tokens import Tokens, load_tokens
 
 from nnunet_cpr.schedules import warmup_cosine_lr
 
@@ -109,8 +109,8 @@ def train(settings: GPT2Settings) -> None:
     tokens = load_data(settings)
 
     import torch
-    from common.optimizers import build_optimizer, set_lr
-    from common.run import Run
+    from harness.optimizers import build_optimizer, set_lr
+    from harness.run import Run
 
     items = ("tokens", settings.batch_size * settings.context)
     run = Run(settings, ("val_loss", "val_perplexity"), items, tokens.about)

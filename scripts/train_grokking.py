@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from common.batches import step_batch
-from common.parsing import run_script
-from common.records import METRICS_FILE, read_table
-from common.settings import Settings, setting
+from harness.batches import step_batch
+from harness.parsing import run_script
+from harness.records import METRICS_FILE, read_table
+from harness.settings import Settings, setting
 
 from nnunet_cpr.schedules import warmup_cosine_lr
 
@@ -115,8 +115,8 @@ def train(settings: GrokkingSettings) -> None:
     train_pairs, val_pairs = split_pairs(len(sums), settings.train_share, settings.seed)
 
     import torch
-    from common.optimizers import build_optimizer, set_lr
-    from common.run import Run
+    from harness.optimizers import build_optimizer, set_lr
+    from harness.run import Run
     from torch.nn.functional import cross_entropy
 
     about = {"pairs": len(sums), "training pairs": len(train_pairs)}

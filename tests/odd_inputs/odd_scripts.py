@@ -425,7 +425,7 @@ class Settings(World):
     def main(self) -> Callable[[list[str]], int]:
         from importlib import import_module
 
-        from common.parsing import run_script
+        from harness.parsing import run_script
 
         cls = getattr(import_module(self.name), self.kind)
         return lambda argv: run_script(cls, lambda settings: print(json.dumps(settings.to_json())), "", argv)

@@ -3,7 +3,7 @@
 import csv
 import json
 
-from common.parsing import make
+from harness.parsing import make
 from train_gpt2 import GPT2Settings
 from train_grokking import GrokkingSettings
 

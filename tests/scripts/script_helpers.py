@@ -24,7 +24,7 @@ def gpt2_flags(text: Path, out: Path, *more: str) -> list[str]:
 
 def train_gpt2_here(flags: list[str]) -> None:
     """Train in this process; a user's mistake arrives as the exception that the command line would print."""
-    from common.parsing import parse
+    from harness.parsing import parse
     from train_gpt2 import GPT2Settings, train
 
     train(parse(GPT2Settings, "", flags))
@@ -43,7 +43,7 @@ def losses(out: Path) -> list[tuple[str, ...]]:
 
 def stop_after(monkeypatch, steps):
     """Break the training off as Control-C would, after this many steps."""
-    from common.run import Run
+    from harness.run import Run
 
     real = Run.end_step
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from common.parsing import make, parse
+from harness.parsing import make, parse
 from script_helpers import ROOT, losses, stop_after
 from train_cifar100 import CIFAR100Settings, build_model, train
 
@@ -70,9 +70,9 @@ def test_the_digits_are_learned(tmp_path, capsys):
 @pytest.mark.parametrize("function", ["l2", "std"])
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule_bounds_the_weights_it_says(tmp_path, fake_cifar100, monkeypatch, optimizer, function, rule):
-    import common.run
+    import harness.run
 
-    monkeypatch.setattr(common.run, "draw_curves", lambda *_: None)  # slow, and tested elsewhere
+    monkeypatch.setattr(harness.run, "draw_curves", lambda *_: None)  # slow, and tested elsewhere
     parameter = "2" if RULES[rule].counts_steps else {"uniform": "100"}.get(rule, "0.5")
     given = [
         "--data",

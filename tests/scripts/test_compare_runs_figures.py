@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from comparison import figures
-from comparison.runs import read_runs
-from comparison.settings import name_settings
-from comparison.statistics import compare
 from comparison_helpers import write_run
+from run_comparison import figures
+from run_comparison.runs import read_runs
+from run_comparison.settings import name_settings
+from run_comparison.statistics import compare
 
 CPR = {"optimizer": "adamcpr"}
 ADAMW = {"optimizer": "adamw"}

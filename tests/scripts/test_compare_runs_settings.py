@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
-from common.parsing import make, read_config
-from comparison.paper import published
-from comparison.runs import Run
-from comparison.settings import different_measurements, name_settings, number
+from harness.parsing import make, read_config
+from run_comparison.paper import published
+from run_comparison.runs import Run
+from run_comparison.settings import different_measurements, name_settings, number
 from script_helpers import ROOT
 from train_cifar100 import CIFAR100Settings
 from train_deit import DeiTSettings

@@ -38,7 +38,7 @@ def fuzz(good, tmp_path, monkeypatch):
 
 
 def script(capsys, train, argv):
-    from common.parsing import run_script
+    from harness.parsing import run_script
     from train_gpt2 import GPT2Settings
 
     return one_line(capsys, run_script(GPT2Settings, train, "", argv))

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from common.images import Split
-from common.parsing import make, parse
+from harness.images import Split
+from harness.parsing import make, parse
 from PIL import Image
 from script_helpers import ROOT, losses, run_python, stop_after
 from train_deit import DeiTSettings, build_model, datasets, load_data, train
@@ -94,7 +94,7 @@ def fresh_accelerator():
 
 @pytest.mark.usefixtures("fresh_accelerator")
 def test_the_average_is_the_moving_average_of_the_weights_and_is_evaluated(tmp_path, monkeypatch):
-    from common.run import Run
+    from harness.run import Run
 
     seen = []
     real = Run.end_step

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from common.optimizers import build_optimizer
-from common.parsing import make
+from harness.optimizers import build_optimizer
+from harness.parsing import make
 from train_gpt2 import GPT2Settings, build_model, sequence_loss
 
 

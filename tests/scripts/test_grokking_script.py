@@ -10,8 +10,8 @@ from types import ModuleType
 
 import pytest
 import torch
-from common.optimizers import build_optimizer
-from common.parsing import make, parse, run_script
+from harness.optimizers import build_optimizer
+from harness.parsing import make, parse, run_script
 from script_helpers import losses, stop_after
 from train_grokking import GrokkingSettings, addition_pairs, build_model, split_pairs, train
 
@@ -145,7 +145,7 @@ def test_a_figure_that_cannot_be_drawn_stops_no_training(tmp_path, capsys, monke
     def fails(*_):
         raise RuntimeError("Failed to process string with tex\nbecause latex could not be found")
 
-    monkeypatch.setattr("common.run.draw_curves", fails)
+    monkeypatch.setattr("harness.run.draw_curves", fails)
     assert command("--out", tmp_path / "run") == 0
     assert "warning: curves.png cannot be drawn: Failed to process string with tex because" in one_line(capsys)
     names = ["checkpoint.pt", "config.json", "cpr_trace.csv", "metrics.csv"]

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from common.batches import step_batch, training_batches
-from common.images import Images, load_digits, load_folder, read_image, to_rgb
+from harness.batches import step_batch, training_batches
+from harness.images import Images, load_digits, load_folder, read_image, to_rgb
 from PIL import Image
 
 

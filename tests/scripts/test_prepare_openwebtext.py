@@ -6,7 +6,7 @@ import os
 import datasets
 import pytest
 import tokenizers
-from common.tokens import load_tokens
+from harness.tokens import load_tokens
 from prepare_openwebtext import main, prepare, validation_documents
 
 from nnunet_cpr.exclusive import exclusive

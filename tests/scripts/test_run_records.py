@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from common.records import Table, draw_curves, read_table, write_start
+from harness.records import Table, draw_curves, read_table, write_start
 
 
 @pytest.mark.parametrize("torn", ["", "2", "20,0.1", "1"])

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from common.parsing import parse
-from common.settings import CPR
+from harness.parsing import parse
+from harness.settings import CPR
 from train_gpt2 import GPT2Settings
 from train_grokking import GrokkingSettings
 

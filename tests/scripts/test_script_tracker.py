@@ -6,8 +6,8 @@ import sys
 
 import numpy as np
 import pytest
-from common.parsing import parse, run_script
-from common.tracker import Tracker
+from harness.parsing import parse, run_script
+from harness.tracker import Tracker
 from reading_logs import read_tensorboard, read_wandb
 from script_helpers import losses, stop_after
 from train_grokking import GrokkingSettings, train

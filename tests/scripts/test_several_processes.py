@@ -4,11 +4,11 @@ import json
 import sys
 from types import SimpleNamespace
 
-import common.command
-import common.run
+import harness.command
+import harness.run
 import pytest
 import torch
-from common.parsing import parse, run_script
+from harness.parsing import parse, run_script
 from script_helpers import ROOT, losses, run_python
 from train_grokking import GrokkingSettings, train
 
@@ -38,7 +38,7 @@ def test_without_a_gpu_they_share_the_batches_of_one_training(tmp_path):
 
 def test_processes_that_would_each_train_alone_are_stopped(tmp_path, monkeypatch):
     alone = SimpleNamespace(num_processes=1, device=torch.device("mps"), is_main_process=True)
-    monkeypatch.setattr(common.run, "Accelerator", lambda **_: alone)
+    monkeypatch.setattr(harness.run, "Accelerator", lambda **_: alone)
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(ValueError, match="4 processes were started, but on mps they do not work together; start one,"):
         grokking(tmp_path / "run")
@@ -54,8 +54,8 @@ def test_a_batch_that_cannot_be_shared_is_noticed_before_the_first_step(tmp_path
         raise Reached
 
     two = SimpleNamespace(num_processes=2, device=torch.device("cpu"), is_main_process=True)
-    monkeypatch.setattr(common.run, "Accelerator", lambda **_: two)
-    monkeypatch.setattr(common.run.Run, "prepare", prepared)
+    monkeypatch.setattr(harness.run, "Accelerator", lambda **_: two)
+    monkeypatch.setattr(harness.run.Run, "prepare", prepared)
     monkeypatch.setenv("WORLD_SIZE", "2")
     expected = pytest.raises(ValueError, match=f"a batch of {wrong} .* shared equally among 2 processes")
     with expected if wrong else pytest.raises(Reached):
@@ -64,7 +64,7 @@ def test_a_batch_that_cannot_be_shared_is_noticed_before_the_first_step(tmp_path
 
 def test_what_is_left_at_the_end_of_an_epoch_must_be_shared_too(tmp_path, monkeypatch):
     four = SimpleNamespace(num_processes=4, device=torch.device("cpu"), is_main_process=True)
-    monkeypatch.setattr(common.run, "Accelerator", lambda **_: four)
+    monkeypatch.setattr(harness.run, "Accelerator", lambda **_: four)
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(ValueError, match=r"a batch of 246 .*what is left of 3830 pairs"):  # 3830 - 7 x 512
         train(parse(GrokkingSettings, "", ["--out", str(tmp_path / "run")]))
@@ -75,7 +75,7 @@ def test_a_process_that_fails_alone_says_so(monkeypatch, capsys, local_rank, whe
     def fails(_):
         raise ValueError("cat.png cannot be read\nas an image")
 
-    monkeypatch.setattr(common.command, "PATIENCE", 0)
+    monkeypatch.setattr(harness.command, "PATIENCE", 0)
     monkeypatch.setattr(sys, "argv", ["scripts/train_grokking.py"])
     monkeypatch.setenv("RANK", "5")
     monkeypatch.delenv("LOCAL_RANK", raising=False)

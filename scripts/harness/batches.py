@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.data import Dataset
 
-    from common.run import Run
+    from harness.run import Run
 
 
 def step_batch(count: int, batch_size: int, seed: int, step: int, *, drop_last: bool) -> np.ndarray:

@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from common.batches import on_device
-from common.run import Run
+from harness.batches import on_device
+from harness.run import Run
 
 
 @torch.no_grad()

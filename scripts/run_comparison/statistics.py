@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import pandas as pd
 from scipy import stats
 
-from comparison.runs import Run
 from nnunet_cpr.labels import escaped
+from run_comparison.runs import Run
 
 BASELINES = ("adamw", "sgd", "adam")
 """Optimizers among whose settings the baseline is chosen: of the first that is there."""

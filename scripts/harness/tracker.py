@@ -8,7 +8,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from common.settings import Settings
+from harness.settings import Settings
 from nnunet_cpr.training.loggers import CPR_CHARTS, Guard, require
 
 MODULES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb"}

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from common.settings import Settings
+from harness.settings import Settings
 from nnunet_cpr.optim import SGDCPR, AdamCPR, param_groups
 
 CLASSES = {

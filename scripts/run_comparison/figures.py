@@ -7,19 +7,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from common.records import METRICS_FILE, read_table
+from harness.records import METRICS_FILE, read_table
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from comparison.runs import Run
-from comparison.settings import number, rule_title
-from comparison.statistics import Comparison, lower_is_better, written
 from nnunet_cpr.evaluation.figures.drawing import ALL_COLORS, draw_steps, literal, name_handles
 from nnunet_cpr.labels import escaped
 from nnunet_cpr.optim.bounds import RULES
 from nnunet_cpr.plotting import default_style
 from nnunet_cpr.training.trace import LARGEST, SMALLEST
+from run_comparison.runs import Run
+from run_comparison.settings import number, rule_title
+from run_comparison.statistics import Comparison, lower_is_better, written
 
 START = 0.2
 """The share of the steps whose values may lie outside the axis: perplexities fall from thousands."""

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.settings import applicable_only
+from harness.settings import applicable_only
 
-from comparison.runs import Run
 from nnunet_cpr.labels import escaped
 from nnunet_cpr.optim.bounds import RULES
+from run_comparison.runs import Run
 
 NO_DIFFERENCE = (
     "seed", "log_every", "eval_every", "trace_every", "checkpoint_every", "workers", "accumulate",

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from PIL import Image
 
-from common.settings import Settings, setting
+from harness.settings import Settings, setting
 
 TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_WHITE_IS_ZERO = 258, 262, 0
 VAL_NAMES = ("val", "validation")

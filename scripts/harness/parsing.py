@@ -12,8 +12,8 @@ from pathlib import Path
 from reprlib import repr as _short  # a value may be a list of thousands
 from typing import Any, TypeVar
 
-from common.command import run_script_command
-from common.settings import CPR, FREE_ON_RESUME, OPTIMIZERS, Settings, applicable_only
+from harness.command import run_script_command
+from harness.settings import CPR, FREE_ON_RESUME, OPTIMIZERS, Settings, applicable_only
 from nnunet_cpr.exclusive import exclusive
 from nnunet_cpr.files import read_json, user_path
 from nnunet_cpr.yaml_files import read_yaml

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from common.parsing import CONFIG_FILE, LARGEST
-from common.records import METRICS_FILE, TRACE_FILE, read_table
+from harness.parsing import CONFIG_FILE, LARGEST
+from harness.records import METRICS_FILE, TRACE_FILE, read_table
 
 DEFAULT_METRICS = {
     "train_gpt2": "val_perplexity",

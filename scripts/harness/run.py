@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from common.parsing import CONFIG_FILE
-from common.records import FIGURE_FILE, METRICS_FILE, TRACE_FILE, Table, draw_curves, environment, write_start
-from common.settings import Settings
-from common.tracker import Tracker
+from harness.parsing import CONFIG_FILE
+from harness.records import FIGURE_FILE, METRICS_FILE, TRACE_FILE, Table, draw_curves, environment, write_start
+from harness.settings import Settings
+from harness.tracker import Tracker
 from nnunet_cpr.files import remove_leftovers
 from nnunet_cpr.training.checkpoints import damage, foreign_object, open_whole
 from nnunet_cpr.training.loggers import constraint_values

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from comparison.paper import published
-from comparison.runs import Run
-from comparison.settings import different_measurements, number
-from comparison.statistics import Comparison, lower_is_better, written
 from nnunet_cpr.evaluation.report.csv import csv_table
 from nnunet_cpr.evaluation.report.markdown import escape
+from run_comparison.paper import published
+from run_comparison.runs import Run
+from run_comparison.settings import different_measurements, number
+from run_comparison.statistics import Comparison, lower_is_better, written
 
 Rows = list[list[str]]
 
