@@ -1,0 +1,7 @@
+"""The earlier name of harness/, for programs that import it."""
+
+import sys
+
+import harness
+
+sys.modules[__name__] = harness
