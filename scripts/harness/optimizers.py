@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from harness.rivals import RIVALS
 from harness.settings import Settings
 from nnunet_cpr.optim import SGDCPR, AdamCPR, param_groups
 
@@ -12,6 +13,7 @@ CLASSES = {
     "adamcpr": AdamCPR,
     "sgd": torch.optim.SGD,
     "sgdcpr": SGDCPR,
+    **RIVALS,
 }
 
 
@@ -23,7 +25,9 @@ def build_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimiz
     groups = param_groups(model, reg_embedding=settings.reg_embedding)
     options = settings.optimizer_options()
     weight_decay = options.pop("weight_decay", 0.0)
-    if settings.optimizer in ("adam", "adamw", "sgd"):
+    if settings.optimizer == "initialnorm":
+        weight_decay = 1.0
+    if settings.optimizer in ("adam", "adamw", "sgd", *RIVALS):
         groups = [{"params": g["params"], "weight_decay": weight_decay if g["regularize"] else 0.0} for g in groups]
         options["fused"] = True  # as CPR's are by default
     return CLASSES[settings.optimizer](groups, lr=settings.lr, **options)

@@ -18,6 +18,10 @@ OPTIMIZERS = {
     "adam": ADAM,
     "adamw": (*ADAM, "weight_decay"),
     "adamcpr": (*ADAM, *CPR),
+    "adadecay": (*ADAM, "weight_decay"),
+    "awd": (*ADAM, "weight_decay"),
+    "cautious": (*ADAM, "weight_decay"),
+    "initialnorm": ADAM,
     "sgd": (*SGD, "weight_decay"),
     "sgdcpr": (*SGD, *CPR),
 }
@@ -50,9 +54,13 @@ class Settings:
     defaults: ClassVar[dict[str, Any]] = {}
     """Defaults of this script where they differ from the fields' own."""
 
-    optimizer: str = setting("adamcpr", "the optimizer", choices=OPTIMIZERS)
+    optimizer: str = setting(
+        "adamcpr",
+        "the optimizer; adadecay, awd, cautious and initialnorm are Adam with other ways to regularize",
+        choices=OPTIMIZERS,
+    )
     lr: float = setting(1e-3, "peak learning rate", least=0)
-    weight_decay: float = setting(0.1, "of adamw and sgd", least=0)
+    weight_decay: float = setting(0.1, "of adamw, sgd, adadecay, awd and cautious", least=0)
     betas: tuple[float, float] = setting((0.9, 0.999), "of the adams")
     eps: float = setting(1e-8, "of the adams", least=0)
     momentum: float = setting(0.9, "of the sgds", least=0)

@@ -1,0 +1,88 @@
+"""The rivals, against their published updates in NumPy."""
+
+import numpy as np
+import pytest
+import torch
+from harness.rivals import RIVALS
+from harness.settings import OPTIMIZERS
+
+LR, STRENGTH, STEPS = 0.1, 0.3, 4
+SHAPES = ((3, 4), (5,))
+
+
+def adam(theta, gradients):
+    """Adam's update of one tensor at each step, as Kingma and Ba write it."""
+    m = v = np.zeros_like(theta)
+    for t, g in enumerate(gradients, 1):
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        yield g, LR * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+
+
+def adadecay(thetas, gradients):
+    found = []
+    for theta, of_tensor in zip(thetas, gradients, strict=True):
+        for g, update in adam(theta, of_tensor):
+            z = (abs(g) - abs(g).mean()) / abs(g).std()
+            theta = theta - LR * STRENGTH * 2 / (1 + np.exp(-4 * z)) * theta - update
+        found.append(theta)
+    return found
+
+
+def awd(thetas, gradients):
+    decay = 0.0
+    for both in zip(*(adam(theta, of) for theta, of in zip(thetas, gradients, strict=True)), strict=True):
+        g = np.concatenate([one.ravel() for one, _ in both])
+        w = np.concatenate([theta.ravel() for theta in thetas])
+        decay = 0.1 * decay + 0.9 * STRENGTH * np.linalg.norm(g) / np.linalg.norm(w)
+        thetas = [theta * (1 - LR * decay) - update for theta, (_, update) in zip(thetas, both, strict=True)]
+    return thetas
+
+
+def cautious(thetas, gradients):
+    found = []
+    for theta, of_tensor in zip(thetas, gradients, strict=True):
+        for _, update in adam(theta, of_tensor):
+            theta = theta - update - LR * STRENGTH * (update * theta >= 0) * theta
+        found.append(theta)
+    return found
+
+
+def initialnorm(thetas, gradients):
+    found = []
+    for theta, of_tensor in zip(thetas, gradients, strict=True):
+        first = np.linalg.norm(theta)
+        for _, update in adam(theta, of_tensor):
+            theta = (theta - update) * first / np.linalg.norm(theta - update)
+        found.append(theta)
+    return found
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("reference", [adadecay, awd, cautious, initialnorm], ids=lambda one: one.__name__)
+def test_the_published_update(reference, fused):
+    rng = np.random.default_rng(0)
+    thetas, plain = [rng.normal(size=shape) for shape in SHAPES], rng.normal(size=3)
+    gradients = [rng.normal(size=(STEPS, *shape)) for shape in SHAPES]
+    of_plain = rng.normal(size=(STEPS, 3))
+    tensors = [torch.tensor(theta, requires_grad=True) for theta in (*thetas, plain)]
+    groups = [{"params": tensors[:2], "weight_decay": STRENGTH}, {"params": tensors[2:], "weight_decay": 0.0}]
+
+    def make():
+        return RIVALS[reference.__name__]([dict(group) for group in groups], lr=LR, fused=fused)
+
+    optimizer = make()
+    for step in range(STEPS):
+        if step == 2:  # resumed
+            state, optimizer = optimizer.state_dict(), make()
+            optimizer.load_state_dict(state)
+        for tensor, of_tensor in zip(tensors, (*gradients, of_plain), strict=True):
+            tensor.grad = torch.tensor(of_tensor[step])
+        optimizer.step()
+    for tensor, expected in zip(tensors, reference(thetas, gradients), strict=False):
+        assert tensor.detach().numpy() == pytest.approx(expected, rel=1e-9)
+    undecayed = plain - sum(update for _, update in adam(plain, of_plain))
+    assert tensors[2].detach().numpy() == pytest.approx(undecayed, rel=1e-9)
+
+
+def test_every_rival_is_an_optimizer_of_the_scripts():
+    assert set(RIVALS) < set(OPTIMIZERS)
