@@ -1,5 +1,8 @@
 """The optimizer that the settings name, over a model's parameters."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -7,12 +10,33 @@ from harness.rivals import RIVALS
 from harness.settings import Settings
 from nnunet_cpr.optim import SGDCPR, AdamCPR, param_groups
 
-CLASSES = {
+Groups = list[dict[str, Any]]
+
+
+def adamc(groups: Groups, lr: float, **options: Any) -> torch.optim.Optimizer:
+    """AdamW whose decay falls with the square of the learning rate, from its peak `lr` (Defazio 2025); timm's."""
+    from timm.optim.adamw import AdamWLegacy
+
+    return AdamWLegacy(groups, lr=lr, corrected_weight_decay=True, **options)
+
+
+def amos(groups: Groups, lr: float, **options: Any) -> torch.optim.Optimizer:
+    """Amos, whose decay comes from the scale that weights should have (Tian and Parikh 2022); pytorch_optimizer's."""
+    try:
+        from pytorch_optimizer import Amos
+    except ImportError:
+        raise ValueError("--optimizer amos needs pytorch_optimizer: pip install 'pytorch_optimizer>=4.1'") from None
+    return Amos(groups, lr=lr, **options)
+
+
+CLASSES: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
     "adamcpr": AdamCPR,
     "sgd": torch.optim.SGD,
     "sgdcpr": SGDCPR,
+    "adamc": adamc,
+    "amos": amos,
     **RIVALS,
 }
 
@@ -27,8 +51,9 @@ def build_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimiz
     weight_decay = options.pop("weight_decay", 0.0)
     if settings.optimizer == "initialnorm":
         weight_decay = 1.0
-    if settings.optimizer in ("adam", "adamw", "sgd", *RIVALS):
+    if "cpr" not in settings.optimizer:
         groups = [{"params": g["params"], "weight_decay": weight_decay if g["regularize"] else 0.0} for g in groups]
+    if settings.optimizer in ("adam", "adamw", "sgd", *RIVALS):
         options["fused"] = True  # as CPR's are by default
     return CLASSES[settings.optimizer](groups, lr=settings.lr, **options)
 

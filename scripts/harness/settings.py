@@ -19,6 +19,8 @@ OPTIMIZERS = {
     "adamw": (*ADAM, "weight_decay"),
     "adamcpr": (*ADAM, *CPR),
     "adadecay": (*ADAM, "weight_decay"),
+    "adamc": (*ADAM, "weight_decay"),
+    "amos": (),
     "awd": (*ADAM, "weight_decay"),
     "cautious": (*ADAM, "weight_decay"),
     "initialnorm": ADAM,
@@ -56,11 +58,11 @@ class Settings:
 
     optimizer: str = setting(
         "adamcpr",
-        "the optimizer; adadecay, awd, cautious and initialnorm are Adam with other ways to regularize",
+        "the optimizer; adadecay, adamc, amos, awd, cautious and initialnorm are what CPR competes with",
         choices=OPTIMIZERS,
     )
     lr: float = setting(1e-3, "peak learning rate", least=0)
-    weight_decay: float = setting(0.1, "of adamw, sgd, adadecay, awd and cautious", least=0)
+    weight_decay: float = setting(0.1, "of adamw, sgd, adadecay, adamc, awd and cautious", least=0)
     betas: tuple[float, float] = setting((0.9, 0.999), "of the adams")
     eps: float = setting(1e-8, "of the adams", least=0)
     momentum: float = setting(0.9, "of the sgds", least=0)

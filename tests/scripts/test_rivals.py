@@ -3,8 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from harness.optimizers import CLASSES, build_optimizer, set_lr
+from harness.parsing import make
 from harness.rivals import RIVALS
 from harness.settings import OPTIMIZERS
+from torch import nn
+from train_gpt2 import GPT2Settings
 
 LR, STRENGTH, STEPS = 0.1, 0.3, 4
 SHAPES = ((3, 4), (5,))
@@ -84,5 +88,38 @@ def test_the_published_update(reference, fused):
     assert tensors[2].detach().numpy() == pytest.approx(undecayed, rel=1e-9)
 
 
+def test_corrected_weight_decay_falls_with_the_square_of_the_learning_rate():
+    """Against the update in NumPy, while the learning rate falls."""
+    rng = np.random.default_rng(0)
+    theta, gradients = rng.normal(size=(3, 4)), rng.normal(size=(STEPS, 3, 4))
+    tensor = torch.tensor(theta, requires_grad=True)
+    optimizer = CLASSES["adamc"]([{"params": [tensor], "weight_decay": STRENGTH}], lr=LR)
+    for step, (_, update) in enumerate(adam(theta, gradients)):
+        share = 1 - step / STEPS
+        set_lr(optimizer, LR * share)
+        tensor.grad = torch.tensor(gradients[step])
+        optimizer.step()
+        theta = theta * (1 - LR * share**2 * STRENGTH) - share * update
+    assert tensor.detach().numpy() == pytest.approx(theta, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["adamc", "amos", *RIVALS])
+def test_built_from_settings_and_trained(name):
+    if name == "amos":
+        pytest.importorskip("pytorch_optimizer")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+    inputs = torch.randn(64, 4)
+    wanted = inputs.sum(dim=1, keepdim=True)
+    optimizer = build_optimizer(model, make(GPT2Settings, {"optimizer": name, "lr": 0.02}))
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        losses.append(nn.functional.mse_loss(model(inputs), wanted))
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < 0.5 * losses[0]
+
+
 def test_every_rival_is_an_optimizer_of_the_scripts():
-    assert set(RIVALS) < set(OPTIMIZERS)
+    assert set(OPTIMIZERS) == set(CLASSES) > set(RIVALS)
