@@ -357,8 +357,9 @@ def _one_sided(cases: pd.DataFrame, baseline: str) -> list[str]:
 
 def _locate(request: Request, trainings: Sequence[Training], cases: pd.DataFrame) -> Locate:
     """Return what finds the files of the cases."""
-    if request.reference is None:
+    if request.trainers:
         return locate_in_trainings(trainings)
+    assert request.reference is not None
     from nnunet_cpr.evaluation.readers.prediction_folders import locate_in_folders
 
     return locate_in_folders(request.reference, request.predictions, cases)

@@ -12,7 +12,7 @@ import pandas as pd
 from nnunet_cpr.evaluation.readers.case_files import CaseFiles, Locate, image_beside
 from nnunet_cpr.evaluation.readers.provenance import Doubt, changed_since, newer_training
 from nnunet_cpr.evaluation.readers.spacings import spacing_files
-from nnunet_cpr.evaluation.readers.summary_json import RETRAIN, Summary, read_summary, reason_of
+from nnunet_cpr.evaluation.readers.summary_json import RETRAIN, Summary, case_name, read_summary, reason_of
 from nnunet_cpr.evaluation.results import CASE_COLUMNS
 from nnunet_cpr.files import read_json
 from nnunet_cpr.labels import Label, foreground_labels, ignore_label, read_dataset_json
@@ -68,6 +68,10 @@ class Training:
         """Return the cases of its result, empty if they are not known or there is none."""
         with suppress(ValueError):
             return self.summary().cases
+        # The names say what it was validated with even where a value is damaged.
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            cases = read_json(self.validation / "summary.json")["metric_per_case"]
+            return [case_name(case["prediction_file"]) for case in cases]
         return []
 
     def summary(self) -> Summary:
