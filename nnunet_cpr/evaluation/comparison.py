@@ -228,7 +228,7 @@ def _comparable(
 
 
 def _single(trainings: Sequence[Training]) -> list[Training]:
-    """Return the trainings that are no ensembles of others."""
+    """Return the trainings that are not ensembles."""
     return [training for training in trainings if not isinstance(training, EnsembleFold)]
 
 
