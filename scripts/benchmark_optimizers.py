@@ -35,6 +35,7 @@ import torch
 from benchmarks.agreement import find_doubts, quartiles, read_clocks, share_of_others
 from benchmarks.formatting import show_caches, show_span
 from benchmarks.machine import describe_machine, file_name
+from benchmarks.networks import build_nnunet
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -91,13 +92,7 @@ class Timings(NamedTuple):
 
 def nnunet_shapes() -> list[torch.Size]:
     """Return the parameter shapes of nnU-Net's 3d_fullres PlainConvUNet: 6 stages, features 32 to 320, 31 M."""
-    from dynamic_network_architectures.architectures.unet import PlainConvUNet
-
-    network = PlainConvUNet(
-        1, 6, (32, 64, 128, 256, 320, 320), torch.nn.Conv3d, 3, (1, 2, 2, 2, 2, 2), 2, 2, 2, conv_bias=True,
-        norm_op=torch.nn.InstanceNorm3d, norm_op_kwargs={"affine": True}, deep_supervision=True,
-    )  # fmt: skip
-    return [p.shape for p in network.parameters()]
+    return [p.shape for p in build_nnunet().parameters()]
 
 
 def gpt2_shapes(width: int = 768, layers: int = 12) -> list[torch.Size]:

@@ -9,18 +9,16 @@ is a plain script: json, pandas and SciPy's bootstrap and Wilcoxon test of every
 
 import argparse
 import json
-import multiprocessing
 import os
 import random
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
+from benchmarks.processes import measured
 from scipy import stats
 
 from nnunet_cpr.files import user_path
@@ -145,18 +143,6 @@ def plain_analysis(root: Path, trainers: list[str]) -> None:
         for label, values in (dice[trainer] - dice[BASELINE]).items():
             found = stats.bootstrap((values,), np.mean, n_resamples=9999, batch=100, method="BCa", rng=0)
             print(trainer, label, values.mean(), *found.confidence_interval, stats.wilcoxon(values).pvalue)
-
-
-def measured(target: Callable[..., object], *arguments: object) -> tuple[float, float, float]:
-    """Run a function in a process of its own; return seconds, seconds of processor time and GiB at most."""
-    start = time.perf_counter()
-    process = multiprocessing.get_context("spawn").Process(target=target, args=arguments)
-    process.start()
-    assert process.pid is not None
-    _, status, used = os.wait4(process.pid, 0)
-    if status:
-        sys.exit(f"{target.__name__} failed")
-    return time.perf_counter() - start, used.ru_utime + used.ru_stime, used.ru_maxrss / 2**20
 
 
 def run_command(root: Path, report: Path, trainers: list[str], folds: int) -> None:

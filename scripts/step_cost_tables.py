@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.formatting import show_caches, show_span
+from benchmarks.formatting import largest_noise, show_caches, show_overhead, show_span
 
 from nnunet_cpr.files import read_json, write_text
 
@@ -84,21 +84,17 @@ def _where(machine: dict[str, Any], contest: dict[str, Any]) -> str:
 
 
 def whole_step(results: Path) -> str:
-    """Return the table of `benchmark_gpt2_step.py`."""
-    result = read_json(results / "gpt2s_step_cost_cpu.json")
-    rows = [
-        [
-            row["optimizer"],
-            f"{row['optimizer_ms']:.0f} ({row['optimizer_min_ms']:.0f} to {row['optimizer_max_ms']:.0f})",
-            f"{row['percent_over_adamw']:+.2f} %",
-            f"{row['percent_whole_steps']:+.1f} %",
-        ]
-        for row in result["rows"]
-    ]
-    header = ["optimizer", "its step: ms (least to most)", "difference to AdamW, of a whole step", "of whole steps"]
-    facts = (
-        f"Batch {result['batch']}, context {result['context']}, {result['precision']}, {result['threads']} threads; "
-        f"forward and backward take {result['forward_backward_ms'] / 1e3:.1f} s"
+    """Return the table of `benchmark_training_steps.py`."""
+    result = read_json(results / "training_steps_cpu.json")
+    cells = {(row["network"], row["optimizer"]): row for row in result["rows"]}
+    networks, optimizers = (list(dict.fromkeys(row[key] for row in result["rows"])) for key in ("network", "optimizer"))
+    rows = [[name, *(show_overhead(cells[network, name]) for network in networks)] for name in optimizers]
+    firsts = [next(row for row in result["rows"] if row["network"] == network) for network in networks]
+    header = ["over AdamW, of a whole step", *(f"{row['network']}, batch {row['batch']}" for row in firsts)]
+    passes = ", ".join(f"{row['network']} {row['pass_ms'] / 1e3:.1f} s" for row in firsts)
+    facts = f"{result['precision']}, {result['threads']} threads; forward and backward take: {passes}"
+    rows.append(
+        ["AdamW over itself, at most", *(f"{largest_noise(result['rows'], network):.2f} %" for network in networks)]
     )
     return f"{facts}; {_origin(result)}.\n\n{_table(header, rows)}"
 

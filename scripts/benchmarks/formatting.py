@@ -1,6 +1,7 @@
 """Numbers as the benchmarks print them."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 def show_span(ends: Sequence[float], digits: int) -> str:
@@ -15,3 +16,14 @@ def show_caches(sizes: Mapping[str, int]) -> str:
         f"{level} {size / 2**20:g} MiB" if size >= 2**20 else f"{level} {size / 2**10:g} KiB"
         for level, size in sizes.items()
     )
+
+
+def show_overhead(row: Mapping[str, Any]) -> str:
+    """Return median and quartiles of what an optimizer adds to a training step (benchmark_training_steps.py)."""
+    lower, median, upper = row["percent_over_adamw"]
+    return f"{median:+.2f} % ({lower:+.2f} to {upper:+.2f})"
+
+
+def largest_noise(rows: Sequence[Mapping[str, Any]], network: str) -> float:
+    """Return the largest quartile of AdamW's difference from itself in any measurement with a network, in percent."""
+    return max(abs(end) for row in rows if row["network"] == network for end in row["percent_adamw_over_itself"])

@@ -51,6 +51,8 @@ def build_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimiz
     weight_decay = options.pop("weight_decay", 0.0)
     if settings.optimizer == "initialnorm":
         weight_decay = 1.0
+    if settings.optimizer == "scheduled":
+        options["total_steps"] = settings.max_steps
     if "cpr" not in settings.optimizer:
         groups = [{"params": g["params"], "weight_decay": weight_decay if g["regularize"] else 0.0} for g in groups]
     if settings.optimizer in ("adam", "adamw", "sgd", *RIVALS):

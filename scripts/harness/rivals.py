@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from nnunet_cpr.schedules import warmup_cosine_lr
+
 Groups = list[dict[str, Any]]
 
 
@@ -66,11 +68,9 @@ class AWD(Rival):
         """Shrink the weights."""
         if not tensors:
             return
-        gradients, weights = (
-            torch.stack([one.square().sum() for one in some]).sum().sqrt()
-            for some in ([tensor.grad for tensor in tensors], tensors)
-        )
-        decay = 0.1 * group.get("decay", 0.0) + 0.9 * group["strength"] * gradients / (weights + 1e-8)
+        gradients = [tensor.grad for tensor in tensors if tensor.grad is not None]
+        ratio = _norm(gradients) / (_norm(tensors) + 1e-8)
+        decay = 0.1 * group.get("decay", 0.0) + 0.9 * group["strength"] * ratio
         group["decay"] = decay
         for tensor in tensors:
             tensor.mul_(1 - group["lr"] * decay)
@@ -91,22 +91,71 @@ class CautiousDecay(Rival):
 
 
 class InitialNorm(Rival):
-    """Each tensor keeps the L2 norm that it was initialized with. Its strength only says whether it does (not 0)."""
+    """The norm of all regularized weights together stays what it was, by scaling all of them after each step.
 
-    def before(self, group: dict[str, Any], tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Return the norms."""
-        return [tensor.norm() for tensor in tensors]
+    It is that of the initial weights times `initial_scale` (Franke et al. 2024, as in the authors' CIFAR100 script).
+    The strength only says whether it is done (not 0).
+    """
 
-    def after(self, group: dict[str, Any], tensors: list[torch.Tensor], before: list[torch.Tensor]) -> None:
-        """Rescale to the first norm."""
-        for tensor, norm in zip(tensors, before, strict=True):
-            # Kept only now: Adam takes a tensor with a state for one that it has seen.
-            first = self.state[tensor].setdefault("initial_norm", norm)
-            tensor.mul_(first / tensor.norm().clamp(min=1e-12))
+    def __init__(self, params: Groups, initial_scale: float = 1.0, **options: Any) -> None:
+        """Scale the weights."""
+        super().__init__(params, **options)
+        with torch.no_grad():
+            for group in self.param_groups:
+                if group["strength"]:
+                    for tensor in group["params"]:
+                        tensor.mul_(initial_scale)
+
+    def before(self, group: dict[str, Any], tensors: list[torch.Tensor]) -> None:
+        """Keep the first norm."""
+        if "norm" not in group:
+            group["norm"] = _norm(group["params"])
+
+    def after(self, group: dict[str, Any], tensors: list[torch.Tensor], before: None) -> None:
+        """Scale to the first norm."""
+        scale = group["norm"] / _norm(group["params"]).clamp(min=1e-12)
+        for tensor in group["params"]:
+            tensor.mul_(scale)
 
 
-RIVALS = {"adadecay": AdaDecay, "awd": AWD, "cautious": CautiousDecay, "initialnorm": InitialNorm}
+class ScheduledDecay(torch.optim.AdamW):
+    """AdamW whose weight decay falls to a tenth of its peak, with half a cosine over the whole training.
+
+    As the authors of CPR compare with (Franke et al. 2024, their script for CIFAR100).
+
+    Args:
+        params: groups, whose `weight_decay` is the peak.
+        total_steps: of the training.
+        options: of AdamW.
+    """
+
+    def __init__(self, params: Groups, total_steps: int, **options: Any) -> None:
+        """Keep the peaks in the groups, where checkpoints have them."""
+        super().__init__(params, **options)
+        for group in self.param_groups:
+            group.update(peak_weight_decay=group["weight_decay"], steps_done=0, total_steps=total_steps)
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Do one step."""
+        for group in self.param_groups:
+            peak, step = group["peak_weight_decay"], group["steps_done"]
+            group["weight_decay"] = warmup_cosine_lr(step, peak, 0, group["total_steps"])
+            group["steps_done"] = step + 1
+        return super().step(closure)
+
+
+RIVALS = {
+    "adadecay": AdaDecay,
+    "awd": AWD,
+    "cautious": CautiousDecay,
+    "initialnorm": InitialNorm,
+    "scheduled": ScheduledDecay,
+}
 """By the name that `--optimizer` takes."""
+
+
+def _norm(tensors: list[torch.Tensor]) -> torch.Tensor:
+    return torch.stack([tensor.square().sum() for tensor in tensors]).sum().sqrt()
 
 
 def _with_gradients(group: dict[str, Any]) -> list[torch.Tensor]:

@@ -93,7 +93,8 @@ class Run:
         if self.settings.resume:
             self._load(self.folder / CHECKPOINT_FILE)
         if self.main:
-            self._metrics = Table(self.folder / METRICS_FILE, self._columns, self.first_step)
+            # A training that begins again makes the row of step 0 again.
+            self._metrics = Table(self.folder / METRICS_FILE, self._columns, self.first_step or -1)
             if hasattr(optimizer, "constraints"):
                 columns = ("tensor", "reg", "kappa", "lagmul")
                 self._trace = Table(self.folder / TRACE_FILE, columns, self.first_step, words=("tensor",))
@@ -132,6 +133,15 @@ class Run:
     def mean(self, value: Tensor) -> Tensor:
         """The mean of a value over all processes."""
         return self.accelerator.reduce(value.detach(), "mean")
+
+    def evaluate_first(self, evaluate: Callable[[], dict[str, float]]) -> None:
+        """Note, as of step 0, what a pretrained model can do before its first step here."""
+        if self.first_step == 0:
+            values = evaluate()
+            if self.main:
+                self._metrics.add([{"step": 0, **values}])
+                self._tracker.log(values, 0)
+                print("before training: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
 
     def steps(self) -> Iterator[int]:
         """The 0-based steps that are left, with a progress bar on a terminal."""
@@ -218,14 +228,15 @@ class Run:
         raise ValueError(f"stopped: {reason}; {kept}. Try a lower learning rate, more warmup, or another precision")
 
     def _save(self, done: int) -> None:
-        if not all(bool(tensor.isfinite().all()) for tensor in self._model.state_dict().values()):
+        model = _state_without_frozen(self._model)
+        if not all(bool(tensor.isfinite().all()) for tensor in model.values()):
             self._stop(f"a weight was not finite after step {done}")
         if not self.main:
             return
         scaler = self.accelerator.scaler
         state = {
             "script": self.script, "settings": self.settings.to_json(), "step": done,
-            "model": self._model.state_dict(), "optimizer": self._optimizer.state_dict(),
+            "model": model, "optimizer": self._optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
             "average": self._average.state_dict() if self._average else None,
         }  # fmt: skip
@@ -267,7 +278,7 @@ class Run:
                 f"{path} is of another run: its {name} is {settings.get(name)}, this run's is {mine[name]}"
             )
         try:
-            self._model.load_state_dict(state["model"])
+            self._model.load_state_dict({**_frozen_state(self._model), **state["model"]})
             self._optimizer.load_state_dict(state["optimizer"])
             if self._average:
                 self._average.load_state_dict(state["average"])
@@ -278,6 +289,17 @@ class Run:
         if not 0 < step <= self.settings.max_steps:
             raise ValueError(f"{path} is of step {step}, but the run has {self.settings.max_steps} steps")
         self.first_step = step
+
+
+def _frozen_state(model: nn.Module) -> dict[str, Tensor]:
+    """The weights that no training changes; they come from where the model came from."""
+    frozen = {name for name, param in model.named_parameters(remove_duplicate=False) if not param.requires_grad}
+    return {name: tensor for name, tensor in model.state_dict().items() if name in frozen}
+
+
+def _state_without_frozen(model: nn.Module) -> dict[str, Tensor]:
+    frozen = _frozen_state(model)
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
 
 
 def _check_folder(folder: Path) -> None:

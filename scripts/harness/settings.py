@@ -23,7 +23,8 @@ OPTIMIZERS = {
     "amos": (),
     "awd": (*ADAM, "weight_decay"),
     "cautious": (*ADAM, "weight_decay"),
-    "initialnorm": ADAM,
+    "initialnorm": (*ADAM, "initial_scale"),
+    "scheduled": (*ADAM, "weight_decay"),
     "sgd": (*SGD, "weight_decay"),
     "sgdcpr": (*SGD, *CPR),
 }
@@ -58,11 +59,12 @@ class Settings:
 
     optimizer: str = setting(
         "adamcpr",
-        "the optimizer; adadecay, adamc, amos, awd, cautious and initialnorm are what CPR competes with",
+        "the optimizer; adadecay, adamc, amos, awd, cautious, initialnorm and scheduled are what CPR competes with",
         choices=OPTIMIZERS,
     )
     lr: float = setting(1e-3, "peak learning rate", least=0)
-    weight_decay: float = setting(0.1, "of adamw, sgd, adadecay, adamc, awd and cautious", least=0)
+    weight_decay: float = setting(0.1, "of adamw, sgd, adadecay, adamc, awd, cautious and scheduled", least=0)
+    initial_scale: float = setting(1.0, "initialnorm: what the initial weights are multiplied by", least=0)
     betas: tuple[float, float] = setting((0.9, 0.999), "of the adams")
     eps: float = setting(1e-8, "of the adams", least=0)
     momentum: float = setting(0.9, "of the sgds", least=0)

@@ -15,6 +15,8 @@ DEFAULT_METRICS = {
     "train_gpt2": "val_perplexity",
     "train_deit": "val_accuracy",
     "train_cifar100": "val_accuracy",
+    "train_clip": "val_accuracy",
+    "train_lora": "val_accuracy",
     "train_grokking": "val_accuracy",
 }
 NOT_EVALUATED = ("train_loss", "lr", "memory_mb")

@@ -38,7 +38,7 @@ IMPORTED = (
     "nnunet_cpr.evaluation.surface.compute", "nnunetv2.dataset_conversion.convert_MSD_dataset",
     "nnunetv2.dataset_conversion.generate_dataset_json", "nnunetv2.evaluation.evaluate_predictions",
     "nnunetv2.imageio.reader_writer_registry", "statsmodels.stats.multitest", "surface_distance", "tifffile",
-    "train_cifar100", "train_deit", "train_gpt2", "train_grokking",
+    "train_cifar100", "train_clip", "train_deit", "train_gpt2", "train_grokking", "train_lora",
 )  # fmt: skip
 
 

@@ -389,6 +389,8 @@ class Settings(World):
                 ("train_gpt2", "GPT2Settings"),
                 ("train_deit", "DeiTSettings"),
                 ("train_cifar100", "CIFAR100Settings"),
+                ("train_clip", "CLIPSettings"),
+                ("train_lora", "LoRASettings"),
                 ("train_grokking", "GrokkingSettings"),
             ]
         )
@@ -396,12 +398,12 @@ class Settings(World):
         self.repeatable = False
         self.checked = True
         values: dict[str, Any] = {
-            "optimizer": rng.choice(["adamcpr", "adamw", "sgd", "adam"]),
+            "optimizer": rng.choice(["adamcpr", "adamw", "sgd", "adam", "scheduled"]),
             "max_steps": rng.choice([100, 5000]),
         }
         values["lr"] = rng.choice([1e-3, 0.1, 3e-4])
         values["seed"] = rng.choice([0, 7, 2**31])
-        if values["optimizer"] in ("adamw", "sgd"):
+        if values["optimizer"] in ("adamw", "sgd", "scheduled"):
             values["weight_decay"] = rng.choice([0.0, 0.1, 1e-4])
         elif values["optimizer"] == "adamcpr":
             values["kappa_init_method"] = rng.choice(["warm_start", "dependent", "uniform"])

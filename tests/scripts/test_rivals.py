@@ -10,7 +10,7 @@ from harness.settings import OPTIMIZERS
 from torch import nn
 from train_gpt2 import GPT2Settings
 
-LR, STRENGTH, STEPS = 0.1, 0.3, 4
+LR, STRENGTH, STEPS, SCALE = 0.1, 0.3, 4, 0.7
 SHAPES = ((3, 4), (5,))
 
 
@@ -52,17 +52,33 @@ def cautious(thetas, gradients):
 
 
 def initialnorm(thetas, gradients):
+    def norm(arrays):
+        return np.sqrt(sum(np.sum(array**2) for array in arrays))
+
+    thetas = [SCALE * theta for theta in thetas]
+    first = norm(thetas)
+    for both in zip(*(adam(theta, of) for theta, of in zip(thetas, gradients, strict=True)), strict=True):
+        thetas = [theta - update for theta, (_, update) in zip(thetas, both, strict=True)]
+        scale = first / norm(thetas)
+        thetas = [theta * scale for theta in thetas]
+    return thetas
+
+
+def scheduled(thetas, gradients):
     found = []
     for theta, of_tensor in zip(thetas, gradients, strict=True):
-        first = np.linalg.norm(theta)
-        for _, update in adam(theta, of_tensor):
-            theta = (theta - update) * first / np.linalg.norm(theta - update)
+        for step, (_, update) in enumerate(adam(theta, of_tensor)):
+            decay = STRENGTH * (0.1 + 0.9 * (1 + np.cos(np.pi * step / STEPS)) / 2)
+            theta = theta * (1 - LR * decay) - update
         found.append(theta)
     return found
 
 
+OPTIONS = {"initialnorm": {"initial_scale": SCALE}, "scheduled": {"total_steps": STEPS}}
+
+
 @pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("reference", [adadecay, awd, cautious, initialnorm], ids=lambda one: one.__name__)
+@pytest.mark.parametrize("reference", [adadecay, awd, cautious, initialnorm, scheduled], ids=lambda one: one.__name__)
 def test_the_published_update(reference, fused):
     rng = np.random.default_rng(0)
     thetas, plain = [rng.normal(size=shape) for shape in SHAPES], rng.normal(size=3)
@@ -72,13 +88,18 @@ def test_the_published_update(reference, fused):
     groups = [{"params": tensors[:2], "weight_decay": STRENGTH}, {"params": tensors[2:], "weight_decay": 0.0}]
 
     def make():
-        return RIVALS[reference.__name__]([dict(group) for group in groups], lr=LR, fused=fused)
+        options = OPTIONS.get(reference.__name__, {})
+        return RIVALS[reference.__name__]([dict(group) for group in groups], lr=LR, fused=fused, **options)
 
     optimizer = make()
     for step in range(STEPS):
         if step == 2:  # resumed
-            state, optimizer = optimizer.state_dict(), make()
+            state, weights = optimizer.state_dict(), [tensor.detach().clone() for tensor in tensors]
+            optimizer = make()
             optimizer.load_state_dict(state)
+            with torch.no_grad():  # as a resumed training does: a new optimizer may change the weights
+                for tensor, weight in zip(tensors, weights, strict=True):
+                    tensor.copy_(weight)
         for tensor, of_tensor in zip(tensors, (*gradients, of_plain), strict=True):
             tensor.grad = torch.tensor(of_tensor[step])
         optimizer.step()

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from harness.parsing import parse
 from harness.settings import CPR
+from train_clip import CLIPSettings
 from train_gpt2 import GPT2Settings
 from train_grokking import GrokkingSettings
+from train_lora import LoRASettings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -179,20 +181,41 @@ def test_a_number_too_large_for_any_machine(tmp_path, number):
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("gpt2/*.yaml")), ids=lambda path: path.stem)
 def test_every_gpt2_config_is_the_papers_setup(path):
     settings = gpt2("--config", str(path))
-    assert (settings.betas, settings.eps, settings.clip_norm, settings.dropout) == ((0.9, 0.99), 1e-9, 1.0, 0.1)
+    of_adam = (None, None) if settings.optimizer == "amos" else ((0.9, 0.99), 1e-9)
+    assert (settings.betas, settings.eps, settings.clip_norm, settings.dropout) == (*of_adam, 1.0, 0.1)
     assert (settings.context, settings.seed, settings.precision) == (1024, 1234, "bf16")
     assert settings.batch_size == 8 * {"s": 32, "m": 24}[settings.size]
     assert settings.warmup_steps == (2500 if "50k" in path.stem else 5000)
     assert path.stem.startswith(settings.size)
     rest = path.stem.split("_")[1:]
-    if settings.optimizer == "adamw":
+    if settings.optimizer in ("adamw", "adadecay", "awd"):
+        assert rest[0] == settings.optimizer
         assert rest[1] == "wd" + path.read_text().split("weight_decay: ")[1].split()[0]
+    elif settings.optimizer == "amos":
+        assert rest == ["amos"]
     elif rest[-1].startswith("ws"):
         assert settings.kappa_init_param == int(rest[-1][2:-1]) * 1000
     elif rest[-1].startswith("mu"):
         assert (settings.kappa_update, settings.kappa_init_param) == (float(rest[-1][2:]), 5000)
     else:
         assert (rest[-1], settings.reg_step_size) == ("ip", 500)
+
+
+@pytest.mark.parametrize(
+    "path", sorted([*CONFIGS.glob("clip/*.yaml"), *CONFIGS.glob("lora/*.yaml")]), ids=lambda path: path.stem
+)
+def test_every_fine_tuning_config_is_what_it_is_called(path):
+    cls, size, warmup = {"clip": (CLIPSettings, "b32", 500), "lora": (LoRASettings, "mistral", 165)}[path.parent.name]
+    settings = parse(cls, "", ["--config", str(path)])
+    assert (settings.size, settings.warmup_steps) == (size, warmup)
+    named, optimizer, rest = path.stem.split("_")
+    assert (named, optimizer) == (size, settings.optimizer)
+    if rest == "ip":
+        assert (settings.kappa_init_method, settings.reg_step_size) == ("inflection_point", warmup // 10)
+    elif rest.startswith("ws"):
+        assert settings.kappa_init_param == int(rest[2:-1]) * warmup
+    else:
+        assert rest == "wd" + path.read_text().split("weight_decay: ")[1].split()[0]
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("grokking/*.yaml")), ids=lambda path: path.stem)
