@@ -55,16 +55,17 @@ def _icd(train_count: int, val_count: int, test: bool) -> Questions:
     for code in dict.fromkeys(icd.get_all_codes()):  # a block of one category is listed by the same code
         if icd.is_category(code):
             categories.setdefault(code[0], []).append(code)
-    train, held_out = list[list[Question]](), list[list[Question]]()
+    train, validation, tested = list[list[Question]](), list[list[Question]](), list[list[Question]]()
     for letter, of_letter in sorted(categories.items()):
         draws.shuffle(of_letter)
         number = len(of_letter) // ONE_HELD_OUT_IN
-        validation, tested, rest = of_letter[:number], of_letter[number : 2 * number], of_letter[2 * number :]
-        for part, chosen in ((held_out, tested if test else validation), (train, rest)):
+        first, second, rest = of_letter[:number], of_letter[number : 2 * number], of_letter[2 * number :]
+        for part, chosen in ((validation, first), (tested, second), (train, rest)):
             codes = [code for category in chosen for code in _most_precise(icd, category)]
             draws.shuffle(codes)
             part.append([_icd_question(icd.get_description(code), letter) for code in codes])
     answers = [f" {letter}" for letter in sorted(categories)]
+    held_out = tested if test else validation
     return Questions(_in_turns(train, train_count), _in_turns(held_out, val_count), answers)
 
 
