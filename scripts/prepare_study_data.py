@@ -18,19 +18,23 @@ from train_clip import DIGITS, DIGITS_SIZE
 
 from nnunet_cpr.files import user_path, write_whole
 
-TEXT_BYTES, BLOCK_BYTES = 60_000, 2_000
-"""Of each part of the text, and of what is in one part without a break."""
+TRAINED_BYTES, HELD_OUT_BYTES, BLOCK_BYTES = 20_000, 60_000, 2_000
+"""Of the text for training, of each other part, and of what is in one part without a break."""
 TRAINED_OF_A_CLASS = 20
 
 
 def make_texts(out: Path) -> None:
-    """Write tuning.txt and final.txt: of Python's documentation of its topics, with half of each for training."""
+    """Write tuning.txt and final.txt: of Python's documentation of its topics, with the first quarter for training."""
     from pydoc_data.topics import topics
 
     text = "\n".join(topics[name] for name in sorted(topics)).encode()
     # Blocks take turns, because topics of one kind stand together.
-    blocks = [text[start : start + BLOCK_BYTES] for start in range(0, 3 * TEXT_BYTES, BLOCK_BYTES)]
-    train, validation, test = (b"".join(blocks[part::3]) for part in range(3))
+    ends = range(BLOCK_BYTES, TRAINED_BYTES + 2 * HELD_OUT_BYTES + 1, BLOCK_BYTES)
+    blocks = [text[end - BLOCK_BYTES : end] for end in ends]
+    turns = ((0,), (1, 3, 5), (2, 4, 6))
+    train, validation, test = (
+        b"".join(block for number, block in enumerate(blocks) if number % 7 in part) for part in turns
+    )
     for name, other in (("tuning", validation), ("final", test)):
         with write_whole(out / f"{name}.txt") as temporary:
             temporary.write_bytes(train + other)

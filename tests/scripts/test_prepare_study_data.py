@@ -2,7 +2,7 @@
 
 import pytest
 from harness.images import load_folder
-from prepare_study_data import BLOCK_BYTES, TEXT_BYTES, TRAINED_OF_A_CLASS, main
+from prepare_study_data import BLOCK_BYTES, HELD_OUT_BYTES, TRAINED_BYTES, TRAINED_OF_A_CLASS, main
 
 
 @pytest.fixture(scope="module")
@@ -12,16 +12,16 @@ def data(tmp_path_factory):
     return out
 
 
-def test_texts_have_one_training_half_and_two_held_out_halves(data):
+def test_texts_have_one_training_part_and_two_held_out_parts(data):
     tuning, final = ((data / "topics" / f"{name}.txt").read_bytes() for name in ("tuning", "final"))
-    assert len(tuning) == len(final) == 2 * TEXT_BYTES
-    assert tuning[:TEXT_BYTES] == final[:TEXT_BYTES]
+    assert len(tuning) == len(final) == TRAINED_BYTES + HELD_OUT_BYTES
+    assert tuning[:TRAINED_BYTES] == final[:TRAINED_BYTES]
     blocks = [
         part[start : start + BLOCK_BYTES]
-        for part in (tuning, final[TEXT_BYTES:])
+        for part in (tuning, final[TRAINED_BYTES:])
         for start in range(0, len(part), BLOCK_BYTES)
     ]
-    assert len(set(blocks)) == len(blocks) == 3 * TEXT_BYTES // BLOCK_BYTES
+    assert len(set(blocks)) == len(blocks) == (TRAINED_BYTES + 2 * HELD_OUT_BYTES) // BLOCK_BYTES
 
 
 @pytest.mark.parametrize("kind", ["new", "old"])
