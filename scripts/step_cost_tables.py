@@ -88,7 +88,10 @@ def whole_step(results: Path) -> str:
     result = read_json(results / "training_steps_cpu.json")
     cells = {(row["network"], row["optimizer"]): row for row in result["rows"]}
     networks, optimizers = (list(dict.fromkeys(row[key] for row in result["rows"])) for key in ("network", "optimizer"))
-    rows = [[name, *(show_overhead(cells[network, name]) for network in networks)] for name in optimizers]
+    rows = [
+        [name, *(show_overhead(cells[network, name]) if (network, name) in cells else "" for network in networks)]
+        for name in optimizers
+    ]
     firsts = [next(row for row in result["rows"] if row["network"] == network) for network in networks]
     header = ["over AdamW, of a whole step", *(f"{row['network']}, batch {row['batch']}" for row in firsts)]
     passes = ", ".join(f"{row['network']} {row['pass_ms'] / 1e3:.1f} s" for row in firsts)
