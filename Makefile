@@ -1,4 +1,4 @@
-# make demo | make test | make test-all | make test-slurm | make lint | make bench | make smollm2: each does its own set-up in .venv
+# make demo | make test | make test-all | make test-slurm | make lint | make docs | make bench | make smollm2: each does its own set-up in .venv
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: install demo test test-all test-slurm lint bench smollm2 clean
+.PHONY: install demo test test-all test-slurm lint docs bench smollm2 clean
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml nnunet_cpr.pth
@@ -33,6 +33,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The documentation as a site in build/site; a link to nothing, or a page that is in no menu, is an error.
+docs: $(INSTALLED)
+	$(BIN)/zensical build --clean --strict
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'

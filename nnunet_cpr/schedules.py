@@ -17,7 +17,7 @@ def warmup_poly_lr(step: int, peak_lr: float, warmup_steps: int, total_steps: in
 def warmup_cosine_lr(step: int, peak_lr: float, warmup_steps: int, total_steps: int, final_share: float = 0.1) -> float:
     """Learning rate of the 0-based step: linear warmup to `peak_lr`, then half a cosine to `final_share * peak_lr`.
 
-    The warmup is that of :func:`warmup_poly_lr`. The first step after it has `peak_lr`; the final value would be
+    The warmup is that of `warmup_poly_lr`. The first step after it has `peak_lr`; the final value would be
     reached at step `total_steps`, one after the last.
     """
     if step < warmup_steps:

@@ -16,7 +16,7 @@ ten times.
 
     python scripts/benchmark_optimizers.py [--device cuda] [--threads 1 2] [--rounds 30] [--json [FOLDER]]
 
-`python scripts/step_cost_tables.py` puts the files of all processors into README.md and docs/reference/step-cost.md.
+`python scripts/step_cost_tables.py` puts the files of all processors into docs/reference/step-cost.md.
 """
 
 import argparse

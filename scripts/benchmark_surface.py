@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -80,11 +81,11 @@ def masks(tasks: list[CaseFiles]) -> Iterator[Case]:
             yield reference == label, prediction == label, spacing
 
 
-def save(function: Callable[[list[CaseFiles]], list[float]], tasks: list[CaseFiles], result: Path) -> None:
+def save(
+    function: Callable[[list[CaseFiles]], list[float]], package: str, tasks: list[CaseFiles], result: Path
+) -> None:
     """Save the seconds that a function takes, and NSD, HD95 and mean surface distance of every case and label."""
-    import monai.metrics  # noqa: F401 (which takes seconds)
-    import surface_distance  # noqa: F401
-
+    import_module(package)  # which takes seconds
     warnings.filterwarnings("ignore", category=FutureWarning)  # MONAI warns of an argument that it passes itself
     torch.set_num_threads(1)
     start = time.perf_counter()
@@ -126,14 +127,15 @@ def ours(tasks: list[CaseFiles], processes: int) -> list[float]:
     return list(surface_metrics(tasks, TOLERANCE_MM, processes)["value"])
 
 
-OPPONENTS = {"monai": monai_loop, "surface-distance": deepmind_loop}
+OPPONENTS = {"monai": (monai_loop, "monai.metrics"), "surface-distance": (deepmind_loop, "surface_distance")}
+"""What calls them, and the package that it needs."""
 
 
 def run(
-    name: str, function: Callable[[list[CaseFiles]], list[float]], tasks: list[CaseFiles], result: Path
+    name: str, function: Callable[[list[CaseFiles]], list[float]], package: str, tasks: list[CaseFiles], result: Path
 ) -> tuple[float, np.ndarray]:
     """Run a function in a process of its own, print what it cost; return seconds and a row a case and label."""
-    gib = measured(save, function, tasks, result).gib
+    gib = measured(save, function, package, tasks, result).gib
     seconds, *values = np.load(result)
     print(f"{name:<45} {seconds:7.1f} s  {gib:6.2f} GiB", flush=True)
     return seconds, np.reshape(values, (-1, len(METRICS)))
@@ -153,15 +155,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         tasks, result = find_tasks(Path(folder), args.cases, args.labels), Path(folder, "values.npy")
         measured(write_cases, tasks, tuple(reversed(args.size)))  # SimpleITK's arrays are z, y, x
-        plain, expected = run(f"plain loop over {args.opponent}", OPPONENTS[args.opponent], tasks, result)
+        plain, expected = run(f"plain loop over {args.opponent}", *OPPONENTS[args.opponent], tasks, result)
         for processes in dict.fromkeys((1, args.processes)):
             (Path(folder) / "predictions" / CACHE_FILE).unlink(missing_ok=True)
             name = f"surface_metrics, up to {processes} process{'es' * (processes > 1)}"
-            seconds, values = run(name, partial(ours, processes=processes), tasks, result)
+            seconds, values = run(name, partial(ours, processes=processes), "monai.metrics", tasks, result)
             off = np.abs(values - expected).max(axis=0)
             differences = ", ".join(f"{name} {value:.1e}" for name, value in zip(METRICS, off, strict=True))
             print(f"    {plain / seconds:.1f} times the plain loop; largest differences: {differences}")
-        run("surface_metrics, cached", partial(ours, processes=args.processes), tasks, result)
+        run("surface_metrics, cached", partial(ours, processes=args.processes), "monai.metrics", tasks, result)
 
 
 if __name__ == "__main__":

@@ -112,21 +112,29 @@ def clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def find_largest_batch(network: str, args: argparse.Namespace, result: Path) -> None:
-    """Write the largest power of two whose step fits the GPU beside the weights, gradients and two optimizers."""
-    device = torch.device(args.device)
-    built = NETWORKS[network](device)
-    optimizers = [build(name, built.model) for name in ("adamw", "adamcpr")]
-    batch = 0
+def find_largest_batch(network: str, optimizer: str, args: argparse.Namespace, result: Path) -> None:
+    """Write the largest power of two whose step fits the GPU beside AdamW's and another optimizer's states; 0: none."""
+    device, batch = torch.device(args.device), 0
     try:
+        built = NETWORKS[network](device)
+        optimizers = [build(name, built.model) for name in ("adamw", optimizer)]
         while True:
             forward_backward(built, args.precision, device, max(1, 2 * batch))
-            for optimizer in optimizers:
-                optimizer.step()
+            for one in optimizers:
+                one.step()
             built.model.zero_grad()
             batch = max(1, 2 * batch)
     except torch.OutOfMemoryError:
         result.write_text(json.dumps(batch))
+
+
+def largest_batch(network: str, args: argparse.Namespace, file: Path) -> int:
+    """Return the largest batch that fits with each of the optimizers."""
+    found = []
+    for optimizer in args.optimizers:
+        measured(find_largest_batch, network, optimizer, args, file)
+        found.append(json.loads(file.read_text()))
+    return min(found)
 
 
 def print_table(rows: list[Row]) -> None:
@@ -164,9 +172,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "row.json")
         for network in args.networks:
-            if args.batch == "largest":
-                measured(find_largest_batch, network, args, file)
-            batch = json.loads(file.read_text()) if args.batch == "largest" else int(args.batch)
+            batch = largest_batch(network, args, file) if args.batch == "largest" else int(args.batch)
+            if not batch:
+                print(f"{network}: not even one example fits", flush=True)
+                continue
             for optimizer in args.optimizers:
                 memory = measured(measure, network, optimizer, args, batch, file).gib
                 rows.append({**json.loads(file.read_text()), "gib": memory})

@@ -1,4 +1,4 @@
-"""Compare runs of train_gpt2.py, train_deit.py, train_cifar100.py or train_grokking.py: a table, and figures.
+"""Compare runs of one of the train_*.py scripts (GPT2, DeiT, CIFAR100, CLIP, LoRA, grokking): a table, and figures.
 
 Runs that differ in their seed only are one setting, and one row. Every value is that of a run's last evaluation.
 

@@ -1,4 +1,4 @@
-"""Writes what the benchmarks have measured, docs/results/*.json, into README.md and docs/reference/step-cost.md.
+"""Writes what the benchmarks have measured, docs/results/*.json, into docs/reference/step-cost.md.
 
 Only what stands between a line `<!-- generated: NAME -->` and the next line `<!-- end -->` is replaced.
 
@@ -15,7 +15,7 @@ from benchmarks.formatting import largest_noise, show_caches, show_overhead, sho
 from nnunet_cpr.files import read_json, write_text
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/reference/step-cost.md")
+PAGES = ("docs/reference/step-cost.md",)
 NOTHING = "Nothing has been measured with this version yet.\n"
 _PART = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 

@@ -9,7 +9,7 @@ continued, so that the same command goes on where it was stopped.
 """
 
 import argparse
-import json
+import importlib
 import os
 import subprocess
 import sys
@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from harness.command import run_script_command
-from harness.parsing import CONFIG_FILE
-from run_comparison.runs import Run, read_run
+from harness.parsing import CONFIG_FILE, parse
+from run_comparison.runs import read_run
 
-from nnunet_cpr.files import user_path, write_text
+from nnunet_cpr.files import read_json, user_path, write_text
 from nnunet_cpr.yaml_files import read_yaml
 
 SCRIPTS = Path(__file__).parent
+DIVERGED_FILE = "diverged.txt"
 KEYS = {"question", "script", "metric", "lower_is_better", "common", "tuning", "final", "seeds", "methods"}
 Flags = dict[str, Any]
 
@@ -76,10 +77,12 @@ def train_all(study: Study, wanted: dict[Path, Flags], jobs: int) -> None:
     """Train what is not finished, several at a time, each with one thread.
 
     Raises:
-        ValueError: a training failed; the message is its own. The others that had begun are finished first.
+        ValueError: settings do not fit the script, or a folder holds a run with others (before anything is trained); a
+            training failed (the others that had begun are finished first). One that diverges is not a failure.
     """
+    commands = {folder: check(study.script, folder, flags) for folder, flags in wanted.items()}
     with ThreadPoolExecutor(jobs) as pool:
-        results = [pool.submit(_train, study.script, folder, flags) for folder, flags in wanted.items()]
+        results = [pool.submit(_train, study, folder, command) for folder, command in commands.items()]
         try:
             for result in results:
                 result.result()
@@ -88,34 +91,62 @@ def train_all(study: Study, wanted: dict[Path, Flags], jobs: int) -> None:
             raise
 
 
-def _train(script: str, folder: Path, flags: Flags) -> None:
-    resumed = (folder / CONFIG_FILE).is_file()
-    if resumed and read_run_if_evaluated(folder):
-        return
-    command = [sys.executable, str(SCRIPTS / f"{script}.py"), "--out", str(folder)]
+def check(script: str, folder: Path, flags: Flags) -> list[str]:
+    """Return the command line's flags of a run. Raises ValueError where they are wrong, or not those of a run there."""
+    module = importlib.import_module(script)
+    cls = next(c for c in vars(module).values() if isinstance(c, type) and getattr(c, "script", None) == script)
+    given = ["--out", str(folder)]
     for name, value in flags.items():
-        flag = "--" + name.replace("_", "-")
-        command += [flag] if value is True else [f"--no-{flag[2:]}"] if value is False else [flag, str(value)]
+        flag = name.replace("_", "-")
+        given += [f"--{flag}"] if value is True else [f"--no-{flag}"] if value is False else [f"--{flag}", str(value)]
+    try:
+        asked = parse(cls, "", given).to_json()
+    except ValueError as error:
+        raise ValueError(f"{folder.name}: {error}") from error
+    if (folder / CONFIG_FILE).is_file():
+        there = read_json(folder / CONFIG_FILE)["settings"]
+        if differing := [name for name in asked if there.get(name) != asked[name]]:
+            name = differing[0]
+            raise ValueError(
+                f"{folder} holds a run with {name} {there.get(name)}, but the study says {asked[name]}; "
+                "move it away, or name another --out"
+            )
+    return given
+
+
+def _train(study: Study, folder: Path, flags: list[str]) -> None:
+    if (folder / DIVERGED_FILE).exists() or _finished(folder):
+        return
+    resumed = ["--resume"] if (folder / CONFIG_FILE).is_file() else []
+    command = [sys.executable, str(SCRIPTS / f"{study.script}.py"), *flags, *resumed]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, *(["--resume"] if resumed else [])], env=environment, capture_output=True, text=True
-    )
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise ValueError(f"{folder}: {(done.stderr.strip() or done.stdout).splitlines()[-1]}")
+        lines = (done.stderr.strip() or done.stdout.strip() or f"ended with exit code {done.returncode}").splitlines()
+        if "not finite" not in lines[-1]:
+            raise ValueError(f"{folder}: {lines[-1]}")
+        write_text(folder / DIVERGED_FILE, lines[-1] + "\n")
+        print(f"{folder.name}: diverged", flush=True)
+        return
+    known = read_run(folder).evaluations
+    if study.metric not in known:
+        raise ValueError(f"the metric {study.metric} is none of {study.script}'s: {', '.join(known)}")
     print(f"{folder.name}: done", flush=True)
 
 
-def read_run_if_evaluated(folder: Path) -> Run | None:
-    """Return a finished run, or None."""
+def _finished(folder: Path) -> bool:
     try:
-        run = read_run(folder)
+        return read_run(folder).finished
     except ValueError:
-        return None
-    return run if run.finished else None
+        return False
 
 
 def tune(study: Study, out: Path, jobs: int) -> dict[str, Flags]:
-    """Train every choice of every method once and return each method's best. Writes tuning.csv."""
+    """Train every choice of every method once and return each method's best. Writes tuning.csv.
+
+    Raises:
+        ValueError: as :func:`train_all`; all choices of a method diverged.
+    """
     candidates: list[tuple[str, Flags, Path]] = []
     for method, flags in study.methods.items():
         varied = [name for name, value in flags.items() if isinstance(value, list)]
@@ -125,19 +156,24 @@ def tune(study: Study, out: Path, jobs: int) -> dict[str, Flags]:
     best: dict[str, tuple[float, Flags]] = {}
     lines = ["method,choice,value"]
     for method, choice, folder in candidates:
+        described = ", ".join(f"{name}: {value}" for name, value in choice.items())
+        if (folder / DIVERGED_FILE).exists():
+            lines.append(f'{method},"{described}",diverged')
+            continue
         value = float(read_run(folder).evaluations[study.metric].iloc[-1])
-        lines.append(f'{method},"{json.dumps(choice)[1:-1].replace(chr(34), "")}",{value:.9g}')
+        lines.append(f'{method},"{described}",{value:.9g}')
         cost = value if study.lower_is_better else -value
         if method not in best or cost < best[method][0]:
             best[method] = (cost, choice)
     write_text(out / "tuning.csv", "\n".join(lines) + "\n")
+    if missing := [method for method in study.methods if method not in best]:
+        raise ValueError(f"all choices of {missing[0]} diverged; give it smaller ones")
     return {method: choice for method, (_, choice) in best.items()}
 
 
 def run_study(args: argparse.Namespace) -> None:
     """Tune, train, compare."""
     study, out = read_study(user_path(args.study)), user_path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
     best = tune(study, out, args.jobs)
     wanted = {
         out / "final" / f"{method.replace(' ', '_')}-seed{seed}": {
@@ -150,11 +186,15 @@ def run_study(args: argparse.Namespace) -> None:
         for seed in study.seeds
     }
     train_all(study, wanted, args.jobs)
-    command = [sys.executable, str(SCRIPTS / "compare_runs.py"), *map(str, wanted), "--metric", study.metric]
+    compared = [folder for folder in wanted if not (folder / DIVERGED_FILE).exists()]
+    for folder in wanted.keys() - set(compared):
+        print(f"study_optimizers.py: warning: {folder.name} diverged and is not compared", file=sys.stderr)
+    command = [sys.executable, str(SCRIPTS / "compare_runs.py"), *map(str, compared), "--metric", study.metric]
     outputs = {"csv": "settings.csv", "runs-csv": "runs.csv", "markdown": "table.md", "curves": "curves.png"}
     for flag, name in outputs.items():
         command += [f"--{flag}", str(out / name)]
-    subprocess.run(command, check=True)
+    if subprocess.run(command).returncode:
+        raise ValueError("the runs cannot be compared, see above")
 
 
 def main(argv: list[str] | None = None) -> int:

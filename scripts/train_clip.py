@@ -12,6 +12,7 @@ The paper's ViT-B/32 on ImageNet (a folder with train/ and val/, and in these a 
     torchrun --nproc-per-node 4 scripts/train_clip.py --config configs/clip/b32_adamcpr_ws2x.yaml --data imagenet
 """
 
+import hashlib
 import re
 import shutil
 import sys
@@ -90,7 +91,11 @@ def all_captions(classes: list[str]) -> list[list[str]]:
         from timm.data import ImageNetInfo
 
         info = ImageNetInfo()
-        classes = [info.label_name_to_description(name).split(",")[0] for name in classes]
+        short = [info.label_name_to_description(name).split(",")[0] for name in classes]
+        classes = [  # "crane" is two classes
+            word if short.count(word) == 1 else info.label_name_to_description(name, detailed=True)
+            for word, name in zip(short, classes, strict=True)
+        ]
     return [[template.format(name.replace("_", " ")) for template in TEMPLATES] for name in classes]
 
 
@@ -112,7 +117,9 @@ def load_clip(settings: CLIPSettings, run: "Run") -> tuple[Any, Any]:
             _pretrain(settings, Path(source), run)
         run.accelerator.wait_for_everyone()
     try:
-        return CLIPModel.from_pretrained(source).to(run.device), AutoTokenizer.from_pretrained(source)
+        # In float32 whatever it was saved in: it is trained.
+        clip = CLIPModel.from_pretrained(source, dtype="float32").to(run.device)
+        return clip, AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"no pretrained CLIP can be loaded from {source}: {error}") from error
 
@@ -134,6 +141,14 @@ def image_transform(size: int) -> Any:
     from timm.data import create_transform
 
     return create_transform(size, interpolation="bicubic", crop_pct=1.0, mean=MEAN, std=STD)
+
+
+def checksum(model: "nn.Module") -> str:
+    """Return what tells pretrained models apart, for the record of a run."""
+    weights = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        weights.update(tensor.cpu().numpy().tobytes())
+    return weights.hexdigest()[:16]
 
 
 def build_model(clip: Any, embeddings: "torch.Tensor") -> "nn.Module":
@@ -181,6 +196,7 @@ def train(settings: CLIPSettings) -> None:
     if s.batch_size % run.accelerator.num_processes:
         raise ValueError(f"batch_size {s.batch_size} cannot be divided into {run.accelerator.num_processes} processes")
     clip, tokenizer = load_clip(s, run)
+    about["pretrained"] = checksum(clip)
     size = clip.config.vision_config.image_size
     augmented = create_transform(
         size, is_training=True, scale=(s.crop_scale, 1.0), ratio=(1.0, 1.0), hflip=s.hflip, color_jitter=None,

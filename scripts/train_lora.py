@@ -91,6 +91,7 @@ def train(settings: LoRASettings) -> None:
     if len(questions.train) < s.batch_size:
         raise ValueError(f"{len(questions.train)} training questions are too few for a batch of {s.batch_size}")
 
+    import peft  # noqa: F401 (that it is missing is noticed before the model is loaded)
     import torch
     from harness.answers import Encoder, answer_loss
     from harness.optimizers import build_optimizer, set_lr
@@ -103,7 +104,7 @@ def train(settings: LoRASettings) -> None:
         raise ValueError(f"batch_size {s.batch_size} cannot be divided into {processes} processes")
     model, tokenizer = load_language_model(s.size, s.precision)
     encoder = Encoder(tokenizer, questions.answers, s.context)
-    old = old_sequences(encoder.tokens(old_text), s)[rank::processes]
+    old = [encoder.start + part for part in old_sequences(encoder.tokens(old_text), s)][rank::processes]
     model = add_lora(model, s).to(run.device)
     model, optimizer = run.prepare(model, build_optimizer(model, s))
     at_once = max(1, s.batch_size // processes)

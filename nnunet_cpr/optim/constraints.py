@@ -13,9 +13,9 @@ from nnunet_cpr.optim.settings import is_regularized, param_name
 
 
 class Constraint(NamedTuple):
-    """The constraint R(theta) <= kappa of one tensor, as it stands now. See :meth:`CPR.constraints`.
+    """The constraint R(theta) <= kappa of one tensor, as it stands now. See `CPR.constraints`.
 
-    Example:
+    Examples:
         >>> from nnunet_cpr.optim import Constraint
         >>> constraint = Constraint("layer.weight", numel=6, reg=2.0, kappa=1.9, lagmul=0.01, flips=False)
         >>> constraint.bounded, constraint.active

@@ -19,12 +19,12 @@ def cpr(optimizer_class: type[Optimizer]) -> type[CPR]:
         optimizer_class: a class with the interface of torch.optim.Optimizer. Adam and SGD give `AdamCPR` and `SGDCPR`.
 
     Returns:
-        A subclass of :class:`CPR` and `optimizer_class`. It takes the arguments of both, and can be pickled.
+        A subclass of `CPR` and `optimizer_class`. It takes the arguments of both, and can be pickled.
 
     Raises:
         TypeError: not an optimizer class, or LBFGS, which learns from how weights change between its own evaluations.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from nnunet_cpr.optim import cpr
         >>> optimizer = cpr(torch.optim.NAdam)(torch.nn.Linear(3, 2), lr=1e-3)

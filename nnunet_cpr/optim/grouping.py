@@ -56,7 +56,7 @@ def param_groups(model: nn.Module, *, reg_embedding: bool = False) -> list[dict[
     Raises:
         ValueError: the model has no parameter to regularize, or a lazy one that has no shape yet.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from nnunet_cpr.optim import param_groups
         >>> groups = param_groups(torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.LayerNorm(2)))
@@ -89,7 +89,7 @@ def param_table(model: nn.Module, *, reg_embedding: bool = False) -> str:
     Raises:
         ValueError: a lazy parameter has no shape yet.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from nnunet_cpr.optim import param_table
         >>> print(param_table(torch.nn.Linear(3, 2)).splitlines()[-1])

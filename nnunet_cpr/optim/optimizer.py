@@ -41,10 +41,10 @@ FirstStates = list[tuple[Tensor, dict[str, Tensor]]]
 
 
 class CPR(Optimizer):
-    """Mixin that constrains the regularized tensors of the optimizer class after it; see :func:`cpr`.
+    """Mixin that constrains the regularized tensors of the optimizer class after it; see `cpr`.
 
     Args:
-        params: a model (then :func:`param_groups` decides what is regularized), parameters, named parameters or groups.
+        params: a model (then `param_groups` decides what is regularized), parameters, named parameters or groups.
             A group may hold any of the settings below for itself.
         args: the base class's positional arguments, the learning rate first.
         kappa_init_method: how the bound kappa of a tensor is set: a name in `bounds.RULES`, for instance
@@ -71,7 +71,7 @@ class CPR(Optimizer):
         ValueError, RuntimeError: (in `step`, before anything moves) a setting assigned to a group has no meaning; a
             regularized tensor has a sparse gradient.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from nnunet_cpr.optim import AdamCPR
         >>> model = torch.nn.Linear(3, 2)
@@ -174,13 +174,14 @@ class CPR(Optimizer):
         Args:
             closure: evaluates the model and returns the loss. An optimizer that is not torch's gets it as it is: it may
                 evaluate it as often as it likes at any weights, and the constraint step comes last.
-            args, kwargs: the base class's other arguments.
+            *args: the base class's other arguments.
+            **kwargs: the base class's other arguments.
 
         Returns:
             The closure's loss, or what the base class's step returns.
 
         Raises:
-            ValueError, RuntimeError: see :class:`CPR`; nothing has moved then.
+            ValueError, RuntimeError: see `CPR`; nothing has moved then.
         """
         # torch wraps the step of each instantiated class to run hooks. Ours is wrapped already, so not the base's, too.
         base_step = self._stepping.step
@@ -228,7 +229,7 @@ class CPR(Optimizer):
         """Load a state, CPR's settings included. One of the plain base optimizer loads too; CPR then starts afresh.
 
         Args:
-            state_dict: what :meth:`state_dict` has returned. Names, `fused` and `foreach` stay this optimizer's own.
+            state_dict: what `state_dict` has returned. Names, `fused` and `foreach` stay this optimizer's own.
         """
         checkpoint.load(self, super().load_state_dict, state_dict, tuple(self._settings()))
         self._cache.strides.clear()
@@ -403,9 +404,9 @@ class CPR(Optimizer):
 
 
 class AdamCPR(CPR, torch.optim.Adam):
-    """Adam with CPR. By default l2 with Kappa-IP, as in the authors' package. See :class:`CPR` and torch.optim.Adam.
+    """Adam with CPR. By default l2 with Kappa-IP, as in the authors' package. See `CPR` and torch.optim.Adam.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from nnunet_cpr.optim import AdamCPR
         >>> optimizer = AdamCPR(torch.nn.Linear(3, 2), lr=1e-3, reg_step_size=100)
@@ -413,9 +414,9 @@ class AdamCPR(CPR, torch.optim.Adam):
 
 
 class SGDCPR(CPR, torch.optim.SGD):
-    """SGD with CPR. By default l2 with Kappa-WS at 1000 steps (the paper saw Kappa-IP fail here). See :class:`CPR`.
+    """SGD with CPR. By default l2 with Kappa-WS at 1000 steps (the paper saw Kappa-IP fail here). See `CPR`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from nnunet_cpr.optim import SGDCPR
         >>> optimizer = SGDCPR(torch.nn.Linear(3, 2), lr=0.01, momentum=0.99, nesterov=True)

@@ -40,7 +40,7 @@ def with_cpr(trainer: type[nnUNetTrainer], parts: str = "", *, family: str = "nn
     Raises:
         ValueError: the parts cannot be read, or this trainer cannot be combined with a family.
 
-    Example:
+    Examples:
         >>> from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerDA5 import nnUNetTrainerDA5
         >>> from nnunet_cpr.training import with_cpr
         >>> with_cpr(nnUNetTrainerDA5, "ws2000").__name__

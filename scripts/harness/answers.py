@@ -41,6 +41,9 @@ class Encoder:
 
     def __init__(self, tokenizer: Any, answers: list[str], longest: int) -> None:
         self._tokenizer, self._longest = tokenizer, longest
+        first = tokenizer.encode("a")[0]
+        self.start = [first] if first == tokenizer.bos_token_id else []
+        """The token that a text begins with, if the model was pretrained with one."""
         tokens = [self.tokens(answer) for answer in answers]
         columns = zip(*tokens, strict=False)  # as long as the shortest
         self._shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
@@ -57,7 +60,7 @@ class Encoder:
 
     def batch(self, questions: Sequence[Question], device: torch.device) -> Batch:
         """Return the questions with their answers, padded at the end."""
-        prompts = [self.tokens(question.prompt)[-self._longest :] for question in questions]
+        prompts = [self.start + self.tokens(question.prompt)[-self._longest :] for question in questions]
         answers = [self.tokens(question.answer) for question in questions]
         length = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
         inputs = torch.zeros(len(questions), length, dtype=torch.int64)

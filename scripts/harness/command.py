@@ -23,6 +23,11 @@ def run_script_command(program: str, work: Callable[[], None], interrupted: str 
             work()
         except UnicodeEncodeError:  # run_command says what is not text
             raise
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                f"the package {error.name} is missing; pip install -e '.[gpt2,deit,lora,rivals]' in the repository has "
+                "what the scripts need"
+            ) from error
         except (ValueError, OSError) as error:
             where = ""
             if os.environ.get("LOCAL_RANK", "0") != "0":

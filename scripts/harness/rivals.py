@@ -22,6 +22,8 @@ class Rival(torch.optim.Adam):
         super().__init__(
             [{"strength": group.pop("weight_decay", weight_decay), **group} for group in params], **options
         )
+        # As fused Adam it would get gradients times GradScaler's factor, and steps that GradScaler skips.
+        self._step_supports_amp_scaling = False
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -103,19 +105,20 @@ class InitialNorm(Rival):
         with torch.no_grad():
             for group in self.param_groups:
                 if group["strength"]:
-                    for tensor in group["params"]:
+                    for tensor in _not_frozen(group):
                         tensor.mul_(initial_scale)
 
     def before(self, group: dict[str, Any], tensors: list[torch.Tensor]) -> None:
         """Keep the first norm."""
-        if "norm" not in group:
-            group["norm"] = _norm(group["params"])
+        if "norm" not in group and (trained := _not_frozen(group)):
+            group["norm"] = _norm(trained)
 
     def after(self, group: dict[str, Any], tensors: list[torch.Tensor], before: None) -> None:
         """Scale to the first norm."""
-        scale = group["norm"] / _norm(group["params"]).clamp(min=1e-12)
-        for tensor in group["params"]:
-            tensor.mul_(scale)
+        if trained := _not_frozen(group):
+            scale = group["norm"] / _norm(trained).clamp(min=1e-12)
+            for tensor in trained:
+                tensor.mul_(scale)
 
 
 class ScheduledDecay(torch.optim.AdamW):
@@ -132,6 +135,7 @@ class ScheduledDecay(torch.optim.AdamW):
     def __init__(self, params: Groups, total_steps: int, **options: Any) -> None:
         """Keep the peaks in the groups, where checkpoints have them."""
         super().__init__(params, **options)
+        self._step_supports_amp_scaling = False  # or steps that GradScaler skips would count
         for group in self.param_groups:
             group.update(peak_weight_decay=group["weight_decay"], steps_done=0, total_steps=total_steps)
 
@@ -156,6 +160,10 @@ RIVALS = {
 
 def _norm(tensors: list[torch.Tensor]) -> torch.Tensor:
     return torch.stack([tensor.square().sum() for tensor in tensors]).sum().sqrt()
+
+
+def _not_frozen(group: dict[str, Any]) -> list[torch.Tensor]:
+    return [tensor for tensor in group["params"] if tensor.requires_grad]
 
 
 def _with_gradients(group: dict[str, Any]) -> list[torch.Tensor]:

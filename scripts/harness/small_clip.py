@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, normalize
 from harness.batches import step_batch
 from harness.byte_tokenizer import VOCAB_SIZE, byte_tokenizer
 
-WIDTH, LAYERS, HEADS, PATCH, LONGEST_CAPTION = 64, 2, 4, 4, 32
+WIDTH, LAYERS, HEADS, PATCH, LONGEST_CAPTION = 64, 2, 4, 4, 64
 STEPS, BATCH, PEAK_LR, WARMUP = 300, 64, 1e-3, 30
 
 
@@ -68,10 +68,11 @@ def contrastive_loss(logits: Tensor, labels: Tensor) -> Tensor:
 @torch.no_grad()
 def class_embeddings(clip: Any, tokenizer: Any, captions: Sequence[Sequence[str]]) -> Tensor:
     """Return each class's direction in CLIP's space, the mean of its captions': (classes, dimension), of norm 1."""
-    device = clip.text_projection.weight.device
+    device, longest = clip.text_projection.weight.device, clip.config.text_config.max_position_embeddings
     found = []
     for texts in captions:
-        tokens = tokenizer(list(texts), padding=True, return_tensors="pt").to(device)
+        tokens = tokenizer(list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt")
+        tokens = tokens.to(device)
         embeddings = normalize(clip.get_text_features(**tokens).pooler_output, dim=-1)
         found.append(normalize(embeddings.mean(dim=0), dim=-1))
     return torch.stack(found)

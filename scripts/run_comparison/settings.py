@@ -14,10 +14,13 @@ from nnunet_cpr.optim.bounds import RULES
 from run_comparison.runs import Run
 
 NO_DIFFERENCE = (
-    "seed", "log_every", "eval_every", "trace_every", "checkpoint_every", "workers", "accumulate",
+    "seed", "log_every", "eval_every", "trace_every", "checkpoint_every", "workers", "accumulate", "pretrained",
 )  # fmt: skip
-"""What the result of a training does not depend on, but for chance."""
-MEASUREMENT = ("data", "val_share", "eval_sequences", "context", "modulus", "train_share")
+"""What the result of a training does not depend on, but for chance; a pretrained model has a checksum in `data`."""
+MEASUREMENT = (
+    "data", "val_share", "eval_sequences", "context", "modulus", "train_share", "old_data", "questions",
+    "val_questions", "test", "old_text", "old_sequences",
+)  # fmt: skip
 """What metrics are measured on."""
 _NAMED_FIRST = ("optimizer", "weight_decay", "kappa_init_method", "kappa_init_param")
 _OF_SOME_OPTIMIZERS = frozenset(applicable_only(()))

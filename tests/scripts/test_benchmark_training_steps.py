@@ -71,5 +71,12 @@ def test_the_largest_batch_is_the_last_that_fitted(tmp_path, monkeypatch, args):
 
     monkeypatch.setitem(benchmark.NETWORKS, "tiny", tiny)
     monkeypatch.setattr(benchmark, "forward_backward", passes)
-    benchmark.find_largest_batch("tiny", args, tmp_path / "batch.json")
+    benchmark.find_largest_batch("tiny", "awd", args, tmp_path / "batch.json")
     assert json.loads((tmp_path / "batch.json").read_text()) == 8
+
+    def too_large(device):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setitem(benchmark.NETWORKS, "tiny", too_large)
+    benchmark.find_largest_batch("tiny", "awd", args, tmp_path / "batch.json")
+    assert json.loads((tmp_path / "batch.json").read_text()) == 0

@@ -89,6 +89,16 @@ def test_captions_name_imagenets_numbers_and_folders_in_words():
     assert tench[0] == "a photo of the tench."
     assert "great white shark" in shark[1]
     assert all_captions(["brown_bear", "n01440764"])[0][0] == "a photo of the brown bear."
+    bird, machine = all_captions(["n02012849", "n03126707"])  # both are "crane" first
+    assert bird != machine
+
+
+def test_names_of_any_length_and_script_are_classes(pretrained):
+    from transformers import AutoTokenizer, CLIPModel
+
+    clip, tokenizer = CLIPModel.from_pretrained(pretrained), AutoTokenizer.from_pretrained(pretrained)
+    embeddings = class_embeddings(clip, tokenizer, all_captions(["西瓜" * 30, "golden_retriever_of_my_neighbor" * 3]))
+    torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(2))
 
 
 def test_the_new_images_are_the_old_ones_changed_and_none_is_trained_and_validated_with():

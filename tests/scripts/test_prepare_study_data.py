@@ -1,4 +1,4 @@
-"""scripts/prepare_study_data.py: one training part, and two held-out parts that share nothing with it or each other."""
+"""scripts/prepare_study_data.py: one training part, and two held-out parts, cut from different places."""
 
 import pytest
 from harness.images import load_folder

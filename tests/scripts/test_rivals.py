@@ -109,6 +109,29 @@ def test_the_published_update(reference, fused):
     assert tensors[2].detach().numpy() == pytest.approx(undecayed, rel=1e-9)
 
 
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("name", RIVALS)
+def test_with_a_grad_scaler_steps_are_those_without_one_and_overflows_are_skipped(name, fused):
+    options = {"scheduled": {"total_steps": 5}}.get(name, {})
+
+    def trained(scaler):
+        weight = torch.nn.Parameter(torch.linspace(-1, 1, 6).view(2, 3))
+        optimizer = RIVALS[name]([{"params": [weight], "weight_decay": STRENGTH}], lr=LR, fused=fused, **options)
+        for step in range(4):
+            loss = (weight * (torch.inf if step == 2 and scaler else step + 1.0)).square().sum()
+            if scaler:
+                scaler.scale(loss).backward()
+                scaler.step(optimizer)
+                scaler.update()
+            elif step != 2:
+                loss.backward()
+                optimizer.step()
+            optimizer.zero_grad()
+        return weight.detach()
+
+    torch.testing.assert_close(trained(torch.amp.GradScaler("cpu")), trained(None), rtol=1e-5, atol=1e-6)
+
+
 def test_corrected_weight_decay_falls_with_the_square_of_the_learning_rate():
     """Against the update in NumPy, while the learning rate falls."""
     rng = np.random.default_rng(0)

@@ -76,8 +76,39 @@ def test_a_training_that_fails_is_named(tmp_path, capsys):
     assert main([str(path), "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "adamw-weight_decay0.0-lr0.001: train_grokking.py: " in error
+    assert "tuning/adamw-weight_decay0.0-lr0.001: train_grokking.py: " in error
     assert "train_share" in error
+
+
+def test_a_folder_with_a_run_of_other_settings_is_not_taken_for_the_one_that_is_wanted(tmp_path, capsys):
+    path, out = written(tmp_path), tmp_path / "out"
+    assert main([str(path), "--out", str(out)]) == 0
+    capsys.readouterr()
+    written(tmp_path, STUDY.replace("hidden: 32", "hidden: 16"))
+    assert main([str(path), "--out", str(out)]) == 2
+    assert "holds a run with hidden 32, but the study says 16; move it away" in capsys.readouterr().err
+
+
+def test_a_choice_that_diverges_is_the_worst_and_is_not_tried_again(tmp_path, capsys, monkeypatch):
+    text = STUDY.replace("weight_decay: [0.0, 1.0], lr: [0.001, 0.1]", "lr: [0.001, 1.0e+36]")
+    path, out = written(tmp_path, text), tmp_path / "out"
+    assert main([str(path), "--out", str(out)]) == 0
+    values = [row["value"] for row in table(out / "tuning.csv")]
+    assert values[1] == "diverged"
+    assert float(values[0]) > 0
+    assert len(table(out / "runs.csv")) == 4
+    assert main([str(path), "--out", str(out)]) == 0
+    assert capsys.readouterr().out.count("diverged") == 1
+
+
+def test_a_child_without_a_last_word_and_a_wrong_metric_are_one_line(tmp_path, capsys, monkeypatch):
+    path = written(tmp_path, STUDY.replace("metric: val_loss", "metric: val_los"))
+    assert main([str(path), "--out", str(tmp_path / "out")]) == 2
+    assert "the metric val_los is none of train_grokking's: val_loss, val_accuracy" in capsys.readouterr().err
+    died = study_optimizers.subprocess.CompletedProcess([], -9, "", "")
+    monkeypatch.setattr(study_optimizers.subprocess, "run", lambda *_, **__: died)
+    assert main([str(path), "--out", str(tmp_path / "other")]) == 2
+    assert "ended with exit code -9" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def use(name: str | None) -> Iterator[None]:
     Raises:
         ValueError: no such backend.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from nnunet_cpr.optim import AdamCPR, fused
         >>> optimizer = AdamCPR(torch.nn.Linear(2, 2), lr=1e-3)
