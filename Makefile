@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: install demo test test-all test-slurm lint docs bench smollm2 clean
+.PHONY: install demo test test-all test-lowest test-wheel test-slurm lint docs bench smollm2 clean
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml nnunet_cpr.pth
@@ -22,6 +22,23 @@ test: $(INSTALLED)
 
 test-all: $(INSTALLED)
 	$(PYTEST) $(PYTEST_ARGS)
+
+# With the oldest versions of all dependencies that pyproject.toml allows.
+test-lowest:
+	rm -rf build/lowest && python3 -m venv build/lowest
+	build/lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	build/lowest/bin/uv pip install --quiet --python build/lowest --resolution lowest-direct -e '.[dev]'
+	OMP_NUM_THREADS=1 build/lowest/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(PYTEST_ARGS)
+
+# Builds wheel and sdist, installs the wheel in an environment of its own, and uses it outside the checkout.
+test-wheel:
+	rm -rf dist build/wheel && python3 -m venv build/wheel
+	build/wheel/bin/python -m pip install --quiet --disable-pip-version-check build
+	build/wheel/bin/python -m build --outdir dist
+	build/wheel/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl pytest
+	mkdir build/wheel/tests && cp -r tests/conftest.py tests/reference tests/optim build/wheel/tests
+	cd build/wheel && bin/nnunet-cpr trainers nnUNetTrainerCPR_ws2000 && \
+	bin/python -m pytest -q tests/optim/test_algorithm_reference.py tests/optim/test_resume.py
 
 # As root on Debian or Ubuntu: installs SLURM, starts it on this machine alone, and stops it again.
 test-slurm: $(INSTALLED)
