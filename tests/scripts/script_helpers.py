@@ -53,3 +53,9 @@ def stop_after(monkeypatch, steps):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Run, "end_step", end_step)
+
+
+def run_with_torchrun(script: str, flags: list[str]) -> subprocess.CompletedProcess:
+    """Run a script in two processes of torchrun on the CPU."""
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(ROOT / "scripts" / script))
+    return run_python(*launch, *flags)

@@ -10,7 +10,7 @@ from harness.images import Images, load_digits
 from harness.parsing import make, parse
 from harness.shifted_images import shifted
 from harness.small_clip import class_embeddings, contrastive_loss
-from script_helpers import losses, stop_after
+from script_helpers import losses, run_with_torchrun, stop_after
 from torch.nn.functional import cross_entropy
 from train_clip import (
     DIGITS,
@@ -142,6 +142,15 @@ def test_a_resumed_run_has_the_same_losses(tmp_path, pretrained, monkeypatch):
         train_here(flags(out, pretrained, "--resume"))
         assert losses(out) == losses(tmp_path / "whole")
         assert [row["step"] for row in rows(out)] == [str(step) for step in range(8)]
+
+
+def test_two_processes_train_and_evaluate_as_one(tmp_path, pretrained):
+    train_here(flags(tmp_path / "one", pretrained))
+    done = run_with_torchrun("train_clip.py", flags(tmp_path / "two", pretrained))
+    assert done.returncode == 0, done.stderr
+    for one, two in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
+        for name in ("train_loss", "val_loss", "val_accuracy", "old_accuracy"):
+            assert (two[name] and float(two[name])) == (one[name] and pytest.approx(float(one[name]), rel=1e-3))
 
 
 def test_without_a_pretrained_clip_one_is_trained_whole_or_not_at_all(tmp_path, monkeypatch):

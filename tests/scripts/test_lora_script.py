@@ -13,7 +13,7 @@ from harness.optimizers import build_optimizer
 from harness.parsing import make, parse
 from harness.questions import Question, load_questions
 from harness.rivals import RIVALS
-from script_helpers import losses, stop_after
+from script_helpers import losses, run_with_torchrun, stop_after
 from train_lora import LoRASettings, add_lora, old_sequences, train
 
 CPU = torch.device("cpu")
@@ -203,6 +203,16 @@ def test_a_model_that_was_pretrained_with_a_first_token_gets_it():
     assert batch.inputs.tolist() == [[1, *map(ord, "tion"), *map(ord, "no")]]
     assert batch.deciding.tolist() == [4]
     assert Encoder(byte_tokenizer(), ["yes", "no"], 4).start == []
+
+
+def test_two_processes_train_and_evaluate_as_one(tmp_path):
+    uneven = ["--val-questions", "11", "--old-sequences", "3", "--lora-dropout", "0"]  # dropout differs by process
+    train_here(flags(tmp_path / "one", *uneven))
+    done = run_with_torchrun("train_lora.py", flags(tmp_path / "two", *uneven))
+    assert done.returncode == 0, done.stderr
+    for one, two in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
+        for name in ("train_loss", "val_loss", "val_accuracy", "old_loss"):
+            assert (two[name] and float(two[name])) == (one[name] and pytest.approx(float(one[name]), rel=1e-4))
 
 
 def test_the_old_text_is_read_evenly_and_must_be_long_enough(tmp_path):
