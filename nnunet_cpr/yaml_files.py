@@ -6,6 +6,8 @@ from typing import Any
 
 LARGEST = 100_000
 """Values that a file may hold when all its aliases are written out."""
+DEEPEST = 100
+"""Levels of nesting. Python's own limit depends on who called, and other libraries change it."""
 
 
 def read_yaml(path: Path, texts: bool = False) -> Any:
@@ -17,7 +19,9 @@ def read_yaml(path: Path, texts: bool = False) -> Any:
     import yaml
 
     try:
-        loader = (yaml.BaseLoader if texts else yaml.SafeLoader)(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        check_depth(text)
+        loader = (yaml.BaseLoader if texts else yaml.SafeLoader)(text)
         try:
             node = loader.get_single_node()
             if node is None:
@@ -37,6 +41,18 @@ def read_yaml(path: Path, texts: bool = False) -> Any:
 
 class RepeatedKey(ValueError):
     """A mapping has a key twice."""
+
+
+def check_depth(text: str) -> None:
+    """Raise RecursionError for YAML that is nested more than DEEPEST levels deep, YAMLError where it is no YAML."""
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.BaseLoader):  # which does not recurse, as composing does
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise RecursionError(f"nested more than {DEEPEST} levels deep")
 
 
 def check_size(root: Any) -> None:

@@ -1,9 +1,12 @@
 """YAML as users write it: what is there twice, and what grows, is refused in one line."""
 
+import sys
+
 import pytest
 import yaml
 from damaging import DEEP
 
+from nnunet_cpr.batch.study_file import read_study_file
 from nnunet_cpr.yaml_files import read_yaml
 
 
@@ -35,6 +38,7 @@ def test_good_files_are_read_as_pyyaml_reads_them(file, text):
         ("a: &a [*a]\n", "more than 100000 values"),
         ("a: &a {b: {c: *a}}\n", "more than 100000 values"),
         ("[" * 600, "nested too deeply"),
+        ("[" * 101 + "]" * 101, "nested too deeply"),
         ("a: [\n", "cannot be read"),
     ],
 )
@@ -43,6 +47,21 @@ def test_mistakes_are_one_line(file, text, message):
         with pytest.raises(ValueError, match=message) as error:
             read_yaml(file(text), texts)
         assert "study.yaml" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_nesting_is_limited_the_same_whatever_python_allows(file):
+    limit = sys.getrecursionlimit()
+    for allowed in (limit, 50_000):
+        sys.setrecursionlimit(allowed)
+        try:
+            read_yaml(file("[" * 100 + "]" * 100))
+            for text in ("[" * 101 + "]" * 101, "[" * 5000, "{a: " * 101 + "1" + "}" * 101):
+                with pytest.raises(ValueError, match="nested too deeply"):
+                    read_yaml(file(text))
+                with pytest.raises(ValueError, match="1: nested too deeply"):
+                    read_study_file(file(text))
+        finally:
+            sys.setrecursionlimit(limit)
 
 
 def test_aliases_that_hold_each_other_are_refused_before_anything_is_built(file, monkeypatch):

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from nnunet_cpr.yaml_files import check_depth
+
 
 @dataclass
 class StudyFile:
@@ -104,7 +106,9 @@ def read_study_file(path: Path) -> StudyFile:
     content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     line, node = 1, None
     try:
-        node = yaml.compose(content.decode("utf-8"), Loader=yaml.SafeLoader)
+        text = content.decode("utf-8")
+        check_depth(text)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
         problem = "" if isinstance(node, yaml.MappingNode) else "there are no keys such as datasets and trainers"
     except UnicodeDecodeError as error:
         line, problem = content.count(b"\n", 0, error.start) + 1, "not UTF-8 text"

@@ -17,10 +17,10 @@ PACKAGES = ("torch", "nnunet-cpr", "accelerate", "transformers", "timm", "torchv
 
 
 class Table:
-    """A CSV file with a column `step`, appended and flushed row by row.
+    """A CSV file with a column `step`, to which rows are appended.
 
     Args:
-        path: of the file; what an interrupted run left there is read now, and rewritten by :meth:`open`.
+        path: of the file; what an interrupted run left there is read now, and rewritten by :meth:`begin`.
         columns: besides `step`.
         last_step: rows up to it are kept; what comes after is about to be done again, or was cut off while written.
         words: columns that hold no numbers.
@@ -65,22 +65,17 @@ class Table:
             return False
         return True
 
-    def open(self) -> None:
-        """Write the rows that are kept, and be ready for more."""
+    def begin(self) -> None:
+        """Write the columns' names and the rows that are kept."""
         with write_whole(self._path) as temporary:
             temporary.write_text("\n".join([",".join(self.columns), *self._kept, ""]), encoding="utf-8")
-        self._file = self._path.open("a", newline="", encoding="utf-8")
-        self._writer = csv.DictWriter(self._file, self.columns, lineterminator="\n")
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append rows; numbers have 9 digits, which are a float32 exactly."""
-        for row in rows:
-            self._writer.writerow({k: f"{v:.9g}" if isinstance(v, float) else v for k, v in row.items()})
-        self._file.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        # Opened for each addition, so that no way out of a training leaves it open.
+        with self._path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.columns, lineterminator="\n")
+            writer.writerows({k: f"{v:.9g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
 
 
 def environment() -> dict[str, Any]:

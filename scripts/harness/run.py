@@ -84,7 +84,7 @@ class Run:
     def prepare(
         self, model: nn.Module, optimizer: Optimizer, average: nn.Module | None = None
     ) -> tuple[nn.Module, Optimizer]:
-        """Move to the device, wrap for several processes, load the checkpoint if the run is resumed, open the files.
+        """Move to the device, wrap for several processes, load the checkpoint if the run is resumed, begin the files.
 
         `average` is a copy of the model with averaged weights, or None; its state is saved and loaded with the rest.
         """
@@ -110,7 +110,7 @@ class Run:
             start |= {"data": self._data, **environment()}
             write_start(self.folder / CONFIG_FILE, self.script, self.settings.to_json(), start)
             for table in self._tables():
-                table.open()
+                table.begin()
         self._tracker.start(self.accelerator, self.first_step)
         return wrapped
 
@@ -188,11 +188,9 @@ class Run:
             self._clock, self._clock_step = time.perf_counter(), done
 
     def finish(self) -> None:
-        """Close the files and say where they are."""
+        """Draw the figure and say where the files are."""
         if self.main:
             self._draw()
-            for table in self._tables():
-                table.close()
             print(f"{self.settings.max_steps} steps done; metrics, figure and checkpoint are in {self.folder}")
         self.accelerator.end_training()
 

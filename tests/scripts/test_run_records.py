@@ -11,11 +11,10 @@ def test_rows_after_the_checkpoint_and_a_torn_line_are_dropped(tmp_path, torn):
     path = tmp_path / "metrics.csv"
     path.write_text("step,loss,val\n10,1.5,\n20,1.25,0.5\n30,1,\n" + torn)
     table = Table(path, ["loss", "val"], last_step=20)
-    table.open()
+    table.begin()
     table.add([{"step": 30, "loss": 1 / 3}, {"step": 40, "loss": 2, "val": 1e-12}])
     expected = "step,loss,val\n10,1.5,\n20,1.25,0.5\n30,0.333333333,\n40,2,1e-12\n"
-    assert path.read_text() == expected  # before it is closed: rows must outlive the process
-    table.close()
+    assert path.read_text() == expected
     assert read_table(path) == {
         "loss": [(10, 1.5), (20, 1.25), (30, 0.333333333), (40, 2)],
         "val": [(20, 0.5), (40, 1e-12)],
@@ -24,7 +23,7 @@ def test_rows_after_the_checkpoint_and_a_torn_line_are_dropped(tmp_path, torn):
 
 def test_an_unknown_column_is_an_error(tmp_path):
     table = Table(tmp_path / "m.csv", ["loss"], 0)
-    table.open()
+    table.begin()
     with pytest.raises(ValueError, match="los"):
         table.add([{"step": 1, "los": 2}])
 
