@@ -47,6 +47,12 @@ def job_cores() -> int:
     return max(1, min(counts))
 
 
+def threads_asked_for() -> int | None:
+    """Return what OMP_NUM_THREADS says of the outermost level of parallelism, None if it says nothing."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(asked) if asked.isdecimal() and int(asked) else None
+
+
 def in_parallel(
     function: Callable[[Item], Result],
     items: Sequence[Item],

@@ -22,6 +22,8 @@ class Attempt:
         self._output, self._files, self._job, self._stop = plan.study.output, files, job, stop
         self._locks = [lock]
         self._environment = os.environ | processes(gpus) | {"PYTHONUNBUFFERED": "1"}
+        if plan.study.device == "cpu":
+            self._environment |= threads(plan.threads or job_cores())
         if plan.gpus:
             visible, gpu_locks = take_gpus(plan.gpus, gpus, self._output, job)
             self._locks += gpu_locks
@@ -59,3 +61,13 @@ def processes(gpus: int = 1) -> dict[str, str]:
     """
     cores, assumed = max(1, job_cores() // gpus), {"nnUNet_n_proc_DA": 12, "nnUNet_def_n_proc": 8}
     return {name: str(cores) for name, number in assumed.items() if cores < number and name not in os.environ}
+
+
+def threads(number: int) -> dict[str, str]:
+    """Return what keeps trainings on one CPU out of each other's way. Snakemake gives each job a single thread.
+
+    Our trainers obey OMP_NUM_THREADS. nnU-Net's own trainers and predictions use a thread for each core of the machine;
+    those with nothing to do then at least sleep, instead of keeping a core busy.
+    """
+    wanted = {"OMP_NUM_THREADS": str(number)}
+    return wanted if number >= job_cores() else {"OMP_WAIT_POLICY": "PASSIVE"} | wanted

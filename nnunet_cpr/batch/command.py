@@ -134,7 +134,9 @@ def _run(study: Any, place: Any) -> int:
         print(f"{len(ensembles)} test sets to predict, {len(ensembles) - len(tests)} done before.", flush=True)
     study.output.mkdir(parents=True, exist_ok=True)
     try:
-        code, begin = run_snakemake(Plan(study, place.gpus, place.sbatch), place, Watch(study, [*todo, *tests]))
+        code, begin = run_snakemake(
+            Plan(study, place.gpus, place.sbatch, place.threads), place, Watch(study, [*todo, *tests])
+        )
     except StudyStopped:
         wait_for_jobs(study.output)
         print(f"Stopped. To go on: {shlex.join(['nnunet-cpr', *sys.argv[1:]])}")

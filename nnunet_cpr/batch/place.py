@@ -10,6 +10,7 @@ from pathlib import Path
 from nnunet_cpr.batch.gpus import gpus_here
 from nnunet_cpr.batch.slurm import slurm_arguments
 from nnunet_cpr.files import user_path
+from nnunet_cpr.parallel import job_cores, threads_asked_for
 
 _NO_PROFILES = ["--profile", "none", "--workflow-profile", "none"]
 """Those of the user, or of the current folder, are for other workflows."""
@@ -28,6 +29,8 @@ class Place:
     sbatch: dict[str, list[str]] = field(default_factory=dict)
     """sbatch's options for each kind of job."""
     cluster: bool = False
+    threads: int | None = None
+    """Of each training on this machine's CPU; None elsewhere."""
 
 
 def find_place(args: Namespace, device: str, gpus_per_training: int) -> Place:
@@ -52,7 +55,8 @@ def find_place(args: Namespace, device: str, gpus_per_training: int) -> Place:
     at_once = len(gpus) // gpus_per_training or args.jobs or 1
     # Snakemake's cores only count jobs here; how many processes each starts is its own business.
     arguments = ["--executor", "local", "--cores", str(at_once), "--resources", f"training={at_once}", "measuring=1"]
-    return Place([*arguments, *_NO_PROFILES], signal.SIGTERM, gpus)
+    threads = (threads_asked_for() or max(1, job_cores() // at_once)) if device == "cpu" else None
+    return Place([*arguments, *_NO_PROFILES], signal.SIGTERM, gpus, threads=threads)
 
 
 def check_path(output: Path, args: Namespace) -> None:

@@ -21,12 +21,14 @@ OTHERS = ("snakemake.log", "markers", "records", "logs", "report")
 
 @dataclass(frozen=True)
 class Plan:
-    """A study, the GPUs to share (empty: a CPU, or what the cluster gives) and how many trainings run at once."""
+    """A study, and what its jobs share: the GPUs (empty: a CPU, or what the cluster gives) or this machine's cores."""
 
     study: Study
     gpus: list[str]
     sbatch: dict[str, list[str]] = field(default_factory=dict)
     """sbatch's options for each kind of job, on a SLURM cluster."""
+    threads: int | None = None
+    """Of each training on this machine's CPU."""
 
     @property
     def file(self) -> Path:
@@ -57,8 +59,8 @@ class Plan:
                     *(f"{job_name(run.key)}.trained" for run in ensemble.runs),
                     *(f"{job_name(first.key)}.predicted" for first in before),
                 ]
-        write_json(self.file, {"study": study, "gpus": self.gpus, "sbatch": self.sbatch, "runs": runs,
-                               "ensembles": ensembles})  # fmt: skip
+        write_json(self.file, {"study": study, "gpus": self.gpus, "sbatch": self.sbatch,
+                               "threads": self.threads, "runs": runs, "ensembles": ensembles})  # fmt: skip
 
 
 def job_name(name: str) -> str:
@@ -104,7 +106,8 @@ def read_plan(file: Path) -> Plan:
     """Return what :meth:`Plan.write` wrote."""
     content = read_json(file)
     study = content["study"]
-    return Plan(Study(**study | {"path": Path(study["path"]), "output": Path(study["output"])}), content["gpus"])
+    paths = {"path": Path(study["path"]), "output": Path(study["output"])}
+    return Plan(Study(**study | paths), content["gpus"], threads=content.get("threads"))
 
 
 def find_run(plan: Plan, key: str) -> StudyTraining:

@@ -15,6 +15,7 @@ from nnunet_cpr.files import remove_leftovers
 from nnunet_cpr.training import checkpoints
 from nnunet_cpr.training.checkpoints import BEST, FINAL, LATEST, PREVIOUS, RESUME_ORDER
 from nnunet_cpr.training.stopping import RESUME_ME, Stopped, StopSignals
+from nnunet_cpr.training.threads import limit_threads
 from nnunet_cpr.training.trace import FIGURE_FILE, TRACE_FILE
 
 FINISH = "finish"
@@ -44,6 +45,8 @@ class InterruptibleTrainer(nnUNetTrainer):
     ):
         """Take nnU-Net's arguments."""
         super().__init__(plans, configuration, fold, dataset_json, device=device)  # older trainers take more before it
+        if self.device.type == "cpu":
+            limit_threads()
         self._signals = StopSignals()
         self._pace = checkpoints.Pace()
 

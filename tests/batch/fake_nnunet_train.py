@@ -36,7 +36,8 @@ latest, final = folder / "checkpoint_latest.pth", folder / "checkpoint_final.pth
 
 
 def tell(event: str, **more: object) -> None:
-    content = {"event": event, "fold": f"{model.name}/{args.fold}", "pid": os.getpid(), "gpu": gpu, **more}
+    content = {"event": event, "fold": f"{model.name}/{args.fold}", "pid": os.getpid(), "gpu": gpu,
+               "threads": os.environ.get("OMP_NUM_THREADS"), **more}  # fmt: skip
     with (control / "events.jsonl").open("a") as stream:
         stream.write(json.dumps(content) + "\n")
 

@@ -11,6 +11,7 @@ import pytest
 from batch_helpers import DATASET, plan_cascade
 
 from nnunet_cpr.batch import attempt
+from nnunet_cpr.parallel import job_cores
 
 psutil = pytest.importorskip("psutil", reason="needs nnunet-cpr[batch], which needs Python 3.11")
 PATIENCE = 300  # seconds
@@ -34,6 +35,15 @@ def test_a_study_runs_ends_with_its_report_and_is_not_done_again(world):
     assert second.returncode == 0, second.stderr
     assert "4 trainings, 4 done before" in second.stdout
     assert world.events() == begun
+
+
+@pytest.mark.parametrize(("jobs", "asked"), [(1, ""), (2, ""), (2, "3")])
+def test_trainings_on_a_cpu_share_its_cores(world, jobs, asked):
+    study = world.study(trainers=TWO, folds="[0]")
+    done = world.batch(study, "--jobs", jobs, OMP_NUM_THREADS=asked)
+    assert done.returncode == 0, done.stderr
+    expected = asked or str(max(1, job_cores() // jobs))
+    assert {entry["threads"] for entry in world.events("begin")} == {expected}
 
 
 def test_several_plans_and_configurations_have_a_report_each(world):

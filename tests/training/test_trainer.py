@@ -33,6 +33,17 @@ def log(trainer):
         return file.read()
 
 
+@pytest.mark.parametrize(
+    ("asked", "cores", "expected"), [("", 1, 1), ("", 64, 4), ("2", 1, 2), ("3,2", 64, 3), ("64", 1, 4), ("0", 1, 1)]
+)
+def test_threads_are_those_asked_for_or_of_the_job_and_never_more(nnunet, monkeypatch, asked, cores, expected):
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    monkeypatch.setattr("nnunet_cpr.training.threads.job_cores", lambda: cores)
+    torch.set_num_threads(4)  # as nnU-Net does on a machine of four cores; the fixture one_thread undoes it
+    make_trainer(nnunet, "nnUNetTrainerCPR_on_nnUNetTrainerNoDA")
+    assert torch.get_num_threads() == expected
+
+
 def batch(nnunet, seed=0, regions=None):
     """A random batch of the tiny configuration, with its two deep supervision targets."""
     generator = torch.Generator().manual_seed(seed)
