@@ -190,8 +190,8 @@ def read_json(path: Path) -> Any:
 def remove_leftovers(folder: Path, names: Collection[str] = ()) -> None:
     """Remove the temporary files of :func:`write_whole` in a folder whose processes are gone.
 
-    Ours are those whose names only we make and that nobody has locked. Version 0.1.0 wrote `names` as `.PROCESS-NAME`,
-    which are removed if that process is gone. Files that only look similar stay.
+    Ours are those whose names only we make and that nobody has locked. The first release candidate wrote `names` as
+    `.PROCESS-NAME`, which are removed if that process is gone. Files that only look similar stay.
     """
     if fcntl is None:
         return

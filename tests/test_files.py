@@ -50,7 +50,7 @@ def test_leftovers_of_dead_processes_are_removed(tmp_path):
         process.wait()
     number = process.pid
     ours = f".nnunet-cpr-{number}-0123456789ab"
-    # As version 0.1.0 named them; in a new container numbers begin anew.
+    # As the first release candidate named them; in a new container numbers begin anew.
     old = {f".{number}-a.pth", f".{os.getpid()}-a.pth"}
     kept = {f".{os.getppid()}-a.pth", ".1-a.pth", "a.pth", ".hidden", f"{number}-a.pth", f".{number}-folder"}
     kept |= {f".{number}-notes.txt", ".nnunet-cpr-notes", f".nnunet-cpr-{number}-notes", f"{ours}-folder"}

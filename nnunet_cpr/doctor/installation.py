@@ -69,7 +69,7 @@ def _python_of(script: Path) -> Path | None:
 
 
 def _leftovers() -> Iterator[Fact]:
-    """Yield what nnunet-cpr 0.1.0 left in nnU-Net's folder, if anything."""
+    """Yield what the first release candidate left in nnU-Net's folder, if anything."""
     folders = [Path(sysconfig.get_path("purelib")) / "nnunetv2"]
     spec = find_spec("nnunetv2")
     folders += [Path(place) for place in (spec.submodule_search_locations or [])] if spec else []

@@ -44,7 +44,7 @@ class TrainerFinder:
                 yield spec
 
     def _find_package(self, *arguments: "Any") -> "ModuleSpec | None":
-        """Pass over the empty folders that nnunet-cpr 0.1.0 left in site-packages, and remove them.
+        """Pass over the empty folders that the first release candidate left in site-packages, and remove them.
 
         Python takes them for a namespace package called nnunetv2, and never asks the finder of an editable nnU-Net.
         """

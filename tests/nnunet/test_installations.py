@@ -258,7 +258,7 @@ def test_in_a_folder_of_pythonpath_with_the_doctors_advice(clone, built, tmp_pat
 
 @pytest.mark.parametrize("uninstalled_first", [False, True])
 def test_upgrade_from_the_files_in_nnunets_folder(uninstalled_first, clone, checkout, tmp_path):
-    """0.1.0 put files into nnU-Net's folder of site-packages, which hid an editable nnU-Net."""
+    """The first release candidate put files into nnU-Net's folder of site-packages, which hid an editable nnU-Net."""
     environment = Environment(tmp_path)
     install_nnunet(environment, clone, "editable")
     before = environment.files()
