@@ -51,9 +51,11 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The documentation as a site in build/site; a link to nothing, or a page that is in no menu, is an error.
+# The documentation as a site in build/site; a link to nothing, a page that is in no menu, or a script or font from the
+# network is an error.
 docs: $(INSTALLED)
 	$(BIN)/zensical build --clean --strict
+	! grep -rnE '(src="|stylesheet" href="|@import url\()https?://' build/site --include=*.html --include=*.css
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
