@@ -19,6 +19,8 @@ from nnunet_cpr.nnunet.paths import needed_folder
 
 def draw(cases: list[str], most: int, validation: int, test: int, seed: int) -> tuple[list[str], list[str], list[str]]:
     """Return cases for training in the order in which datasets get them, for validation, and for the test set."""
+    if min(validation, test) < 0:
+        raise ValueError("--validation and --test must not be negative")
     needed = most + validation + test
     if needed > len(cases):
         raise ValueError(f"{needed} cases are asked for, but there are {len(cases)}")
@@ -55,7 +57,7 @@ def prepare(source: Path, sizes: dict[int, int], validation: int, test: int, see
     ending = description["file_ending"]
     cases = [path.name.removesuffix(ending) for path in (source / "labelsTr").glob(f"*{ending}")]
     train, val, test_cases = draw(cases, max(sizes.values()), validation, test, seed)
-    task = source.name.split("_", 1)[1]
+    task = source.name.partition("_")[2] or source.name
     names = {number: f"Dataset{number:03}_{task}{size}cases" for number, size in sizes.items()}
     for name in names.values():
         for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
