@@ -232,7 +232,7 @@ class CPR(Optimizer):
             state_dict: what `state_dict` has returned. Names, `fused` and `foreach` stay this optimizer's own.
         """
         checkpoint.load(self, super().load_state_dict, state_dict, tuple(self._settings()))
-        self._cache.strides.clear()
+        self._cache.layouts.clear()
 
     def _gradients_have_a_graph(self) -> bool:
         """Return whether gradients can be differentiated, which they cannot once a weight has moved."""
@@ -291,9 +291,9 @@ class CPR(Optimizer):
                 if self.defaults.get("fused", False) is None:
                     set_fused(self, None)  # torch's fused steps take no sparse gradients
             elif group.get("fused") and not torch.compiler.is_compiling():
-                strides = [p.stride() for p in group["params"]]
-                if self._cache.strides.get(index) != strides:
-                    self._cache.strides[index] = strides
+                layouts = [(p.stride(), p.dtype) for p in group["params"]]
+                if self._cache.layouts.get(index) != layouts:
+                    self._cache.layouts[index] = layouts
                     check_fused(self, group)
                     fit_states(group["params"], self.state)
                 fit_gradients(with_gradient)

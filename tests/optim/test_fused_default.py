@@ -152,6 +152,49 @@ def test_gaps_with_fused_asked_for_are_refused():
     assert torch.equal(p.detach(), before)
 
 
+HALF = [torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize("name", ["Adam", "SGD"])
+def test_half_precision_weights_are_updated_whole(name, dtype, later):
+    """Before torch 2.14, its fused SGD on a CPU leaves out all whole SIMD blocks of such weights."""
+    start = torch.linspace(-1, 1, 11 * 13).view(11, 13)
+    ends = []
+    for flags in ({}, {"fused": False}):
+        p = torch.nn.Parameter(start.clone() if later else start.to(dtype))
+        opt = make(name, [p], rule="dependent", lr=0.25, **flags)
+        if later:
+            p.data = p.data.to(dtype)
+        for step in range(4):
+            p.grad = torch.cos(start + step).to(dtype)
+            opt.step()
+        ends.append(p.detach().double())
+    assert (ends[1] - start).abs().min() > 0
+    torch.testing.assert_close(*ends, rtol=0, atol=8 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_where_torch_leaves_out_half_precision(monkeypatch, dtype):
+    monkeypatch.setattr("nnunet_cpr.optim.fused.default._SGD_LEAVES_OUT_HALF", True)
+    half, single = torch.nn.Parameter(torch.ones(4, 8, dtype=dtype)), matrix(4, 8)
+    fused = [
+        opt.param_groups[0]["fused"] for opt in (SGDCPR([half], **LR), AdamCPR([half], **LR), SGDCPR([single], **LR))
+    ]
+    assert fused == [None, True, True]
+    opt = SGDCPR([half], fused=True, **LR)
+    half.grad = torch.ones_like(half)
+    with pytest.raises(ValueError, match=rf"a weight is {str(dtype)[6:]}, and torch .* does not update such weights"):
+        opt.step()
+    assert torch.equal(half.detach(), torch.ones(4, 8, dtype=dtype))
+    opt = SGDCPR([single], **LR)
+    single.data, single.grad = single.data.to(dtype), None
+    single.grad = torch.ones_like(single)
+    opt.step()
+    assert opt.param_groups[0]["fused"] is None
+
+
 def test_a_weight_that_gets_gaps_later():
     (p,), (twin,) = ([matrix(4, 6)] for _ in range(2))
     opts = [AdamCPR([w], **LR, **BOUND, **flags) for w, flags in ((p, {}), (twin, {"fused": False}))]

@@ -277,6 +277,8 @@ def test_between_two_steps(event, name, way):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_moved_before_the_first_step(dtype, swapping, name, way):
     """The optimizer was made for weights of another dtype."""
+    if name == "SGD" and dtype == torch.bfloat16 and torch.__version__ < "2.14":
+        way = False  # torch's fused SGD does not update them, and is refused
 
     def make(training):
         optimizer = training.new_optimizer()

@@ -2,7 +2,8 @@
 
 On a CPU torch's fused optimizers go through memory in order, whatever the strides. So a gradient or a state laid out
 differently from its weight, or a weight with gaps, gives wrong weights silently. Autograd makes gradients that fit.
-Other code and loaded states may not.
+Other code and loaded states may not. Before torch 2.14, fused SGD on a CPU also left most of a bfloat16 or float16
+weight as it was (pytorch issue 191763).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,8 @@ from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 _WHOLE = (Tensor, torch.nn.Parameter)
 _SHARDED = (torch.optim.Adam,)  # torch's fused SGD and Adagrad have no rule for DTensors
 _CPU_ONLY = (torch.optim.Adagrad,)
+_HALF = (torch.bfloat16, torch.float16)
+_SGD_LEAVES_OUT_HALF = torch.__version__ < "2.14"
 
 
 def fuse_by_default(optimizer: Optimizer, base: type[Optimizer], added: Sequence[dict[str, Any]]) -> None:
@@ -43,19 +46,16 @@ def fuse_by_default(optimizer: Optimizer, base: type[Optimizer], added: Sequence
 
 @_disable_dynamo
 def check_fused(optimizer: Optimizer, group: Mapping[str, Any]) -> None:
-    """Give up `fused` where it was our choice and a weight has gaps by now.
+    """Give up `fused` where it was our choice and would give wrong weights by now.
 
     Raises:
         ValueError: it was the user's choice.
     """
-    gaps = [param for param in group["params"] if param.device.type == "cpu" and _has_gaps(param)]
-    if gaps and optimizer.defaults.get("fused", False) is None:
+    wrong = next((reason for param in group["params"] if (reason := _goes_wrong(param, type(optimizer)))), None)
+    if wrong and optimizer.defaults.get("fused", False) is None:
         set_fused(optimizer, None)
-    elif gaps:
-        raise ValueError(
-            f"fused=True, but a weight of shape {tuple(gaps[0].shape)} has gaps in memory, which torch's fused "
-            "optimizers on a CPU would not skip; use fused=False, or make the weight contiguous"
-        )
+    elif wrong:
+        raise ValueError(f"fused=True, but {wrong}")
 
 
 def set_fused(optimizer: Optimizer, fused: bool | None) -> None:
@@ -94,6 +94,24 @@ def _fits(tensor: Any, param: Tensor) -> bool:
     return hasattr(param, "placements") or tensor.stride() == param.stride()
 
 
+def _goes_wrong(param: Tensor, optimizer_class: type[Optimizer]) -> str | None:
+    """Return why torch's fused implementation would give a wrong weight and not say so, or None."""
+    if param.device.type != "cpu":
+        return None
+    if _has_gaps(param):
+        return (
+            f"a weight of shape {tuple(param.shape)} has gaps in memory, which torch's fused optimizers on a CPU would "
+            "not skip; use fused=False, or make the weight contiguous"
+        )
+    if _SGD_LEAVES_OUT_HALF and param.dtype in _HALF and issubclass(optimizer_class, torch.optim.SGD):
+        dtype = str(param.dtype).removeprefix("torch.")
+        return (
+            f"a weight is {dtype}, and torch {torch.__version__}'s fused SGD on a CPU does not update such weights; "
+            "use fused=False, or torch 2.14 or later"
+        )
+    return None
+
+
 def _has_gaps(param: Tensor) -> bool:
     return not hasattr(param, "placements") and torch.empty_like(param, device="meta").stride() != param.stride()
 
@@ -118,7 +136,7 @@ def _can_fuse(params: Iterable[Tensor], base: type[Optimizer]) -> bool:
             return False
         if param.device.type not in devices or not param.is_floating_point():
             return False
-        if _has_gaps(param):
+        if _has_gaps(param) or _goes_wrong(param, base):
             return False
         meshes.add(getattr(param, "device_mesh", None))
     return len(meshes) <= 1  # DTensors cannot be mixed with others in one call
