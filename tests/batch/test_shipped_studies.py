@@ -9,7 +9,8 @@ from nnunet_cpr.batch.study import read_study
 from nnunet_cpr.training.settings import family_of, parse
 
 STUDIES = sorted((Path(__file__).parents[2] / "configs" / "segmentation").glob("*.yaml"))
-DATASETS = ["Dataset002_Heart", "Dataset004_Hippocampus", "Dataset017_BTCV", "Dataset082_BraTS2020", "Dataset218_AMOS"]
+DATASETS = ["Dataset002_Heart", "Dataset004_Hippocampus", "Dataset017_BTCV", "Dataset082_BraTS2020", "Dataset218_AMOS",
+            "Dataset408_Hippocampus8cases", "Dataset424_Hippocampus24cases"]  # fmt: skip
 TABLE_J1 = {"btcv": (125_000, 3), "heart": (25_000, 5), "brats2020": (25_000, 5)}
 """Optimizer steps and folds."""
 
