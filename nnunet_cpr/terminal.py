@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any, TextIO
 
 from nnunet_cpr.files import name_file
+from nnunet_cpr.labels import escaped
 
 ADVICE = "free some memory, use fewer processes, or a machine with more"
 _OUT_OF_MEMORY = (
@@ -66,7 +67,7 @@ def run_command(program: str, work: Callable[[], int], interrupted: str = "inter
             text, code = f"error: there is not enough memory; {ADVICE}", 2
         if code == 130 and sys.stderr.isatty():
             print(file=sys.stderr)  # the terminal has shown ^C
-        print(f"{program}: {text}", file=sys.stderr)
+        print("\n".join(escaped(line) for line in f"{program}: {text}".split("\n")), file=sys.stderr)
         return code
 
 

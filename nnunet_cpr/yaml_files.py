@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from nnunet_cpr.files import refuse_pipe
+
 LARGEST = 100_000
 """Values that a file may hold when all its aliases are written out."""
 DEEPEST = 100
@@ -18,6 +20,7 @@ def read_yaml(path: Path, texts: bool = False) -> Any:
     """
     import yaml
 
+    refuse_pipe(path)
     try:
         text = path.read_text(encoding="utf-8")
         check_depth(text)
@@ -33,6 +36,9 @@ def read_yaml(path: Path, texts: bool = False) -> Any:
             loader.dispose()
     except RepeatedKey as error:
         raise ValueError(f"{path}: {error}") from None
+    except yaml.MarkedYAMLError as error:
+        line, problem = line_and_problem(error)
+        raise ValueError(f"{path}:{line}: it cannot be read as YAML: {problem}") from error
     except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a date such as 2020-13-45
         raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     except RecursionError:
@@ -41,6 +47,17 @@ def read_yaml(path: Path, texts: bool = False) -> Any:
 
 class RepeatedKey(ValueError):
     """A mapping has a key twice."""
+
+
+def line_and_problem(error: Any) -> tuple[int, str]:
+    """Return the line of a `yaml.MarkedYAMLError` and what it says, with advice where its own words help nobody."""
+    mark = error.problem_mark or error.context_mark
+    problem = str(error.problem or error.context)
+    if problem.endswith("but got '{'"):  # within [] and {}, braces are YAML's own
+        problem += "; put names with a {placeholder} into quotes"
+    elif "<block end>" in problem:
+        problem += "; check the indentation of this line and of those above"
+    return (mark.line if mark else 0) + 1, problem
 
 
 def check_depth(text: str) -> None:

@@ -85,6 +85,9 @@ def read_study(path: Path, need_data: bool = True) -> Study:
     """
     if unset := [variable for variable in FOLDERS if known_folder(variable) is None]:
         raise ValueError(f"{', '.join(unset)} not set: export them as for every command of nnU-Net")
+    for variable in FOLDERS:
+        if (folder := needed_folder(variable)).exists() and not folder.is_dir():
+            raise ValueError(f"{variable} is {folder}, which is not a folder")
     file = read_study_file(path)
     file.check_keys(KEYS)
     for key in ("datasets", "trainers"):
@@ -196,12 +199,16 @@ def _name_of_file(text: str) -> str:
 def _fold(text: str) -> str:
     if text != "all" and not text.isdecimal():
         raise ValueError(f"the fold {text} is neither a number nor all")
+    if len(text) > 9:
+        raise ValueError(f"the fold {text[:9]}... is too large")
     return str(int(text)) if text.isdecimal() else text
 
 
 def _seed(text: str) -> int:
     if not text.isdecimal():
         raise ValueError(f"the seed {text} is not a whole number")
+    if len(text) > 10:
+        raise ValueError(f"the seed {text[:10]}... is too large")
     return int(text)
 
 

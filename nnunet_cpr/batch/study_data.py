@@ -12,6 +12,7 @@ import yaml
 from nnunet_cpr.batch.study_file import StudyFile
 from nnunet_cpr.datasets.small_plans import CONFIGURATION as SMALL
 from nnunet_cpr.evaluation.readers.nnunet_results import dataset_name
+from nnunet_cpr.evaluation.readers.summary_json import reason_of
 from nnunet_cpr.files import read_json
 from nnunet_cpr.labels import foreground_labels, read_dataset_json
 from nnunet_cpr.nnunet.cascade import CASCADE, FIRST_STAGE, with_first_stages
@@ -66,6 +67,9 @@ def check_description(file: StudyFile, node: yaml.Node, dataset: str, plans: Nam
     # A machine may have only the preprocessed data.
     if path.exists() or (need_data and known and not planned):
         _check_description(file, node, path)
+    copy = needed_folder("nnUNet_preprocessed") / dataset / "dataset.json"  # trainings read this one
+    if copy.exists():
+        _check_description(file, node, copy)
 
 
 def check_plans(
@@ -87,9 +91,10 @@ def check_plans(
         known = [*PLANNED, SMALL]
     else:
         try:
-            known = list(read_json(path)["configurations"].keys())
+            planned = read_json(path)["configurations"]
+            known = [name for name in planned if planned[name].keys()]  # none is anything but a mapping
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            file.complain(node, f"{path} cannot be read ({error!r}); plan {dataset} anew")
+            file.complain(node, f"{path} cannot be read ({reason_of(error)}); plan {dataset} anew")
             return
         known += [SMALL] if "3d_fullres" in known else []
     there = ", ".join(dict.fromkeys(known))
@@ -103,8 +108,8 @@ def check_folds(file: StudyFile, dataset: str, folds: list[tuple[str, yaml.Node]
     """Note every fold that the dataset's split does not have."""
     try:
         number = number_of_folds(dataset)
-    except (OSError, ValueError, TypeError) as error:
-        file.complain(file.nodes["datasets"], f"{_splits_file(dataset)} cannot be read ({error!r})")
+    except (OSError, ValueError) as error:
+        file.complain(file.nodes["datasets"], f"{_splits_file(dataset)} cannot be read ({reason_of(error)})")
         return
     for fold, node in folds:
         if fold != "all" and int(fold) >= number:
@@ -112,9 +117,19 @@ def check_folds(file: StudyFile, dataset: str, folds: list[tuple[str, yaml.Node]
 
 
 def number_of_folds(dataset: str) -> int:
-    """Return how many folds the dataset's split has, or will have. Raises OSError, ValueError, TypeError for damage."""
+    """Return how many folds the dataset's split has, or will have. Raises OSError or ValueError for damage."""
     path = _splits_file(dataset)
-    return len(read_json(path)) if path.is_file() else 5  # what nnU-Net makes
+    if not path.is_file():
+        return 5  # what nnU-Net makes
+    splits = read_json(path)
+    if not isinstance(splits, list) or not all(map(_is_split, splits)):
+        raise ValueError('it is not a list of folds, each with the names of its "train" and "val" cases')
+    return len(splits)
+
+
+def _is_split(split: Any) -> bool:
+    parts = [split.get(part) for part in ("train", "val")] if isinstance(split, dict) else [None]
+    return all(isinstance(cases, list) and all(isinstance(case, str) for case in cases) for cases in parts)
 
 
 def _splits_file(dataset: str) -> Path:
@@ -144,7 +159,7 @@ def _check_description(file: StudyFile, node: yaml.Node, description: Path) -> N
     except FileNotFoundError:
         file.complain(node, f"there is no {description}; see nnunet-cpr convert")
     except (OSError, ValueError, TypeError) as error:
-        file.complain(node, f"{description} cannot be read ({error!r})")
+        file.complain(node, f"{description} cannot be read ({reason_of(error)})")
     else:
         if lacking:
             file.complain(node, f"{description} lacks {', '.join(lacking)}")

@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from nnunet_cpr.yaml_files import check_depth
+from nnunet_cpr.files import refuse_pipe
+from nnunet_cpr.yaml_files import check_depth, line_and_problem
 
 
 @dataclass
@@ -103,7 +104,11 @@ class StudyFile:
 
 def read_study_file(path: Path) -> StudyFile:
     """Return the file's keys. Raises ValueError if it is not YAML, or no mapping of keys to values."""
-    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    refuse_pipe(path)
+    try:
+        content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: there is no such file; give the study's YAML file") from error
     line, node = 1, None
     try:
         text = content.decode("utf-8")
@@ -115,10 +120,8 @@ def read_study_file(path: Path) -> StudyFile:
     except yaml.reader.ReaderError as error:
         line, problem = content.decode("utf-8").count("\n", 0, error.position) + 1, f"not YAML: {error.reason}"
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line, problem = (mark.line if mark else 0) + 1, f"not YAML: {error.problem or error.context}"
-        if problem.endswith("but got '{'"):  # within [] and {}, braces are YAML's own
-            problem += "; put names with a {placeholder} into quotes"
+        line, problem = line_and_problem(error)
+        problem = f"not YAML: {problem}"
     except RecursionError:
         problem = "nested too deeply"
     if problem or node is None:

@@ -2,11 +2,19 @@
 
 import argparse
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnunet_cpr.files import user_path
 from nnunet_cpr.parallel import job_cores
 
+if TYPE_CHECKING:
+    from nnunet_cpr.datasets.conversion import Convertible
+
 DATASETS = ("btcv", "heart", "brats2020", "amos22")
+WITHOUT_INVERSE = ("btcv", "heart", "amos22")
+"""nnU-Net's label values are the challenge's own."""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -51,16 +59,9 @@ def run(args: argparse.Namespace) -> int:
     if args.mr and args.dataset != "amos22":
         raise ValueError(f"--mr is for amos22; {args.dataset} has one kind of images")
 
-    from nnunet_cpr.datasets import amos22, brats2020, btcv, heart
-    from nnunet_cpr.datasets.conversion import Convertible, convert
+    from nnunet_cpr.datasets.conversion import convert
 
-    dataset: Convertible
-    if args.dataset == "amos22":
-        dataset = amos22.read(source, args.number, args.mr)
-    elif args.dataset == "heart":
-        dataset = heart.read(source, args.number)
-    else:
-        dataset = (btcv if args.dataset == "btcv" else brats2020).read(source, args.number)
+    dataset = _read(args.dataset, source, args.number, args.mr)
     try:
         target, cautions = convert(dataset, args.link, args.dry_run, processes)
     except KeyboardInterrupt:
@@ -77,10 +78,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _read(name: str, source: Path, number: int | None, mr: bool) -> "Convertible":
+    from nnunet_cpr.datasets import amos22, brats2020, btcv, heart
+
+    reads: dict[str, Callable[[], Convertible]] = {
+        "amos22": lambda: amos22.read(source, number, mr),
+        "brats2020": lambda: brats2020.read(source, number),
+        "btcv": lambda: btcv.read(source, number),
+        "heart": lambda: heart.read(source, number),
+    }
+    return reads[name]()
+
+
 def _restore(args: argparse.Namespace, processes: int) -> int:
     if args.source is not None or args.link or args.dry_run or args.mr or args.number is not None:
         raise ValueError("--inverse takes PREDICTIONS and OUTPUT, and besides it only -np")
-    if args.dataset != "brats2020":
+    if args.dataset in WITHOUT_INVERSE:
         raise ValueError(f"{args.dataset}: nnU-Net's label values are the challenge's own; no --inverse is needed")
 
     from nnunet_cpr.datasets.brats2020 import VALUES

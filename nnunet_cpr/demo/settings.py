@@ -1,5 +1,6 @@
 """What one demo run is: its length, seed, fold, device and precision, and the two trainers that follow from them."""
 
+import math
 from dataclasses import dataclass
 
 STEPS = 240
@@ -23,13 +24,14 @@ class Settings:
         """Refuse step counts that do not divide into epochs."""
         if self.steps < 10 or self.steps % 10:
             raise ValueError(f"--steps {self.steps}: must be a multiple of 10, and at least 10")
-        if self.seed < 0:
-            raise ValueError(f"--seed {self.seed}: must not be negative")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"--seed {self.seed}: must be from 0 to {2**32 - 1}")
 
     @property
     def epochs(self) -> int:
         """The divisor of `steps` that is nearest to 20: an epoch ends with a point of the curves and a checkpoint."""
-        divisors = [n for n in range(1, self.steps + 1) if self.steps % n == 0]
+        small = [n for n in range(1, math.isqrt(self.steps) + 1) if self.steps % n == 0]
+        divisors = [*small, *(self.steps // n for n in small)]
         return min(divisors, key=lambda n: max(n / EPOCHS_AIMED_AT, EPOCHS_AIMED_AT / n))
 
     @property

@@ -74,9 +74,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run(args: argparse.Namespace) -> int:
     """Compare, write the report, and print the table."""
     given = vars(args).copy()
-    del given["run"]
+    del given["run"], given["command"]
     config = given.pop("config", None)
-    request = make_request({**({} if config is None else read_yaml(user_path(config))), **given})
+    try:
+        request = make_request({**({} if config is None else read_yaml(user_path(config))), **given})
+    except ValueError as error:
+        raise ValueError(str(error) if config is None or config in str(error) else f"{config}: {error}") from error
     with replace_folder(request.output, REPORT) as new:
         from nnunet_cpr.evaluation.comparison import compare_trainings
         from nnunet_cpr.evaluation.report.write import terminal_table, write_files

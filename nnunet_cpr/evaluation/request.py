@@ -178,7 +178,9 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _text(key: str, value: Any) -> str:
-    if isinstance(value, (Mapping, list, tuple)) or value is None or not str(value).strip():
+    if value is None or not (isinstance(value, (Mapping, list, tuple)) or str(value).strip()):
+        raise ValueError(f"{key} is empty")
+    if isinstance(value, (Mapping, list, tuple)):
         raise ValueError(f"{key} must be one value, or a list of single values where several can be named")
     return str(value)
 
@@ -228,7 +230,8 @@ def _grouped(value: Any) -> dict[str, list[str]]:
     seen: list[list[str]] = []
     for name, runs in pairs:
         if not name.strip() or not all(runs):
-            raise ValueError(f"cannot read the trainer {name!r}: write TRAINER, or NAME=TRAINER_seed0,TRAINER_seed1")
+            typed = name if runs == [name] else f"{name}={','.join(runs)}"
+            raise ValueError(f"cannot read the trainer {typed!r}: write TRAINER, or NAME=TRAINER_seed0,TRAINER_seed1")
         for run in runs:
             models = run.split("+")
             if sorted(models) in seen:

@@ -215,7 +215,7 @@ def parse(name: str, base: str | None = None) -> TrainerSettings:
     """
     family = family_of(name)
     if family is None:
-        raise ValueError(f"{name} does not begin with one of {', '.join(FAMILIES)}")
+        raise ValueError(f"{name!r} does not begin with one of {', '.join(FAMILIES)}")
     if len(name) > LONGEST_NAME:
         raise ValueError(f"{name[:60]}... has {len(name)} characters, but may have {LONGEST_NAME}")
     rest = name[len(family) :]

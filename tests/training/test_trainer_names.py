@@ -62,11 +62,12 @@ for epochs in (500, 100):
     ]
 
 
+DEFAULTS = dict(weight_decay=0.0, warmup_steps=0, epochs=1000, iterations=250, seed=None, bf16=False, base=None)
+
+
 @pytest.mark.parametrize(("name", "changes", "cpr"), MEANINGS, ids=[m[0] for m in MEANINGS])
 def test_meaning(name, changes, cpr):
-    expected = dict(name=name, weight_decay=0.0, warmup_steps=0, epochs=1000, iterations=250, seed=None, bf16=False,
-                    base=None)  # fmt: skip
-    expected |= changes | {"cpr": None if cpr is None else CPRSettings(**(CPR | cpr))}
+    expected = DEFAULTS | {"name": name} | changes | {"cpr": None if cpr is None else CPRSettings(**(CPR | cpr))}
     settings = parse(name)
     assert {f.name: getattr(settings, f.name) for f in fields(settings)} == expected
 

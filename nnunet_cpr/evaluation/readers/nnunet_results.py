@@ -93,7 +93,9 @@ class Training:
         path = self.model / "dataset.json"
         try:
             content = read_dataset_json(path)
-            ignore_label(content), content["file_ending"]
+            ignore_label(content)
+            if not isinstance(content["file_ending"], str):
+                raise ValueError("file_ending is no text")
             if not foreground_labels(content):
                 raise ValueError("it names no label besides background")
             return content

@@ -112,8 +112,12 @@ def read_summary(path: Path, advice: str = RETRAIN) -> Summary:
 
 
 def reason_of(error: Exception) -> str:
-    """Return what an exception says; of those that only name a key or a type, also their kind."""
-    return str(error) if isinstance(error, (OSError, ValueError)) else repr(error)
+    """Return why a file of nnU-Net's cannot be used, in a user's words."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, KeyError):
+        return f"it has no {error.args[0]}"
+    return str(error) if isinstance(error, (OSError, ValueError)) else "its content has another form than nnU-Net's"
 
 
 class _Version1(ValueError):
