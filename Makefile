@@ -46,10 +46,12 @@ test-slurm: $(INSTALLED)
 	NNUNET_CPR_SLURM=1 $(BIN)/python -m pytest tests/batch/test_slurm.py; code=$$?; \
 	tests/batch/one_node_slurm.sh build/slurm stop; exit $$code
 
+# Each conftest.py in a run of its own: all are the module of that name.
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	for file in tests/conftest.py tests/*/conftest.py; do $(BIN)/mypy $$file || exit 1; done
 
 # The documentation as a site in build/site; a link to nothing, a page that is in no menu, or a script or font from the
 # network is an error.

@@ -99,7 +99,7 @@ def zero_spacing(image: Any, path: Path) -> bool:
     """Tell whether the file of an image of nibabel's gives no spacing along an axis: 0 or NaN, for which 1 is read."""
     from nibabel.openers import ImageOpener
 
-    with ImageOpener(path) as file:
+    with ImageOpener(str(path)) as file:
         stated = image.header_class.from_fileobj(file, check=False)["pixdim"][1:4]
     return any(size > 1 and not abs(length) > 0 for size, length in zip(image.shape[:3], stated, strict=False))
 
@@ -124,7 +124,7 @@ def itk_header(path: Path) -> Any:
     check_itk_path(path)
 
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)  # it would write to the terminal
-    reader: Any = SimpleITK.ImageFileReader()  # type: ignore[no-untyped-call]
+    reader: Any = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
     return reader

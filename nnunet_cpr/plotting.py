@@ -40,9 +40,8 @@ def default_style(changes: Mapping[str, Any] | None = None) -> Iterator[None]:
     """
     import matplotlib
 
-    with matplotlib.rc_context(
-        {**matplotlib.rcParamsDefault, "font.family": [*fonts(), "sans-serif"], **(changes or {})}
-    ):
+    style: dict[Any, Any] = {**matplotlib.rcParamsDefault, "font.family": [*fonts(), "sans-serif"], **(changes or {})}
+    with matplotlib.rc_context(style):
         yield
 
 

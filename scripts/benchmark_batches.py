@@ -96,7 +96,8 @@ def rate(args: argparse.Namespace, name: str) -> float:
         next(trainer.dataloader_train)
     seconds = time.perf_counter() - begun
     trainer._finish_workers()
-    return args.batches / seconds
+    batches: int = args.batches
+    return batches / seconds
 
 
 if __name__ == "__main__":

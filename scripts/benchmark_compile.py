@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -50,7 +51,8 @@ def compile_step(name: str, rate: str, steps: int) -> dict[str, Any]:
     optimizer_class, options = OPTIMIZERS[name]
     lr = torch.tensor(1e-3) if rate == "changing tensor" else 1e-3
     optimizer = optimizer_class(model if "CPR" in name else model.parameters(), lr=lr, **options)
-    step, x = torch.compile(optimizer.step), torch.randn(8, 20)
+    step: Callable[[], object] = torch.compile(optimizer.step)
+    x = torch.randn(8, 20)
     seconds, graphs = [], []
     for number in range(steps):
         value = 1e-3 if rate == "constant number" else 1e-3 * (1 - number / steps)

@@ -156,7 +156,7 @@ class _Operators(TorchDispatchMode):
     """Counts torch's operators: the fused ones, and those that change one tensor after the other."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's has no types
         self.fused = self.single = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

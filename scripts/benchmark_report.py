@@ -114,8 +114,9 @@ def write_volumes(
             distance = (x - center[0] - 3 * shift) ** 2 + (y - center[1]) ** 2 + (3.75 * (z - center[2])) ** 2
             volume[distance < (radius + shift) ** 2] = label
             image[volumes["reference"] == label] += 5
-    for name, volume in {**volumes, "image": image}.items():
-        nib.save(nib.Nifti1Image(volume, affine), root / f"{name}.nii.gz")
+    arrays: dict[str, np.ndarray] = {**volumes, "image": image}
+    for name, array in arrays.items():
+        nib.save(nib.Nifti1Image(array, affine), root / f"{name}.nii.gz")
     truth, images = root / "preprocessed" / DATASET / "gt_segmentations", root / "raw" / DATASET / "imagesTr"
     places = {"reference": truth, "image": images}
     for place in places.values():

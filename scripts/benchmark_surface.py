@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK
@@ -30,11 +31,12 @@ from nnunet_cpr.evaluation.readers.segmentation_files import read_segmentation
 from nnunet_cpr.evaluation.surface.cache import CACHE_FILE
 from nnunet_cpr.evaluation.surface.compute import surface_metrics
 from nnunet_cpr.evaluation.surface.distances import library
+from nnunet_cpr.labels import Label
 
 SPACING = (0.8, 0.8, 2.0)
 TOLERANCE_MM = 1.0
 METRICS = ("NSD", "HD95", "mean surface distance")
-Case = tuple[np.ndarray, np.ndarray, tuple[float, ...]]
+Case = tuple[np.ndarray, np.ndarray, list[float]]
 """The masks of a label in reference and prediction, and the spacing."""
 
 
@@ -55,10 +57,11 @@ def balls(rng: np.random.Generator, size: tuple[int, ...], labels: int) -> tuple
 
 def find_tasks(folder: Path, cases: int, labels: int) -> list[CaseFiles]:
     """Return what is to be measured, whose files :func:`write_cases` writes."""
-    values = {str(label): label for label in range(1, labels + 1)}
+    values: dict[str, Label] = {str(label): label for label in range(1, labels + 1)}
     names = [f"case{index:03}" for index in range(cases)]
-    files = [[folder / part / f"{name}.nii.gz" for part in ("labels", "predictions")] for name in names]
-    return [CaseFiles("Synthetic", "T", "T", 0, name, *of, values) for name, of in zip(names, files, strict=True)]
+    truths, predictions = ([folder / part / f"{name}.nii.gz" for name in names] for part in ("labels", "predictions"))
+    files = zip(names, truths, predictions, strict=True)
+    return [CaseFiles("Synthetic", "T", "T", 0, name, truth, found, values) for name, truth, found in files]
 
 
 def write_cases(tasks: list[CaseFiles], size: tuple[int, ...]) -> None:
@@ -77,6 +80,7 @@ def masks(tasks: list[CaseFiles]) -> Iterator[Case]:
     for task in tasks:
         reference, spacing = read_segmentation(task.reference)
         prediction, _ = read_segmentation(task.prediction)
+        assert spacing is not None  # NIfTI has one
         for label in task.labels.values():
             yield reference == label, prediction == label, spacing
 
@@ -99,12 +103,12 @@ def monai_loop(tasks: list[CaseFiles]) -> list[float]:
 
     values = []
     for reference, prediction, spacing in masks(tasks):
-        options = {"include_background": True, "spacing": spacing}
-        pair = [torch.from_numpy(mask)[None, None] for mask in (prediction, reference)]
-        nsd = compute_surface_dice(*pair, class_thresholds=[TOLERANCE_MM], use_subvoxels=True, **options)
-        hd95 = compute_hausdorff_distance(*pair, percentile=95, **options)
-        there = compute_average_surface_distance(*pair, **options)
-        back = compute_average_surface_distance(*reversed(pair), **options)
+        options: dict[str, Any] = {"include_background": True, "spacing": spacing}
+        found, truth = (torch.from_numpy(mask)[None, None] for mask in (prediction, reference))
+        nsd = compute_surface_dice(found, truth, class_thresholds=[TOLERANCE_MM], use_subvoxels=True, **options)
+        hd95 = compute_hausdorff_distance(found, truth, percentile=95, **options)
+        there = compute_average_surface_distance(found, truth, **options)
+        back = compute_average_surface_distance(truth, found, **options)
         values += [nsd.item(), hd95.item(), (there + back).item() / 2]
     return values
 

@@ -130,7 +130,7 @@ def find_largest_batch(network: str, optimizer: str, args: argparse.Namespace, r
 
 def largest_batch(network: str, args: argparse.Namespace, file: Path) -> int:
     """Return the largest batch that fits with each of the optimizers."""
-    found = []
+    found: list[int] = []
     for optimizer in args.optimizers:
         measured(find_largest_batch, network, optimizer, args, file)
         found.append(json.loads(file.read_text()))

@@ -8,8 +8,10 @@ Runs that differ in their seed only are one setting, and one row. Every value is
 
 import argparse
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from harness.command import run_script_command
 from run_comparison.runs import DEFAULT_METRICS, read_runs
@@ -68,7 +70,7 @@ def compare_runs(args: argparse.Namespace) -> None:
     comparison = compare(runs, names, metric, args.baseline, args.reach, args.unfinished)
     rows, notes = report.cells(comparison, runs, args.reach), report.notes(comparison, runs)
     warnings = report.warnings(comparison, runs)
-    make = {
+    make: dict[str, Callable[[], Any]] = {
         "csv": partial(report.settings_csv, comparison, runs),
         "runs_csv": partial(report.runs_csv, comparison, runs),
         "markdown": partial(report.markdown, rows, [*notes, *(f"Warning: {text}." for text in warnings)]),

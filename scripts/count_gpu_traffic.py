@@ -27,8 +27,8 @@ from nnunet_cpr.optim import SGDCPR, AdamCPR, fused
 from nnunet_cpr.optim.fused import triton_backend
 
 SHAPE = (128, 200)  # three whole chunks and a part of one
-BOUND = {"kappa_init_method": "uniform", "kappa_init_param": 0.0, "kappa_update": 1e-3}
-NESTEROV = {"momentum": 0.99, "nesterov": True}
+BOUND: dict[str, Any] = {"kappa_init_method": "uniform", "kappa_init_param": 0.0, "kappa_update": 1e-3}
+NESTEROV: dict[str, Any] = {"momentum": 0.99, "nesterov": True}
 OPTIMIZERS: dict[str, Callable[[list[Any]], torch.optim.Optimizer]] = {
     "AdamW fused": lambda params: torch.optim.AdamW(params, lr=1e-3, fused=True),
     "AdamCPR": lambda params: AdamCPR(params, lr=1e-3, fused=True, **BOUND),
@@ -46,7 +46,7 @@ class Traffic(TorchDispatchMode):
     """Counts operators that launch something, and the bytes of their arguments and results."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's has no types
         self.operators: Counter[str] = Counter()
         self.kernels: Counter[str] = Counter()
         self.bytes = 0

@@ -84,7 +84,8 @@ def load_documents(source: str) -> Sequence[str]:
         dataset = dataset["train"]
     if "text" not in dataset.column_names:
         raise ValueError(f"the dataset {source} has no column text, only {', '.join(dataset.column_names)}")
-    return dataset["text"]
+    texts: Sequence[str] = dataset["text"]
+    return texts
 
 
 def load_tokenizer(source: str) -> "Tokenizer":

@@ -64,7 +64,8 @@ def main() -> None:
     names = list(trainings["trainer"].unique())
     if len(names) != 2:
         raise SystemExit(f"{args.trainings} has {len(names)} trainers; two are compared")
-    text = table(*(means_by_seed(trainings, name) for name in names), (names[0], names[1]))
+    first, second = (means_by_seed(trainings, name) for name in names)
+    text = table(first, second, (names[0], names[1]))
     print(text)
     if args.out:
         path: Path = args.out

@@ -100,7 +100,7 @@ def check(script: str, folder: Path, flags: Flags) -> list[str]:
         flag = name.replace("_", "-")
         given += [f"--{flag}"] if value is True else [f"--no-{flag}"] if value is False else [f"--{flag}", str(value)]
     try:
-        asked = parse(cls, "", given).to_json()
+        asked: dict[str, Any] = parse(cls, "", given).to_json()
     except ValueError as error:
         raise ValueError(f"{folder.name}: {error}") from error
     if (folder / CONFIG_FILE).is_file():

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.images import Images, ImageSettings, load_digits
+from harness.images import Images, ImageSettings, LabeledImages, load_digits
 from harness.parsing import run_script
 from harness.settings import setting
 
@@ -24,7 +24,6 @@ from nnunet_cpr.schedules import warmup_cosine_lr
 if TYPE_CHECKING:  # parsing must not wait for torch
     from harness.run import Run
     from torch import nn
-    from torch.utils.data import Dataset
 
 SIZE = 32
 MEAN, STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
@@ -53,13 +52,15 @@ def build_model(settings: CIFAR100Settings, classes: int) -> "nn.Module":
 
     channels = tuple(settings.width * factor for factor in (1, 2, 4, 8))
     model = timm.create_model("resnet18", num_classes=classes, channels=channels, zero_init_last=False)
-    model.conv1 = nn.Conv2d(3, model.conv1.out_channels, kernel_size=3, padding=1, bias=False)
+    stem = model.conv1
+    assert isinstance(stem, nn.Conv2d)
+    model.conv1 = nn.Conv2d(3, stem.out_channels, kernel_size=3, padding=1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     model.maxpool = nn.Identity()
     return model
 
 
-def datasets(settings: CIFAR100Settings, run: "Run") -> tuple["Dataset", "Dataset", int]:
+def datasets(settings: CIFAR100Settings, run: "Run") -> tuple[LabeledImages, LabeledImages, int]:
     """Return training and validation images (CIFAR100's test images), and the number of classes.
 
     Raises:
@@ -109,7 +110,7 @@ def train(settings: CIFAR100Settings) -> None:
     batches = training_batches(run, train_images, settings.batch_size, settings.workers)
     model.train()
     for step, (images, labels) in zip(run.steps(), batches, strict=False):
-        lr = warmup_cosine_lr(step, settings.lr, settings.warmup_steps, settings.max_steps)
+        lr = warmup_cosine_lr(step, settings.lr, settings.warmup, settings.max_steps)
         set_lr(optimizer, lr)
         loss = cross_entropy(model(images), labels)
         run.accelerator.backward(loss)

@@ -169,7 +169,8 @@ def build_model(clip: Any, embeddings: "torch.Tensor") -> "nn.Module":
 
         def forward(self, images: "torch.Tensor") -> "torch.Tensor":
             features = self.visual_projection(self.vision_model(pixel_values=images).pooler_output)
-            return self.head(normalize(features, dim=-1))
+            logits: torch.Tensor = self.head(normalize(features, dim=-1))
+            return logits
 
     classifier = Classifier().to(embeddings.device)
     classifier.head.weight.data.copy_(embeddings * clip.logit_scale.detach().exp())
@@ -190,7 +191,11 @@ def train(settings: CLIPSettings) -> None:
     from timm.data import create_transform
     from torch.nn.functional import cross_entropy
 
-    about = {"classes": len(new.classes), "training images": len(new.train), "validation images": len(new.val)}
+    about: dict[str, Any] = {
+        "classes": len(new.classes),
+        "training images": len(new.train),
+        "validation images": len(new.val),
+    }
     metrics = ("val_loss", "val_accuracy") + (("old_accuracy",) if old else ())
     run = Run(s, metrics, ("images", s.batch_size), about)
     if s.batch_size % run.accelerator.num_processes:
@@ -199,7 +204,8 @@ def train(settings: CLIPSettings) -> None:
     about["pretrained"] = checksum(clip)
     size = clip.config.vision_config.image_size
     augmented = create_transform(
-        size, is_training=True, scale=(s.crop_scale, 1.0), ratio=(1.0, 1.0), hflip=s.hflip, color_jitter=None,
+        size, is_training=True, scale=(s.crop_scale, 1.0), ratio=(1.0, 1.0), hflip=s.hflip,
+        color_jitter=None,  # type: ignore[arg-type]  # timm's type lacks None
         interpolation="bicubic", mean=MEAN, std=STD,
     )  # fmt: skip
     images, val_images = Images(new.train, augmented), Images(new.val, image_transform(size))
@@ -223,7 +229,7 @@ def train(settings: CLIPSettings) -> None:
     batches = training_batches(run, images, s.batch_size, s.workers)
     model.train()
     for step, (batch, labels) in zip(run.steps(), batches, strict=False):
-        lr = warmup_cosine_lr(step, s.lr, s.warmup_steps, s.max_steps)
+        lr = warmup_cosine_lr(step, s.lr, s.warmup, s.max_steps)
         set_lr(optimizer, lr)
         loss = cross_entropy(model(batch), labels, label_smoothing=s.smoothing)
         run.accelerator.backward(loss)

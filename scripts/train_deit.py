@@ -23,7 +23,7 @@ from harness.settings import setting
 if TYPE_CHECKING:  # parsing must not wait for torch
     from torch import nn
 
-SIZES: dict[str, tuple[str, dict[str, int]]] = {
+SIZES: dict[str, tuple[str, dict[str, Any]]] = {
     "digits": ("deit_tiny_patch16_224", {"patch_size": 4, "embed_dim": 64, "depth": 4, "num_heads": 4}),
     "tiny": ("deit_tiny_patch16_224", {}),
     "small": ("deit_small_patch16_224", {}),
@@ -96,14 +96,17 @@ def datasets(settings: DeiTSettings, split: Split) -> tuple[Images, Images]:
     try:
         train = create_transform(
             s.image_size, is_training=True, scale=(s.crop_scale, 1.0), hflip=s.hflip,
-            color_jitter=s.color_jitter or None, interpolation=s.interpolation,
+            color_jitter=s.color_jitter or None,  # type: ignore[arg-type]  # timm's type lacks None
+            interpolation=s.interpolation,
             auto_augment=None if s.auto_augment == "none" else s.auto_augment,
             re_prob=s.random_erase, re_mode="pixel",
         )  # fmt: skip
     except (AssertionError, ValueError, KeyError) as error:
         raise ValueError(f"auto_augment is {s.auto_augment!r}, which timm does not know: {error}") from error
     # The digits fill their image; of photographs, timm evaluates the middle, for DeiT 0.9 of each side.
-    crop = 1.0 if s.data is None else get_pretrained_cfg(SIZES[s.size][0]).crop_pct
+    crop: float | None = 1.0
+    if s.data is not None and (pretrained := get_pretrained_cfg(SIZES[s.size][0])):
+        crop = pretrained.crop_pct
     interpolation = "bicubic" if s.interpolation == "random" else s.interpolation
     return Images(split.train, train), Images(
         split.val, create_transform(s.image_size, interpolation=interpolation, crop_pct=crop)

@@ -60,7 +60,7 @@ def build_model(settings: GPT2Settings, vocab_size: int) -> "GPTNeoXForCausalLM"
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
     width, layers, heads = SIZES[settings.size]
-    config = GPTNeoXConfig(
+    config = GPTNeoXConfig(  # type: ignore[call-arg]  # transformers' decorator hides that it takes any setting
         vocab_size=vocab_size, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
         intermediate_size=4 * width, max_position_embeddings=settings.context, rotary_pct=ROTARY_SHARE,
         attention_dropout=settings.dropout, hidden_dropout=settings.dropout, attention_bias=True,
@@ -146,7 +146,7 @@ def train(settings: GPT2Settings) -> None:
         return {"val_loss": loss, "val_perplexity": math.exp(min(loss, 700))}
 
     for step in run.steps():
-        lr = warmup_cosine_lr(step, settings.lr, settings.warmup_steps, settings.max_steps)
+        lr = warmup_cosine_lr(step, settings.lr, settings.warmup, settings.max_steps)
         set_lr(optimizer, lr)
         sequences = batch(tokens.train, run.share(training_starts(tokens.train, settings, step)))
         losses = []

@@ -104,7 +104,8 @@ def build_model(settings: GrokkingSettings) -> "nn.Module":
             )
             attended = scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(1)
             last = x[:, -1] + self.attention_output(attended)
-            return self.output(last + self.mlp_out(torch.relu(self.mlp_in(last))))
+            logits: Tensor = self.output(last + self.mlp_out(torch.relu(self.mlp_in(last))))
+            return logits
 
     return OneLayerTransformer()
 
@@ -143,7 +144,7 @@ def train(settings: GrokkingSettings) -> None:
         }
 
     for step in run.steps():
-        lr = warmup_cosine_lr(step, settings.lr, settings.warmup_steps, settings.max_steps, final_share=1.0)  # constant
+        lr = warmup_cosine_lr(step, settings.lr, settings.warmup, settings.max_steps, final_share=1.0)  # constant
         set_lr(optimizer, lr)
         chosen = step_batch(len(train_pairs), settings.batch_size, settings.seed, step, drop_last=False)
         batch = run.share(train_pairs[chosen])

@@ -65,7 +65,8 @@ def add_lora(model: "nn.Module", settings: LoRASettings) -> "nn.Module":
     return get_peft_model(
         model,
         LoraConfig(
-            task_type="CAUSAL_LM", r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.lora_dropout,
+            task_type="CAUSAL_LM", r=settings.rank, lora_dropout=settings.lora_dropout,
+            lora_alpha=settings.alpha,  # type: ignore[arg-type]  # peft only multiplies by it, and takes any number
             target_modules=list(ADAPTED),
         ),
     )  # fmt: skip
@@ -111,7 +112,8 @@ def train(settings: LoRASettings) -> None:
 
     def total(values: list[float]) -> list[float]:
         """The sums over all processes."""
-        return run.accelerator.reduce(torch.tensor(values, device=run.device), "sum").tolist()
+        sums: list[float] = run.accelerator.reduce(torch.tensor(values, device=run.device), "sum").tolist()
+        return sums
 
     @torch.no_grad()
     def evaluate() -> dict[str, float]:
@@ -138,7 +140,7 @@ def train(settings: LoRASettings) -> None:
     run.evaluate_first(evaluate)
     model.train()
     for step in run.steps():
-        lr = warmup_cosine_lr(step, s.lr, s.warmup_steps, s.max_steps)
+        lr = warmup_cosine_lr(step, s.lr, s.warmup, s.max_steps)
         set_lr(optimizer, lr)
         chosen = run.share(step_batch(len(questions.train), s.batch_size, s.seed, step, drop_last=True))
         batch = encoder.batch([questions.train[i] for i in chosen], run.device)

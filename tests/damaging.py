@@ -12,13 +12,15 @@ import shutil
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 
 SEED = int(os.environ.get("SEED", 0))
 DEEP = "[" * 100_000
-VALUES = [None, True, False, 0, -1, 1.5, 7, 1e308, math.inf, -math.inf, math.nan, 10**30, 10**400, "", "text", "1e999",
-          "\0", "é" * 3, "../..", [], {}, [[]], [None], {"a": None}, {"0": [1]}]  # fmt: skip
+VALUES: list[Any] = [None, True, False, 0, -1, 1.5, 7, 1e308, math.inf, -math.inf, math.nan, 10**30, 10**400, "",
+          "text", "1e999", "\0", "é" * 3, "../..", [], {}, [[]], [None], {"a": None}, {"0": [1]}]  # fmt: skip
 CELLS = ["", "nan", "inf", "-inf", "1e400", "-1", "0", "1.5", "text", "9" * 40, "9" * 5000, '"', "\0", "1,2,3", "1e999"]
 CONTENTS = {
     "empty": b"",
@@ -118,20 +120,21 @@ def _yaml(content: bytes, generator: random.Random) -> tuple[str, bytes]:
 
 def _changed_tree(tree: object, generator: random.Random) -> tuple[str, object]:
     """Replace or remove one value anywhere in a tree of mappings and lists."""
-    places: list[tuple[dict | list, object]] = []
+    places: list[tuple[Any, Any]] = []
+    """A mapping or list, and a key or place in it."""
     _walk(tree, places)
     if not places:
         return "a list around it", [tree]
     holder, key = generator.choice(places)
     if generator.random() < 0.2:
-        del holder[key]  # type: ignore[arg-type]
+        del holder[key]
         return f"without {key!r}", tree
     value = generator.choice([*VALUES, "DEEP", "ODD", "MANY"])
-    holder[key] = [holder[key]] * 300 if value == "MANY" else value  # type: ignore[index]
+    holder[key] = [holder[key]] * 300 if value == "MANY" else value
     return f"{key!r} is {value!s:.40}", tree
 
 
-def _walk(tree: object, places: list) -> None:
+def _walk(tree: object, places: list[tuple[Any, Any]]) -> None:
     items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     for key, value in items:
         places.append((tree, key))
@@ -227,7 +230,7 @@ class Fuzz:
         assert not self.problems, f"{len(self.problems)} of {self.tried}:\n" + "\n".join(self.problems)
 
 
-def one_line(capsys, code: int, several: bool = False) -> str | None:
+def one_line(capsys: pytest.CaptureFixture[str], code: int, several: bool = False) -> str | None:
     """Return the line on stderr of a command that ended with exit code 2, None for 0; nothing else is allowed."""
     lines = capsys.readouterr().err.splitlines()
     assert code in (0, 2), f"exit code {code}"

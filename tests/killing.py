@@ -16,7 +16,7 @@ import torch
 KILLS, SEED = int(os.environ.get("KILLS", 3)), int(os.environ.get("SEED", 0))
 
 
-def wait_for(condition: Callable[[], object], process: subprocess.Popen) -> None:
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[Any]) -> None:
     """Wait until the condition is true, or the process has ended."""
     while process.poll() is None and not condition():
         time.sleep(0.0005)
@@ -44,7 +44,7 @@ def left_behind(group: int) -> list[str]:
     return members(group)
 
 
-def seconds_of_work(process: subprocess.Popen) -> float:
+def seconds_of_work(process: subprocess.Popen[Any]) -> float:
     """The processor time of a process, which on a busy machine tells how far it is, as a clock does not."""
     try:
         fields = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
@@ -88,7 +88,7 @@ class Killer:
         """Tell what the process is doing: "starting", "training", or what comes after it."""
         raise NotImplementedError
 
-    def waits(self, process: subprocess.Popen) -> None:
+    def waits(self, process: subprocess.Popen[bytes]) -> None:
         """Wait for the moment: any, one within the training, or one while a file is being written."""
         self.begin()
         kind = self.generator.choice(["any", "training", "training", "writing"])
@@ -107,13 +107,13 @@ class Killer:
                 pass
         time.sleep(self.generator.uniform(0, 0.003))
 
-    def temporaries(self, process: subprocess.Popen) -> list[str]:
+    def temporaries(self, process: subprocess.Popen[bytes]) -> list[str]:
         """The files that a process is writing."""
         start = f".nnunet-cpr-{process.pid}-"
         names = [name.split("-", 4)[4] for name in os.listdir(self.folder) if name.startswith(start)]
         return [name for name in names if name.startswith(self.file)]
 
-    def kill(self, process: subprocess.Popen) -> bool:
+    def kill(self, process: subprocess.Popen[bytes]) -> bool:
         """Whether the process was still there to be killed."""
         if process.poll() is not None:
             return False
@@ -131,8 +131,8 @@ class Killer:
         return f"survived {self.moments.total()} kills, {finished} trainings equal to the undisturbed one; {moments}"
 
 
-def kill_again_and_again(killer: Killer, kills: int, start: Callable[[], subprocess.Popen], check: Callable[[], None],
-                         remove: Callable[[], None]) -> int:  # fmt: skip
+def kill_again_and_again(killer: Killer, kills: int, start: Callable[[], subprocess.Popen[bytes]],
+                         check: Callable[[], None], remove: Callable[[], None]) -> int:  # fmt: skip
     """Kill a training, start it again and so on; return how often it came to its end, which `check` compares.
 
     After an end it is removed and begins anew. Once it was killed so many times, it may finish.
@@ -144,7 +144,8 @@ def kill_again_and_again(killer: Killer, kills: int, start: Callable[[], subproc
         if not enough:
             killer.waits(process)
             if killer.kill(process):
-                process.stdout.close()
+                if process.stdout:
+                    process.stdout.close()
                 continue
         output = process.communicate()[0].decode()
         assert process.returncode == 0, output[-3000:]

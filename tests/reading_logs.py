@@ -5,6 +5,7 @@ import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 BLOCK = 32768
 
@@ -23,7 +24,7 @@ def read_tensorboard(folder: Path) -> dict[str, dict[int, float]]:
     return series
 
 
-def read_wandb(folder: Path) -> list[dict]:
+def read_wandb(folder: Path) -> list[dict[str, Any]]:
     """Return what each of W&B's runs in a folder has: id, history (values of each key by step), and config.
 
     A run is one start of a training, in the order of the starts. All of them must have ended.
@@ -32,8 +33,8 @@ def read_wandb(folder: Path) -> list[dict]:
     return [_read_run(path) for path in files]
 
 
-def _read_run(path: Path) -> dict:
-    run = {"id": path.stem.removeprefix("run-"), "history": {}, "config": {}}
+def _read_run(path: Path) -> dict[str, Any]:
+    run: dict[str, Any] = {"id": path.stem.removeprefix("run-"), "history": {}, "config": {}}
     for record in _ended(path):
         for item in record.history.item:
             name = item.key or "/".join(item.nested_key)
@@ -43,9 +44,9 @@ def _read_run(path: Path) -> dict:
     return run
 
 
-def _ended(path: Path) -> list:
+def _ended(path: Path) -> list[Any]:
     """Return the records of a run when its last one is there; W&B's other process may write it after `finish`."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]  # protobuf makes it at import
 
     for _ in range(600):
         records = [Record.FromString(data) for data in _leveldb_records(path.read_bytes()[7:], offset=7)]

@@ -80,7 +80,8 @@ def labels_from_maps(grey: np.ndarray, white: np.ndarray) -> np.ndarray:
 
     Background gets the probability that the two maps leave over; of equal probabilities the lower label wins.
     """
-    return np.argmax(np.stack([1 - grey - white, grey, white]), axis=0).astype(np.uint8)
+    labels: np.ndarray = np.argmax(np.stack([1 - grey - white, grey, white]), axis=0).astype(np.uint8)
+    return labels
 
 
 def enough_tissue(labels: np.ndarray) -> bool:
@@ -95,7 +96,8 @@ def standardize(image: np.ndarray, blocks: list[Block]) -> np.ndarray:
     around the head. A whole image, which nnU-Net's rule is made for, does not have that problem.
     """
     voxels = np.concatenate([image[block.box].ravel() for block in blocks])
-    return (image - voxels.mean()) / voxels.std()
+    standardized: np.ndarray = (image - voxels.mean()) / voxels.std()
+    return standardized
 
 
 def folds(blocks: list[Block]) -> list[dict[str, list[str]]]:

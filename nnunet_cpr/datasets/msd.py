@@ -148,10 +148,10 @@ def _read_description(path: Path) -> dict[str, Any]:
         raise ValueError(
             f'{path}: labels must be "0", "1", "2"... in that order, each with a name, not {description["labels"]}'
         )
-    for kind in ("modality", "labels"):
-        for value, name in description[kind].items():
+    for key in ("modality", "labels"):
+        for value, name in description[key].items():
             if not isinstance(name, str):
-                raise ValueError(f"{path}: the name of {kind} {value} is {name!r:.40}, not a text; {_LAYOUT}")
+                raise ValueError(f"{path}: the name of {key} {value} is {name!r:.40}, not a text; {_LAYOUT}")
     _check_names(path, list(description["labels"].values()))
     return description
 
@@ -183,7 +183,7 @@ def open_nifti(path: Path) -> tuple[nib.Nifti1Image, np.ndarray]:
     """Return the image and its voxels, read whole; ValueError names a file that is missing, damaged or no image."""
     refuse_pipe(path)
     try:
-        image = nib.load(path)
+        image: Any = nib.load(path)
         voxels = nifti_voxels(image)
         if voxels.dtype.kind not in "biuf":
             raise ValueError(f"its voxels are of the type {image.get_data_dtype()}, but must be numbers")

@@ -46,7 +46,7 @@ def _spacing(path: Path, reader: str) -> tuple[float, ...]:
         except RuntimeError as error:
             raise ValueError(_refusal(path, reader, str(error))) from error
         return tuple(header.GetSpacing()[:_SPATIAL])
-    image = nib.load(path)
+    image: Any = nib.load(path)
     if "Reorient" in reader:
         orientation = nib.orientations.io_orientation(image.affine)
         if not np.isfinite(orientation).all():

@@ -26,4 +26,5 @@ def show_overhead(row: Mapping[str, Any]) -> str:
 
 def largest_noise(rows: Sequence[Mapping[str, Any]], network: str) -> float:
     """Return the largest quartile of AdamW's difference from itself in any measurement with a network, in percent."""
-    return max(abs(end) for row in rows if row["network"] == network for end in row["percent_adamw_over_itself"])
+    ends: list[list[float]] = [row["percent_adamw_over_itself"] for row in rows if row["network"] == network]
+    return max(abs(end) for of_row in ends for end in of_row)

@@ -40,8 +40,8 @@ TESTS = (
     "test_grad_scaler.py",
     "test_fused_default.py",
 )
-NESTEROV = {"lr": 0.01, "momentum": 0.99, "nesterov": True}
-ACTIVE = {"kappa_init_method": "dependent", "kappa_init_param": 0.99}
+NESTEROV: dict[str, Any] = {"lr": 0.01, "momentum": 0.99, "nesterov": True}
+ACTIVE: dict[str, Any] = {"kappa_init_method": "dependent", "kappa_init_param": 0.99}
 SMALL = [(64, 32), (64,), (8, 4, 3, 3, 3)]
 """The tensors of a rehearsed optimizer step."""
 
@@ -71,7 +71,7 @@ def watch_waiting(device: str) -> dict[str, Any]:
             params = [torch.nn.Parameter(torch.randn(64, n, device=device)) for n in (32, 64, 128)]
             for param in params:
                 param.grad = torch.randn_like(param)
-            optimizer: Any = cls(params, **options, **ACTIVE)  # type: ignore[arg-type]
+            optimizer: Any = cls(params, **options, **ACTIVE)
             with _kernels(backend, device):
                 optimizer.step()
                 optimizer.step()
@@ -124,10 +124,10 @@ def train_nnunet(device: str) -> dict[str, Any]:
         return seconds[3:], [p.detach().float().cpu() for p in network.parameters()]
 
     def fused_sgd(network: Any) -> Any:
-        return torch.optim.SGD(network.parameters(), fused=True, **NESTEROV)  # type: ignore[arg-type]
+        return torch.optim.SGD(network.parameters(), fused=True, **NESTEROV)
 
     def cpr(network: Any) -> Any:
-        return SGDCPR(network, **NESTEROV, **ACTIVE)  # type: ignore[arg-type]
+        return SGDCPR(network, **NESTEROV, **ACTIVE)
 
     runs = {"SGD fused": train(fused_sgd, None), "SGDCPR": train(cpr, None), "SGDCPR, Triton": train(cpr, "triton")}
     pairs = zip(runs["SGDCPR"][1], runs["SGDCPR, Triton"][1], strict=True)

@@ -25,17 +25,19 @@ def build_nnunet() -> nn.Module:
     """Return nnU-Net's 3d_fullres PlainConvUNet: 6 stages, features 32 to 320, one channel in, two out, 31 M."""
     from dynamic_network_architectures.architectures.unet import PlainConvUNet
 
-    return PlainConvUNet(
+    network: nn.Module = PlainConvUNet(
         1, 6, (32, 64, 128, 256, 320, 320), nn.Conv3d, 3, (1, 2, 2, 2, 2, 2), 2, 2, 2, conv_bias=True,
         norm_op=nn.InstanceNorm3d, norm_op_kwargs={"affine": True}, deep_supervision=True,
     )  # fmt: skip
+    return network
 
 
 def gpt2(size: str, device: torch.device) -> Network:
     """Return the GPT2 of train_gpt2.py, with sequences of 1024 tokens."""
     from train_gpt2 import GPT2Settings, build_model, sequence_loss
 
-    model = build_model(make(GPT2Settings, {"size": size, "context": CONTEXT}), VOCAB_SIZE).to(device)
+    model: nn.Module = build_model(make(GPT2Settings, {"size": size, "context": CONTEXT}), VOCAB_SIZE)
+    model.to(device)
 
     def loss(batch: int) -> Tensor:
         return sequence_loss(model, torch.randint(VOCAB_SIZE, (batch, CONTEXT + 1), device=device))

@@ -56,7 +56,8 @@ class Encoder:
 
     def tokens(self, text: str) -> list[int]:
         """Return the tokens of a text, without any that mark its beginning or end."""
-        return self._tokenizer.encode(text, add_special_tokens=False)
+        found: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        return found
 
     def batch(self, questions: Sequence[Question], device: torch.device) -> Batch:
         """Return the questions with their answers, padded at the end."""

@@ -11,8 +11,8 @@ import numpy as np
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.utils.data import Dataset
 
+    from harness.images import LabeledImages
     from harness.run import Run
 
 
@@ -26,7 +26,7 @@ def step_batch(count: int, batch_size: int, seed: int, step: int, *, drop_last: 
     return _epoch_order(count, seed, epoch)[part * batch_size : (part + 1) * batch_size]
 
 
-def training_batches(run: "Run", images: "Dataset", batch_size: int, workers: int) -> Iterator[list["Tensor"]]:
+def training_batches(run: "Run", images: "LabeledImages", batch_size: int, workers: int) -> Iterator[list["Tensor"]]:
     """Yield this process's images and labels of every step that is left, on its device.
 
     Args:
@@ -41,7 +41,7 @@ def training_batches(run: "Run", images: "Dataset", batch_size: int, workers: in
     import torch
     from torch.utils.data import DataLoader, Dataset
 
-    class Seeded(Dataset):
+    class Seeded(Dataset[Any]):
         def __getitem__(self, key: tuple[int, int]) -> Any:
             index, seed = key
             with _seeded(seed):

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
@@ -42,6 +42,16 @@ class Split(NamedTuple):
     train: list[Sample]
     val: list[Sample]
     classes: list[str]
+
+
+class LabeledImages(Protocol):
+    """A map-style dataset of images with their labels."""
+
+    def __len__(self) -> int:
+        """Count the images."""
+
+    def __getitem__(self, index: int, /) -> tuple[Any, int]:
+        """Return an image and its label."""
 
 
 class Images:

@@ -107,7 +107,9 @@ def _resumed(cls: type[S], file: Mapping[str, Any], flags: Mapping[str, Any]) ->
                 f"{name} is {stored[name]} in the run in {free['out']}, but {value} is asked for; "
                 "a resumed run keeps its settings: leave it out, or start another run"
             )
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
+    }
     return cls(**values, **free)
 
 

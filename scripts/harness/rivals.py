@@ -145,7 +145,8 @@ class ScheduledDecay(torch.optim.AdamW):
             peak, step = group["peak_weight_decay"], group["steps_done"]
             group["weight_decay"] = warmup_cosine_lr(step, peak, 0, group["total_steps"])
             group["steps_done"] = step + 1
-        return super().step(closure)
+        loss: float | None = super().step(closure)
+        return loss
 
 
 RIVALS = {

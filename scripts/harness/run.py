@@ -23,6 +23,7 @@ from harness.records import FIGURE_FILE, METRICS_FILE, TRACE_FILE, Table, draw_c
 from harness.settings import Settings
 from harness.tracker import Tracker
 from nnunet_cpr.files import remove_leftovers
+from nnunet_cpr.optim.constraints import Constraint
 from nnunet_cpr.training.checkpoints import damage, foreign_object, open_whole
 from nnunet_cpr.training.loggers import constraint_values
 
@@ -89,7 +90,7 @@ class Run:
         `average` is a copy of the model with averaged weights, or None; its state is saved and loaded with the rest.
         """
         self._model, self._optimizer, self._average = model, optimizer, average
-        wrapped = self.accelerator.prepare(model, optimizer)
+        wrapped: tuple[nn.Module, Optimizer] = self.accelerator.prepare(model, optimizer)
         if self.settings.resume:
             self._load(self.folder / CHECKPOINT_FILE)
         if self.main:
@@ -98,6 +99,7 @@ class Run:
             if hasattr(optimizer, "constraints"):
                 columns = ("tensor", "reg", "kappa", "lagmul")
                 self._trace = Table(self.folder / TRACE_FILE, columns, self.first_step, words=("tensor",))
+                self._constraints: Callable[[], list[Constraint]] = optimizer.constraints
             seen = max(table.last_seen for table in self._tables())
             if self.first_step == 0 and seen > self.settings.checkpoint_every:
                 raise ValueError(
@@ -128,11 +130,13 @@ class Run:
 
     def plain(self, model: nn.Module) -> nn.Module:
         """The model without the wrapper for several processes, to evaluate it in each process by itself."""
-        return self.accelerator.unwrap_model(model, keep_fp32_wrapper=True)
+        plain: nn.Module = self.accelerator.unwrap_model(model, keep_fp32_wrapper=True)
+        return plain
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean of a value over all processes."""
-        return self.accelerator.reduce(value.detach(), "mean")
+        mean: Tensor = self.accelerator.reduce(value.detach(), "mean")
+        return mean
 
     def evaluate_first(self, evaluate: Callable[[], dict[str, float]]) -> None:
         """Note, as of step 0, what a pretrained model can do before its first step here."""
@@ -175,7 +179,7 @@ class Run:
                 row |= evaluate()
             self._log(row, evaluated=due(s.eval_every))
         if self._trace and due(s.trace_every):
-            constraints = self._optimizer.constraints()
+            constraints = self._constraints()
             self._trace.add(
                 {"step": done, "tensor": c.name, "reg": c.reg, "kappa": c.kappa, "lagmul": c.lagmul}
                 for c in constraints
@@ -312,6 +316,6 @@ def _check_folder(folder: Path) -> None:
 
 
 def _check_device(device: str) -> None:
-    available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    available: dict[str, Callable[[], bool]] = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
     if device in available and not available[device]():
         raise ValueError(f"--device {device}: this PyTorch sees no {device} device")

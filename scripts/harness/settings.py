@@ -161,6 +161,12 @@ class Settings:
         """The folder of the run."""
         return Path(self.out or f"runs/{self.script}/{self.optimizer}-seed{self.seed}")
 
+    @property
+    def warmup(self) -> int:
+        """The steps of warmup, which `check` has filled in."""
+        assert self.warmup_steps is not None
+        return self.warmup_steps
+
     def optimizer_options(self) -> dict[str, Any]:
         """The settings of the optimizer's own that are set."""
         options = {name: getattr(self, name) for name in OPTIMIZERS[self.optimizer]}
@@ -168,7 +174,9 @@ class Settings:
 
     def to_json(self) -> dict[str, Any]:
         """The settings that make a run what it is, as JSON has them."""
-        return json.loads(json.dumps({k: v for k, v in asdict(self).items() if k not in FREE_ON_RESUME}))
+        stored: dict[str, Any] = {k: v for k, v in asdict(self).items() if k not in FREE_ON_RESUME}
+        as_json: dict[str, Any] = json.loads(json.dumps(stored))
+        return as_json
 
 
 def applicable_only(names: tuple[str, ...]) -> list[str]:

@@ -32,7 +32,8 @@ def pretrain(
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = CLIPModel(_config(images[0][0].shape[-1])).to(device)
+        model = CLIPModel(_config(images[0][0].shape[-1]))
+        model.to(device)  # type: ignore[arg-type]  # transformers' decorator hides `self` from mypy
         tokenizer = byte_tokenizer()
         optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=STEPS, pct_start=WARMUP / STEPS)

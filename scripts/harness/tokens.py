@@ -57,7 +57,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """Return the checked meta.json of a folder of token files. Raises ValueError where the files do not fit it."""
     path = folder / META_FILE
     try:
-        meta = read_json(path)
+        meta: dict[str, Any] = read_json(path)
         vocab_size, counts = int(meta["vocab_size"]), {split: int(meta["tokens"][split]) for split in SPLITS}
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"{path} cannot be read: {error!r}") from error

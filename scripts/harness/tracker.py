@@ -74,4 +74,4 @@ class Tracker:
 def _wandb_id(folder: Path) -> str | None:
     """Return the id of the run that an earlier process has begun in this folder, by the name of W&B's file."""
     file = next(iter(sorted(folder.glob("wandb/*run-*/run-*.wandb"))), None)
-    return file and file.stem.removeprefix("run-")
+    return file.stem.removeprefix("run-") if file else None

@@ -173,8 +173,8 @@ def heatmap(comparison: Comparison, runs: Sequence[Run], names: Sequence[str]) -
                 )
         ax.set_xticks(range(len(rates)), [number(lr) for lr in rates])
         ax.set_yticks(range(len(rows[panel])), ["" if math.isnan(s) else number(s) for s in rows[panel]])
-        label, _, strength = panel.partition("|")
-        ax.set(xlabel="learning rate", ylabel=strength)
+        label, _, of_strength = panel.partition("|")
+        ax.set(xlabel="learning rate", ylabel=of_strength)
         ax.set_title(literal(label), fontsize=10)
     figure.colorbar(image, ax=axes, label=literal(f"{comparison.metric}, mean over seeds"))
     return figure
@@ -185,7 +185,7 @@ def _looks(order: Sequence[str], baseline: str | None) -> dict[str, dict[str, An
     styles = product(("-", "-.", (0, (5, 1)), (0, (1, 1))), ALL_COLORS[1:])  # further styles when colors run out
     others = zip((name for name in order if name != baseline), cycle(styles))
     found = {name: {"color": color, "linestyle": style} for name, (style, color) in others}
-    if baseline in order:
+    if baseline is not None and baseline in order:
         found = {baseline: {"color": ALL_COLORS[0], "linestyle": "-"}, **found}
     # Each is a little thinner than the one below it, so that equal curves do not hide each other.
     return {

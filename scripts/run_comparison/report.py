@@ -1,7 +1,9 @@
 """A comparison as text: the cells of its table, the sentences that belong to it, on the terminal and as Markdown."""
 
+import math
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -105,7 +107,8 @@ def warnings(comparison: Comparison, runs: Sequence[Run]) -> list[str]:
         found.append(
             f"the runs differ in {', '.join(different)}, so their {comparison.metric} is not of the same thing"
         )
-    every = sorted({run.settings.get("eval_every") for run in runs})
+    found_every = {run.settings.get("eval_every") for run in runs}
+    every = sorted(found_every, key=lambda steps: math.inf if steps is None else steps)
     if len(every) > 1:
         found.append(
             f"eval_every is {' or '.join(map(str, every))}: steps to reach a value are known only to that, and later "
@@ -121,7 +124,7 @@ def settings_csv(comparison: Comparison, runs: Sequence[Run]) -> str:
         published(one_of[name].script, one_of[name].settings, comparison.metric) or (None, None, None)
         for name in comparison.settings["setting"]
     ]
-    about = {"metric": comparison.metric, "baseline": comparison.baseline}
+    about: dict[str, Any] = {"metric": comparison.metric, "baseline": comparison.baseline}
     about |= {"paper": [paper[0] for paper in papers], "paper_is_of": [paper[2] for paper in papers]}
     return _csv(comparison.settings.assign(**about))
 

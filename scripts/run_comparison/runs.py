@@ -37,7 +37,8 @@ class Run:
     @property
     def seed(self) -> int:
         """The seed of weights, data order and dropout."""
-        return self.settings["seed"]
+        seed: int = self.settings["seed"]
+        return seed
 
     @property
     def last_step(self) -> int:
@@ -47,7 +48,8 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether the last evaluation is that of the end of training."""
-        return self.last_step >= self.settings["max_steps"]
+        steps: int = self.settings["max_steps"]
+        return self.last_step >= steps
 
     def trace(self) -> pd.DataFrame:
         """Return step, tensor, reg, kappa, lagmul; empty if CPR was not used or nothing is traced yet.
@@ -94,7 +96,7 @@ def read_run(folder: Path) -> Run:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         script, settings = config["script"], config["settings"]
-        data = next((start["data"] for start in config.get("starts", []) if start.get("data")), {})
+        data: Any = next((start["data"] for start in config.get("starts", []) if start.get("data")), {})
         _check_types(script, settings, data)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} cannot be read as the configuration of a run: it is not UTF-8") from error
@@ -114,6 +116,8 @@ def _check_types(script: Any, settings: dict[str, Any], data: Any) -> None:
     """Raise KeyError or TypeError where the settings or the record of the data are not as the scripts write them."""
     for name in ("seed", "max_steps", "optimizer"):
         settings[name]
+    if settings["max_steps"] is None:
+        raise TypeError("max_steps is None, not a number")
     texts = {name: settings.get(name) for name in ("optimizer", "kappa_init_method", "reg_function", "step_form")}
     for name, value in {"script": script, **texts}.items():
         if not isinstance(value, str | None):

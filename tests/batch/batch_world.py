@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 from batch_helpers import DATASET, prepared_dataset
@@ -21,9 +22,9 @@ class World:
 
     folder: Path
     python: Path
-    started: list[subprocess.Popen] = field(default_factory=list)
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         prepared_dataset(self.folder / "preprocessed")
         for name in ("raw", "results", "control", "tmp"):
             (self.folder / name).mkdir()
@@ -38,7 +39,9 @@ class World:
     def results(self) -> Path:
         return self.folder / "results" / DATASET
 
-    def study(self, text: str = "", name: str = "study", trainers="[nnUNetTrainerSGD_3epochs]", folds="[0, 1]") -> Path:
+    def study(
+        self, text: str = "", name: str = "study", trainers: str = "[nnUNetTrainerSGD_3epochs]", folds: str = "[0, 1]"
+    ) -> Path:
         path = self.folder / f"{name}.yaml"
         device = "" if "device:" in text else "device: cpu\n"
         path.write_text(f"datasets: [4]\ntrainers: {trainers}\nfolds: {folds}\n{device}{text}", encoding="utf-8")
@@ -47,7 +50,7 @@ class World:
     def output(self, name: str = "study") -> Path:
         return self.folder / "results" / "studies" / name
 
-    def start(self, *arguments: object, **environment: str) -> subprocess.Popen:
+    def start(self, *arguments: object, **environment: str) -> subprocess.Popen[str]:
         """Start `nnunet-cpr ARGUMENTS` as a shell would: signals at their defaults, a process group of its own."""
         command = [str(self.python), "-m", "nnunet_cpr.cli", *map(str, arguments)]
         process = subprocess.Popen(
@@ -58,13 +61,13 @@ class World:
         self.started.append(process)
         return process
 
-    def run(self, *arguments: object, **environment: str) -> subprocess.CompletedProcess:
+    def run(self, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
         process = self.start(*arguments, **environment)
         out, err = process.communicate(timeout=PATIENCE)
         assert "Traceback" not in err, err
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
-    def batch(self, study: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess:
+    def batch(self, study: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
         return self.run("batch", study, *arguments, **environment)
 
     def fail(self, trainer: str, fold: int) -> Path:
@@ -80,7 +83,7 @@ class World:
     def release(self) -> None:
         (self.folder / "control" / "hold").unlink()
 
-    def events(self, event: str | None = None) -> list[dict]:
+    def events(self, event: str | None = None) -> list[dict[str, Any]]:
         path = self.folder / "control" / "events.jsonl"
         lines = path.read_text().splitlines() if path.is_file() else []
         content = [json.loads(line) for line in lines]

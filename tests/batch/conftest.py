@@ -3,9 +3,14 @@ import site
 import sys
 import sysconfig
 import venv
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from batch_world import World
 
 STAND_INS = {
     "nnUNetv2_train": "fake_nnunet_train.py",
@@ -15,9 +20,9 @@ STAND_INS = {
 
 
 @pytest.fixture(scope="session")
-def shadow_python(tmp_path_factory) -> Path:
+def shadow_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """This environment's Python, but with stand-ins for nnU-Net's commands beside it."""
-    folder = tmp_path_factory.mktemp("shadow")
+    folder: Path = tmp_path_factory.mktemp("shadow")
     venv.create(folder, symlinks=True)
     outside = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()}
     inside = next(folder.glob("lib/python*/site-packages"))
@@ -35,7 +40,7 @@ def shadow_python(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def world(tmp_path, shadow_python):
+def world(tmp_path: Path, shadow_python: Path) -> Iterator["World"]:
     """nnU-Net's folders with a prepared dataset, in a place with an awkward name."""
     pytest.importorskip("snakemake", reason="needs nnunet-cpr[batch], which needs Python 3.11")
     from batch_world import World

@@ -26,6 +26,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, TextIO
 
 import psutil
 
@@ -54,13 +55,13 @@ def job_file(number: str, ending: str = "json") -> Path:
     return STATE / "jobs" / f"{number}.{ending}"
 
 
-def write_job(job: dict) -> None:
+def write_job(job: dict[str, Any]) -> None:
     path = job_file(job["number"])
     path.with_suffix(".new").write_text(json.dumps(job))
     path.with_suffix(".new").replace(path)
 
 
-def read_jobs() -> list[dict]:
+def read_jobs() -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted((STATE / "jobs").glob("*.json"))]
 
 
@@ -99,7 +100,11 @@ def sbatchd(number: str) -> int:
     options, requests = job["options"], job_file(number, "requests")
     environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
     environment |= {"LSB_JOBID": number, "LSB_DJOB_NUMPROC": options["-n"][0], "LSB_QUEUE": options["-q"][0]}
-    wanted = int(re.search(r"\bnum=(\d+)", options["-gpu"][0])[1]) if "-gpu" in options else 0
+    wanted = 0
+    if "-gpu" in options:
+        asked = re.search(r"\bnum=(\d+)", options["-gpu"][0])
+        assert asked
+        wanted = int(asked[1])
     while (STATE / "closed").exists() or (gpus := free_gpus(wanted)) is None:
         if "terminate" in requests.read_text():
             write_job(job | {"status": "EXIT"})
@@ -135,7 +140,7 @@ def sbatchd(number: str) -> int:
 
 def free_gpus(wanted: int) -> list[str] | None:
     """Return GPUs that no other job has, or None if they are too few now. They are taken until this process ends."""
-    found = []
+    found: list[TextIO] = []
     for number in range(GPUS):
         if len(found) == wanted:
             break
@@ -147,11 +152,11 @@ def free_gpus(wanted: int) -> list[str] | None:
             continue
         found.append(stream)
     if len(found) < wanted:
-        for stream in found:
-            stream.close()
+        for file in found:
+            file.close()
         return None
     taken.extend(found)
-    return [Path(stream.name).name.removeprefix("gpu-") for stream in found]
+    return [Path(file.name).name.removeprefix("gpu-") for file in found]
 
 
 taken: list[object] = []

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -11,6 +12,7 @@ from nnunet_cpr.cli import main
 
 AFFINE = np.array([[-0.8, 0, 0, 90.0], [0, 0.8, 0, -70.5], [0, 0, 3.0, -40.25], [0, 0, 0, 1]])
 BRATS_CHANNELS = ("t1", "t1ce", "t2", "flair")
+Shape = tuple[int, int, int]
 
 
 def write(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> None:
@@ -18,11 +20,11 @@ def write(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> None:
     nib.save(nib.Nifti1Image(array, affine), path)
 
 
-def image(shape: tuple[int, int, int], seed: int) -> np.ndarray:
+def image(shape: Shape, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(-900, 1200, shape, dtype=np.int16)
 
 
-def label(shape: tuple[int, int, int], values: tuple[int, ...]) -> np.ndarray:
+def label(shape: Shape, values: tuple[int, ...]) -> np.ndarray:
     """A label with a block of each value, none symmetric, so that a flip or a permutation would show."""
     array = np.zeros(shape, dtype=np.uint8)
     for index, value in enumerate(values):
@@ -30,7 +32,7 @@ def label(shape: tuple[int, int, int], values: tuple[int, ...]) -> np.ndarray:
     return array
 
 
-def btcv(folder: Path, numbers: tuple[int, ...] = (1, 2, 3, 21, 40), shape=(17, 15, 9)) -> Path:
+def btcv(folder: Path, numbers: tuple[int, ...] = (1, 2, 3, 21, 40), shape: Shape = (17, 15, 9)) -> Path:
     training = folder / "RawData" / "Training"
     for number in numbers:
         size = (shape[0] + number % 3, shape[1], shape[2] + number % 2)
@@ -40,7 +42,9 @@ def btcv(folder: Path, numbers: tuple[int, ...] = (1, 2, 3, 21, 40), shape=(17, 
     return folder
 
 
-def brats(folder: Path, ending: str = ".nii", numbers: tuple[int, ...] = (1, 2, 3, 4, 355), shape=(17, 15, 9)) -> Path:
+def brats(
+    folder: Path, ending: str = ".nii", numbers: tuple[int, ...] = (1, 2, 3, 4, 355), shape: Shape = (17, 15, 9)
+) -> Path:
     for number in numbers:
         name = f"BraTS20_Training_{number:03d}"
         case = folder / "MICCAI_BraTS2020_TrainingData" / name
@@ -53,7 +57,9 @@ def brats(folder: Path, ending: str = ".nii", numbers: tuple[int, ...] = (1, 2, 
     return folder
 
 
-def brats_validation(folder: Path, ending: str = ".nii", numbers: tuple[int, ...] = (1, 2), shape=(17, 15, 9)) -> Path:
+def brats_validation(
+    folder: Path, ending: str = ".nii", numbers: tuple[int, ...] = (1, 2), shape: Shape = (17, 15, 9)
+) -> Path:
     """The cases without labels, in a folder of this place; returns its folder MICCAI_BraTS2020_ValidationData."""
     for number in numbers:
         name = f"BraTS20_Validation_{number:03d}"
@@ -77,7 +83,7 @@ def amos(folder: Path) -> Path:
 
 def swapped(which: str) -> np.ndarray:
     """The trees' affine with another spacing, origin or direction."""
-    affine = AFFINE.copy()
+    affine: np.ndarray = AFFINE.copy()
     if which == "spacing":
         affine[[0, 2], [0, 2]] = -3.0, 0.8
     elif which == "origin":
@@ -88,9 +94,8 @@ def swapped(which: str) -> np.ndarray:
 
 
 def read(path: Path) -> np.ndarray:
-    return np.array(
-        np.asanyarray(nib.load(path).dataobj)
-    )  # a copy: nibabel maps .nii files, and the test may overwrite this one
+    file: Any = nib.load(path)
+    return np.array(np.asanyarray(file.dataobj))  # a copy: nibabel maps .nii files, and the test may overwrite this one
 
 
 def tree(folder: Path) -> list[str]:
@@ -102,7 +107,7 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-30])
 
 
-def fails(capsys: pytest.CaptureFixture, *arguments: object) -> str:
+def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     """Run `nnunet-cpr convert`, which must end with one line and exit code 2, and return the line."""
     assert main(["convert", *map(str, arguments)]) == 2
     lines = capsys.readouterr().err.splitlines()

@@ -68,8 +68,7 @@ def save(segmentation: Segmentation, path: Path) -> None:
     """Write NIfTI with nibabel, anything else as nnU-Net would."""
     name = path.name.lower()
     if name.endswith((".nii", ".nii.gz")):
-        image = nib.Nifti1Image(segmentation.array, segmentation.affine(), dtype=segmentation.array.dtype)
-        nib.save(image, path)
+        nib.save(nib.Nifti1Image(segmentation.array, segmentation.affine(), dtype=segmentation.array.dtype), path)
         return
     import SimpleITK
 
@@ -103,6 +102,7 @@ class Compare(World):
         self.data.mkdir()
         self.request: dict[str, Any] = {}
         self.extra: list[str] = []
+        self.users_files: list[str] = []
         self.as_yaml = self.rng.random() < 0.4
         self.yaml: Path | None = None
         self.output = self.folder / "out" / "report"
@@ -170,7 +170,11 @@ class Compare(World):
 
         intervals.BOOTSTRAP_SAMPLES = 50
         if not self.drawn:
-            figures.save_figure = lambda figure, path: path.write_bytes(b"")
+
+            def save_figure(figure: Any, path: Path) -> None:
+                path.write_bytes(b"")
+
+            figures.save_figure = save_figure
             for name in vars(report).copy():
                 if name.startswith("draw_"):
                     setattr(report, name, lambda results: [])
@@ -191,8 +195,7 @@ class Compare(World):
         return "no case has a" in err
 
     def check_users_files(self, before: dict[str, str], after: dict[str, str]) -> None:
-        users = getattr(self, "users_files", [])
-        for name in users:
+        for name in self.users_files:
             if before.get(name) != after.get(name):
                 raise OracleError(f"the user's file {name} was changed or removed")
 
@@ -279,14 +282,15 @@ class Folders(Compare):
                 truth, guess = self.reference[case], predictions[case]
                 ignored = truth.array == self.ignore if self.ignore is not None else None
                 for label, value in labels.items():
-                    masks = [np.isin(one.array, value) for one in (truth, guess)]
-                    key = (dataset, name, name, "0", case, oracle.label_name(label, value))
-                    values[(*key, "Dice")] = self._policy(oracle.dice(*masks, ignored))
+                    masks = np.isin(truth.array, value), np.isin(guess.array, value)
+                    of_metrics: dict[str, oracle.Value] = {"Dice": self._policy(oracle.dice(*masks, ignored))}
                     if self.surface:
-                        for metric, number in oracle.distances(*masks, list(truth.spacing)).items():
-                            values[(*key, metric)] = number
+                        of_metrics |= oracle.distances(*masks, list(truth.spacing))
                         near = oracle.surface_dice(*masks, list(truth.spacing), self.tolerance)
-                        values[(*key, "NSD")] = self._policy(near)
+                        of_metrics["NSD"] = self._policy(near)
+                    shown = oracle.label_name(label, value)
+                    for metric, number in of_metrics.items():
+                        values[dataset, name, name, "0", case, shown, metric] = number
         if self.surface and self.ignore is not None:
             self.unknown |= {"HD95", "MASD", "NSD"}
         return {key: value for key, value in values.items() if key[-1] not in self.unknown}
@@ -421,17 +425,18 @@ class Trainings(Compare):
         for (dataset, run, fold), cases in self.values.items():
             for case, values in cases.items():
                 for name, dice in values.items():
-                    key = (dataset, shown[run], run, fold, case, oracle.label_name(name, self.labels[name]))
                     value = None if math.isnan(dice) else Fraction(str(dice))
-                    found[(*key, "Dice")] = self._policy(value)
+                    of_metrics: dict[str, oracle.Value] = {"Dice": self._policy(value)}
                     if self.surface:
                         label = self.labels[name]
                         truth, guess = self.truths[dataset, case], self.guesses[dataset, run, fold, case]
-                        masks = [np.isin(one.array, label) for one in (truth, guess)]
-                        for metric, number in oracle.distances(*masks, list(self.spacing)).items():
-                            found[(*key, metric)] = number
+                        masks = np.isin(truth.array, label), np.isin(guess.array, label)
+                        of_metrics |= oracle.distances(*masks, list(self.spacing))
                         near = oracle.surface_dice(*masks, list(self.spacing), self.tolerance)
-                        found[(*key, "NSD")] = self._policy(near)
+                        of_metrics["NSD"] = self._policy(near)
+                    label_name = oracle.label_name(name, self.labels[name])
+                    for metric, number in of_metrics.items():
+                        found[dataset, shown[run], run, fold, case, label_name, metric] = number
         if self.ignore is not None:
             self.unknown |= {"HD95", "MASD", "NSD"}
         return {key: value for key, value in found.items() if key[-1] not in self.unknown}

@@ -63,7 +63,7 @@ class Convert(World):
             self.flags += ["-np", str(self.rng.choice([1, 1, 2]))]
         self.source_text = str(self.source)
         self.extra: list[str] = []
-        self.heart_labels = {"0": "background", "1": "left atrium"}
+        self.heart_labels: dict[str, Any] = {"0": "background", "1": "left atrium"}
         self.users_files: list[str] = []
 
     def end_phase(self, phase: int) -> None:
@@ -209,7 +209,8 @@ class Convert(World):
 
 
 def _check_equal(copy: Path, source: Path) -> None:
-    ours, theirs = nib.load(copy), nib.load(source)
+    ours: Any = nib.load(copy)
+    theirs: Any = nib.load(source)
     if not np.array_equal(np.asanyarray(ours.dataobj), np.asanyarray(theirs.dataobj)):
         raise OracleError(f"{copy.name} holds other voxels than its source")
     if not np.allclose(ours.affine, theirs.affine, atol=1e-4):
@@ -217,7 +218,8 @@ def _check_equal(copy: Path, source: Path) -> None:
 
 
 def _check_mapped(target: Path, source: Path, values: dict[int, int] | None) -> None:
-    ours, theirs = np.asanyarray(nib.load(target).dataobj), np.asanyarray(nib.load(source).dataobj)
+    images: list[Any] = [nib.load(target), nib.load(source)]
+    ours, theirs = (np.asanyarray(one.dataobj) for one in images)
     wanted = theirs if values is None else np.vectorize(lambda v: values.get(int(v), -1))(theirs)
     if not np.array_equal(ours, wanted):
         raise OracleError(f"{target.name} holds other labels than its source")
@@ -312,7 +314,7 @@ def _file(world: World, kind: str = "all") -> Path:
 
 
 def _rewrite(path: Path, change: Callable[[np.ndarray, np.ndarray, Any], tuple[np.ndarray, np.ndarray]]) -> None:
-    old = nib.load(path)
+    old: Any = nib.load(path)
     array, affine = change(np.array(old.dataobj), old.affine.copy(), old.header)
     header = old.header.copy()
     header.set_data_dtype(array.dtype)
@@ -348,7 +350,7 @@ def sheared_tests(world: World) -> str:
 def odd_array(world: World) -> str:
     path = _file(world)
     is_label = path in (world.files("labels") if isinstance(world, Convert) else [path])
-    said, change, refused = pick(
+    way: tuple[str, Callable[[np.ndarray], np.ndarray], bool | None] = pick(
         world,
         [
             ("with two volumes", lambda a: np.stack([a, a], -1), None if isinstance(world, Inverse) else True),
@@ -372,6 +374,7 @@ def odd_array(world: World) -> str:
             ("big-endian", lambda a: a.astype(a.dtype.newbyteorder(">")), None),
         ],
     )  # fmt: skip
+    said, change, refused = way
     _rewrite(path, lambda array, affine, header: (change(array), affine))
     if refused and len(world.chosen) == 1:
         world.verdict = REFUSED
@@ -475,7 +478,8 @@ def linked_files(world: World) -> str:
     if isinstance(world, Inverse):
         folder, files = world.predictions, sorted(world.predictions.glob("*.nii*"))
     else:
-        folder, files = world.source, either(world).files()
+        own = either(world)
+        folder, files = own.source, own.files()
     store = world.folder / "store"
     if said == "the folder":
         folder.rename(store)
@@ -522,24 +526,22 @@ def odd_labels_of_heart(world: World) -> str:
     own = either(world)
     if own.dataset != "heart":
         raise NotHereError
-    said, labels, refused = pick(
-        own,
-        [
-            ("one name for two values", {"0": "background", "1": "atrium", "2": "atrium"}, True),
-            ("background twice", {"0": "background", "1": "background"}, True),
-            ("odd names", {"0": "background", "1": pick(own, NAMES)}, None),
-            ("an ignore label", {"0": "background", "1": "ignore"}, None),
-            ("values out of order", {"1": "atrium", "0": "background"}, None),
-            ("a gap", {"0": "background", "2": "atrium"}, True),
-            ("nnU-Net's own way", {"background": 0, "atrium": 1}, True),
-            ("names that are numbers", {"0": 0, "1": 1}, True),
-            ("an empty name", {"0": "background", "1": ""}, None),
-            ("no background", {"0": "air", "1": "atrium"}, None),
-            ("two structures", {"0": "background", "1": "atrium", "2": "ventricle"}, None),
-            ("another case", {"0": "Background", "1": "left atrium"}, None),
-            ("value 01", {"0": "background", "01": "atrium"}, True),
-        ],
-    )
+    ways: list[tuple[str, dict[str, Any], bool | None]] = [
+        ("one name for two values", {"0": "background", "1": "atrium", "2": "atrium"}, True),
+        ("background twice", {"0": "background", "1": "background"}, True),
+        ("odd names", {"0": "background", "1": pick(own, NAMES)}, None),
+        ("an ignore label", {"0": "background", "1": "ignore"}, None),
+        ("values out of order", {"1": "atrium", "0": "background"}, None),
+        ("a gap", {"0": "background", "2": "atrium"}, True),
+        ("nnU-Net's own way", {"background": 0, "atrium": 1}, True),
+        ("names that are numbers", {"0": 0, "1": 1}, True),
+        ("an empty name", {"0": "background", "1": ""}, None),
+        ("no background", {"0": "air", "1": "atrium"}, None),
+        ("two structures", {"0": "background", "1": "atrium", "2": "ventricle"}, None),
+        ("another case", {"0": "Background", "1": "left atrium"}, None),
+        ("value 01", {"0": "background", "01": "atrium"}, True),
+    ]
+    said, labels, refused = pick(own, ways)
     own.heart_labels = labels
     own.words += [str(name) for name in labels.values()]
     if refused and len(own.chosen) == 1:
@@ -680,7 +682,7 @@ def odd_number(world: World) -> str:
 @odd(REQUEST)
 def odd_processes(world: World) -> str:
     value = pick(world, NUMBERS)
-    (world.flags if isinstance(world, Convert) else world.extra).extend(["-np", value])
+    (world.flags if isinstance(world, Convert) else inverse(world).extra).extend(["-np", value])
     return f"-np {value[:30]!r}"
 
 
@@ -824,13 +826,15 @@ def odd_inverse_places(world: World) -> str:
          "odd name", "trailing slash"],
     )  # fmt: skip
     index = own.argv.index("--inverse") + 2
+    output = own.output
+    assert output is not None
     if said == "output exists":
-        own.output.mkdir()
-        (own.output / "x").write_text("the user's")
+        output.mkdir()
+        (output / "x").write_text("the user's")
     elif said == "output is a file":
-        own.output.write_text("x")
+        output.write_text("x")
     elif said == "output is a dangling link":
-        own.output.symlink_to("nowhere")
+        output.symlink_to("nowhere")
     elif said == "output below a file":
         (own.folder / "afile").write_text("x")
         own.argv[index] = str(own.folder / "afile" / "x")

@@ -39,10 +39,13 @@ class Demo(World):
 
     def before_run(self) -> None:
         from nnunet_cpr.demo import device, pipeline
+        from nnunet_cpr.demo.data import DemoData
+        from nnunet_cpr.demo.settings import Settings
+        from nnunet_cpr.demo.workspace import Workspace
 
         device.probe = lambda: device.Machine(cuda=None, mps=False, bf16_cpu=False)
 
-        def check_only(workspace, data, settings) -> None:
+        def check_only(workspace: Workspace, data: DemoData, settings: Settings) -> None:
             data.fingerprint()
             data.check()
             workspace.create()
@@ -170,6 +173,7 @@ def odd_out(world: Demo) -> str:
                         "a damaged record", "~", "odd name", "relative", "proc", "name too long",
                         "logs is a file"])  # fmt: skip
     output = world.output
+    assert output is not None
     texts = {"below a file": str(world.folder / "afile" / "x"), "empty": "", "device": "/dev/null", "~": "~/demo",
         "relative": "../out/demo",
              "proc": "/proc/x", "name too long": str(world.folder / ("x" * 300)),

@@ -4,12 +4,13 @@ import json
 import os
 from typing import Any
 
+from odd_comparisons import Compare
 from odd_texts import NAMES, NUMBERS, for_files
-from odd_worlds import ACCEPTED, EITHER, PLACE, REFUSED, REQUEST, TEXT, NotHereError, World, odd, pick
+from odd_worlds import ACCEPTED, EITHER, PLACE, REFUSED, REQUEST, TEXT, NotHereError, odd, pick
 
 
 @odd(REQUEST)
-def odd_numbers(world: World) -> str:
+def odd_numbers(world: Compare) -> str:
     own = world
     key = pick(own, ["tolerance", "seed", "processes"])
     value: Any = pick(own, [*NUMBERS, "0.5", "3"])
@@ -35,7 +36,7 @@ def odd_numbers(world: World) -> str:
 
 
 @odd(REQUEST)
-def odd_margins(world: World) -> str:
+def odd_margins(world: Compare) -> str:
     good = ["0.02", "Dice=0.5", "Dice=2e-2", "0.999999", "1e-300"]
     bad = ["0", "-1", "nan", "inf", "1", "Dice=", "=0.1", "=", "x=0.1", "dice=0.1", "RVE=0.1", "Recall=0.1", "0.1 0.2",
            "Lesion F1=0.1", "Dice=0.1=0.2", "1e400", "٠", "0,1"]  # fmt: skip
@@ -48,7 +49,7 @@ def odd_margins(world: World) -> str:
 
 
 @odd(REQUEST)
-def more_metrics(world: World) -> str:
+def more_metrics(world: Compare) -> str:
     """Precision and so on, of results that may lack the counts; lesions of labels that may not be there."""
     own = world
     own.checked = False
@@ -64,7 +65,7 @@ def more_metrics(world: World) -> str:
 
 
 @odd(REQUEST)
-def odd_penalty(world: World) -> str:
+def odd_penalty(world: Compare) -> str:
     own = world
     value = pick(own, ["374", "0", "-1", "nan", "1e400", "x"])
     own.request["missed_hd95"] = value
@@ -76,7 +77,7 @@ def odd_penalty(world: World) -> str:
 
 
 @odd(REQUEST)
-def odd_empty_policy(world: World) -> str:
+def odd_empty_policy(world: Compare) -> str:
     value = pick(world, ["NaN", "NAN", "0.0", "1.0", "2", "none", "", "0 ", "-1"])
     world.request["empty"] = value
     world.checked = False
@@ -84,7 +85,7 @@ def odd_empty_policy(world: World) -> str:
 
 
 @odd(REQUEST, REFUSED)
-def unknown_baseline(world: World) -> str:
+def unknown_baseline(world: Compare) -> str:
     if "baseline" in world.request:
         raise NotHereError
     world.request["baseline"] = pick(world, ["x", " ", "ONE", "é", "0"])
@@ -92,7 +93,7 @@ def unknown_baseline(world: World) -> str:
 
 
 @odd(REQUEST, ACCEPTED)
-def other_baseline(world: World) -> str:
+def other_baseline(world: Compare) -> str:
     if "baseline" in world.request:
         raise NotHereError
     names = list(world.request["predictions"] if "predictions" in world.request else world.request["trainers"])
@@ -101,7 +102,7 @@ def other_baseline(world: World) -> str:
 
 
 @odd(REQUEST)
-def useless_keys(world: World) -> str:
+def useless_keys(world: Compare) -> str:
     """What belongs to the other kind of comparison."""
     if "predictions" in world.request:
         key = pick(world, ["datasets", "trainers", "folds", "configuration", "plans"])
@@ -116,7 +117,7 @@ def useless_keys(world: World) -> str:
 
 
 @odd(REQUEST, REFUSED)
-def missing_key(world: World) -> str:
+def missing_key(world: Compare) -> str:
     key = pick(world, ["reference", "predictions"] if "predictions" in world.request else ["datasets", "trainers"])
     del world.request[key]
     world.words += ["-tr", "--pred", "-d"]
@@ -124,7 +125,7 @@ def missing_key(world: World) -> str:
 
 
 @odd(REQUEST, REFUSED)
-def unknown_flags(world: World) -> str:
+def unknown_flags(world: Compare) -> str:
     world.extra += pick(
         world, [["--x"], ["-x", "1"], ["extra"], ["--surfaces"], ["--seed"], ["-o"], ["--out", "x"], ["--config"]]
     )
@@ -132,13 +133,13 @@ def unknown_flags(world: World) -> str:
 
 
 @odd(REQUEST)
-def flags_twice(world: World) -> str:
+def flags_twice(world: Compare) -> str:
     world.extra += pick(world, [["--seed", "1", "--seed", "2"], ["-np", "1", "-np", "2"]])
     return f"and {world.extra}"
 
 
 @odd(TEXT)
-def no_such_config(world: World) -> str:
+def no_such_config(world: Compare) -> str:
     world.extra += [
         "--config",
         pick(world, ["", "nowhere.yaml", "/dev/null", "/", ".", "/proc/self/mem", "x" * 300, "/dev/zero0"]),
@@ -158,7 +159,7 @@ REPORT = ["report.html", "report.md", "cases.csv", "summary.csv", "comparisons.c
 
 
 @odd(PLACE)
-def output_state(world: World) -> str:
+def output_state(world: Compare) -> str:
     output = world.folder / "out" / "report"
     if str(world.request.get("output")) != str(output) or world.output != output:
         raise NotHereError
@@ -238,7 +239,7 @@ def output_state(world: World) -> str:
 
 
 @odd(PLACE)
-def output_place(world: World) -> str:
+def output_place(world: Compare) -> str:
     said = pick(
         world,
         ["nested", "relative", "below a file", "the data", "the predictions", "too long", "device", "proc", "empty",

@@ -17,8 +17,10 @@ import tempfile
 import time
 import traceback
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from odd_worlds import ACCEPTED, EITHER, REFUSED, OracleError, Stop, World, changes, inside, tree
 
@@ -112,7 +114,7 @@ def _be_the_command(world: World, stop: Stop | None, files: list[Path]) -> None:
         os._exit(code)
 
 
-def _exit_code(main, argv: list[str]) -> int:
+def _exit_code(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
     """Return what the interpreter would exit with."""
     try:
         return int(main(list(argv)) or 0)
@@ -131,7 +133,7 @@ def _stop_there(world: World, stop: Stop) -> None:
     left = [stop.at]
     below = os.path.realpath(stop.below or world.folder)
 
-    def hook(event: str, arguments: tuple) -> None:
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":
             path, mode, flags = arguments
             writes = flags & (os.O_WRONLY | os.O_RDWR) if isinstance(flags, int) else set(mode or "") & set("wax+")
@@ -262,7 +264,8 @@ def _below_named(name: str, ending: Ending) -> bool:
 
 
 def _leads_to(name: str, world: World) -> bool:
-    target = os.path.relpath(os.path.realpath(world.output), os.path.realpath(world.folder))  # type: ignore[arg-type]
+    assert world.output is not None
+    target = os.path.relpath(os.path.realpath(world.output), os.path.realpath(world.folder))
     return target.startswith(name + os.sep)
 
 

@@ -43,7 +43,7 @@ class Runs(World):
         self.program = "compare_runs.py"
         rng = self.rng
         self.script = rng.choice(["train_gpt2", "train_gpt2", "train_grokking"])
-        self.output = self.folder / "out"
+        self.out = self.output = self.folder / "out"
         self.output.mkdir()
         self.values: dict[str, list[float]] = {}
         self.settings: dict[str, dict[str, Any]] = {}
@@ -116,7 +116,8 @@ def odd_folder_names(world: Runs) -> str:
     own = runs_only(world)
     old = pick(own, own.values)
     new = pick(own, for_files([name for name in NAMES if len(name.encode(errors="replace")) < 200]))
-    for table in (own.values, own.settings):
+    tables: list[dict[str, Any]] = [own.values, own.settings]
+    for table in tables:
         entries = {new if name == old else name: value for name, value in table.items()}
         table.clear()
         table.update(entries)
@@ -243,7 +244,7 @@ def odd_trace(world: Runs) -> str:
           "step,tensor,reg,kappa,lagmul\n1,w,1e308,1e308,1e308\n2,w,-1e308,1,0\n")],
     )  # fmt: skip
     path.write_text(text)
-    own.flags += ["--constraints", str(own.output / "c.png")]
+    own.flags += ["--constraints", str(own.out / "c.png")]
     return f"trace: {said}"
 
 
@@ -315,11 +316,11 @@ def outputs(world: Runs) -> str:
     )
     said, path = pick(
         own,
-        [("plain", own.output / f"a{ending}"), ("no folder", own.folder / "gone" / f"a{ending}"), ("a folder",
-         own.output), ("a run's file", None),
-         ("below a file", own.table / f"x{ending}"), ("odd", own.output / (pick(own,
+        [("plain", own.out / f"a{ending}"), ("no folder", own.folder / "gone" / f"a{ending}"), ("a folder",
+         own.out), ("a run's file", None),
+         ("below a file", own.table / f"x{ending}"), ("odd", own.out / (pick(own,
           for_files(NAMES))[:80] + ending)), ("the same as --csv", own.table),
-         ("long", own.output / ("x" * 300 + ending)), ("device", Path("/dev/null"))],
+         ("long", own.out / ("x" * 300 + ending)), ("device", Path("/dev/null"))],
     )  # fmt: skip
     if said == "a run's file":
         path = next(iter(sorted((own.folder / "runs").iterdir()))) / f"metrics{ending}"
@@ -354,7 +355,6 @@ def folder_twice(world: Runs) -> str:
             ],
         )
     ]
-    own.argv_after = True
     own.checked = False
     return f"and the folder {own.flags[-1][-30:]!r}"
 

@@ -174,7 +174,7 @@ def odd_shown_names(world: Study) -> str:
 
 @odd(REQUEST)
 def odd_trainers(world: Study) -> str:
-    value = pick(
+    value: Any = pick(
         world,
         ["nnUNetTrainerNone", "", " ", "nnUNetTrainerCPR_", "nnUNetTrainerCPR_ws0", "nnUNetTrainerCPR_ws999999999",
          "../nnUNetTrainer", "é",

@@ -40,7 +40,8 @@ def yaml_text(value: Any) -> str:
     """Return a value as YAML, quoted so that it stays what it is."""
     import yaml
 
-    return yaml.safe_dump(value, allow_unicode=True, width=10**6, sort_keys=False)
+    text: str = yaml.safe_dump(value, allow_unicode=True, width=10**6, sort_keys=False)
+    return text
 
 
 def scalars(value: Any) -> list[str]:
@@ -61,7 +62,7 @@ def lines_of(path: Path) -> list[str]:
 
 def needs_yaml(world: Any) -> Path:
     """Return the world's YAML file."""
-    path = getattr(world, "yaml", None)
+    path: Path | None = getattr(world, "yaml", None)
     if path is None or not path.is_file():
         raise NotHereError
     return path
@@ -178,7 +179,7 @@ def odd_value(world: World) -> str:
     lines[number] = f"{key}: {new}\n"
     path.write_text("".join(lines), encoding="utf-8")
     world.words += [new, key.strip(), "None"]
-    world.loosen()  # type: ignore[attr-defined]
+    world.loosen()
     return f"YAML: {key.strip()} is {new[:40]!r} instead of {old.strip()[:40]!r}"
 
 

@@ -4,7 +4,9 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -31,7 +33,7 @@ def odd_training_labels(world: World) -> str:
 @odd(DISK)
 def rewritten_labels(world: World) -> str:
     own = trainings_only(world)
-    said, change = pick(
+    way: tuple[str, Callable[[str, Any], Any]] = pick(
         own,
         [
             ("a region of one", lambda n, v: [v] if isinstance(v, int) and v else v),
@@ -42,6 +44,7 @@ def rewritten_labels(world: World) -> str:
             ('background as ["0"]', lambda n, v: ["0"] if v == 0 else v),
         ],
     )
+    said, change = way
     for path in own.data.glob("results/*/*/dataset.json"):
         content = json.loads(path.read_text())
         content["labels"] = {name: change(name, value) for name, value in content["labels"].items()}
@@ -207,7 +210,7 @@ def odd_truths(world: World) -> str:
             target.parent.mkdir(parents=True, exist_ok=True)
             path.rename(target)
         elif said == "other spacing":
-            image = nib.load(path)
+            image: Any = nib.load(path)
             affine = image.affine.copy()
             affine[:3, :3] *= 2
             nib.save(nib.Nifti1Image(np.asarray(image.dataobj), affine), path)

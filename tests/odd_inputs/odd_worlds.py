@@ -10,11 +10,12 @@ import os
 import random
 import re
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 REFUSED, ACCEPTED, EITHER = "must be refused", "must be accepted", "may be either"
 MODEL, DISK, REQUEST, TEXT, PLACE = range(5)
 """When an oddity is applied: to the numbers before files are written, to the files, to the flags, to the YAML text made
@@ -29,22 +30,27 @@ class OracleError(AssertionError):
     """The command succeeded with something that the world knows to be wrong."""
 
 
-Oddity = Callable[[Any], str]
+@dataclass(frozen=True, eq=False)
+class Oddity:
+    """A function that makes a world odd, when that is done, and what the command must then do."""
+
+    function: Callable[[Any], str]
+    phase: int
+    verdict: str
+
+    def __call__(self, world: Any) -> str:
+        """Change the world, and return how."""
+        return self.function(world)
 
 
-def odd(phase: int, verdict: str = EITHER) -> Callable[[Oddity], Oddity]:
-    """Mark a function as an oddity."""
-
-    def mark(function: Oddity) -> Oddity:
-        function.phase, function.verdict = phase, verdict  # type: ignore[attr-defined]
-        return function
-
-    return mark
+def odd(phase: int, verdict: str = EITHER) -> Callable[[Callable[[Any], str]], Oddity]:
+    """Make a function an oddity."""
+    return lambda function: Oddity(function, phase, verdict)
 
 
 def oddities(module: Any) -> list[Oddity]:
     """Return the oddities that a module defines, in its order."""
-    return [value for value in vars(module).values() if hasattr(value, "phase")]
+    return [value for value in vars(module).values() if isinstance(value, Oddity)]
 
 
 @dataclass
@@ -80,7 +86,7 @@ class World:
     good_codes: tuple[int, ...] = (0,)
     verdict: str = EITHER
     said: list[str] = field(default_factory=list)
-    chosen: Sequence["Oddity"] = ()
+    chosen: Sequence[Oddity] = ()
     words: list[str] = field(default_factory=list)
     """Words of the input besides its arguments and paths that an error may name."""
 
@@ -92,14 +98,14 @@ class World:
         self.environment = {name: os.environ[name] for name in kept if name in os.environ}
         self.environment |= {"HOME": str(self.home), "TMPDIR": str(self.tmp)}
 
-    def finish(self, chosen: Sequence["Oddity"]) -> None:
+    def finish(self, chosen: Sequence[Oddity]) -> None:
         """Write the world with the chosen oddities, each at its time."""
         self.chosen = chosen
-        verdicts = [oddity.verdict for oddity in chosen]  # type: ignore[attr-defined]
+        verdicts = [oddity.verdict for oddity in chosen]
         self.verdict = REFUSED if REFUSED in verdicts else EITHER if EITHER in verdicts else ACCEPTED
         for phase in range(5):
             for oddity in chosen:
-                if oddity.phase == phase:  # type: ignore[attr-defined]
+                if oddity.phase == phase:
                     self.said.append(oddity(self))
             self.end_phase(phase)
 
@@ -117,6 +123,9 @@ class World:
         # Torch's own, and what Python's tempfile tries a folder with.
         return name.startswith("tmp/torchinductor_") or bool(re.fullmatch(r"tmp/[a-z0-9_]{8}", name))
 
+    def loosen(self) -> None:
+        """Note that what is asked for is no longer known."""
+
     def before_run(self) -> None:
         """Replace what would take too long; called in the process that runs the command."""
 
@@ -131,7 +140,7 @@ class World:
         """Raise OracleError where files in the output that are the user's have changed."""
 
 
-def pick(world: World, options: Sequence[Any]) -> Any:
+def pick(world: World, options: Iterable[T]) -> T:
     """Return one of the options."""
     return world.rng.choice(list(options))
 

@@ -49,10 +49,10 @@ def choose(rng: random.Random, available: Sequence[Oddity]) -> list[Oddity]:
     """Return one to three oddities; what must be refused goes with what is harmless only."""
     first = rng.choice(available)
     fellows = [one for one in available if one is not first]
-    if first.verdict == REFUSED:  # type: ignore[attr-defined]
-        fellows = [one for one in fellows if one.verdict == ACCEPTED]  # type: ignore[attr-defined]
+    if first.verdict == REFUSED:
+        fellows = [one for one in fellows if one.verdict == ACCEPTED]
     else:
-        fellows = [one for one in fellows if one.verdict != REFUSED]  # type: ignore[attr-defined]
+        fellows = [one for one in fellows if one.verdict != REFUSED]
     return [first, *rng.sample(fellows, min(len(fellows), rng.choice([0, 0, 0, 1, 1, 2])))]
 
 

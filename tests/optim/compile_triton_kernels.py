@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -15,7 +16,7 @@ TYPES = {
     "rates": "*fp32", "spreads": "*fp32", "found_inf": "*fp32", "grad_scale": "*fp32", "keep": "*fp32",
 }  # fmt: skip
 CONSTANTS = {"chunk": triton_kernels.CHUNK, "block": triton_kernels.BLOCK, "guarded": True, "align": 16}
-VARIANTS = {
+VARIANTS: dict[str, list[dict[str, Any]]] = {
     "read_chunks": [{}],
     "add_chunks": [{}],
     "begin_adam": [{}, {"guarded": False}],
@@ -24,7 +25,7 @@ VARIANTS = {
 }
 
 
-def compiled(name: str, constants: dict, capability: int) -> dict:
+def compiled(name: str, constants: dict[str, Any], capability: int) -> dict[str, Any]:
     function = getattr(triton_kernels, name)
     constants = {key: value for key, value in (CONSTANTS | constants).items() if key in function.arg_names}
     signature = {name: "constexpr" if name in constants else TYPES[name] for name in function.arg_names}

@@ -2,14 +2,19 @@
 
 import contextlib
 import importlib.metadata
+from collections.abc import Iterator, Sequence
+from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torch.optim import Optimizer
 
 from nnunet_cpr.optim import fused
 from nnunet_cpr.optim.fused import c_build, triton_backend
+from nnunet_cpr.optim.fused.backend import Backend
 
 UNSAMPLED = 5
 """An element that no backend looks at when it checks whether weights have changed."""
@@ -23,39 +28,45 @@ kernels = pytest.mark.parametrize("backend", ["c", "triton"], indirect=True)
 class WatchedBackend:
     """A backend that notes what it is asked. The name None stands for torch's own operators, which nobody asks."""
 
-    def __init__(self, name):
+    def __init__(self, name: str | None) -> None:
         self.name = name
         self.device = "cpu" if name == "c" else GPU
         self.chunk = 8192 if name == "c" else TRITON_CHUNK if GPU == "cpu" else 8192
-        self.updated = []
+        self.updated: list[list[Tensor]] = []
         """The tensors of each update."""
-        self.cache = None
+        self.cache: Any = None
         """The one that the optimizer used last."""
-        self._backend = fused.BACKENDS.get(name)
-        self._reads = None
+        self._real = fused.BACKENDS.get(name) if name else None
+        self._reads: list[list[Tensor]] | None = None
+
+    @property
+    def _backend(self) -> Backend:
+        assert self._real is not None
+        return self._real
 
     @contextlib.contextmanager
-    def watched_reads(self):
+    def watched_reads(self) -> Iterator[list[list[Tensor]]]:
         """Yield a list that gets the tensors that each step in this block reads to find R, if it reads any.
 
         A tensor was read, at least in part, if R contains an edit that nothing notices. Those of five elements or fewer
         are left out.
         """
-        self._reads = []
-        yield self._reads
+        reads: list[list[Tensor]] = []
+        self._reads = reads
+        yield reads
         self._reads = None
 
-    def why_not(self, params):
+    def why_not(self, params: Sequence[Tensor]) -> str | None:
         return self._backend.why_not(params)
 
-    def new_cache(self):
+    def new_cache(self) -> Any:
         return self._backend.new_cache()
 
-    def covers(self, batch, cache):
+    def covers(self, batch: fused.TensorBatch, cache: Any) -> bool:
         self.cache = cache
         return self._backend.covers(batch, cache)
 
-    def squared_norms(self, batch, cache):
+    def squared_norms(self, batch: fused.TensorBatch, cache: Any) -> Tensor:
         if self._reads is not None:
             with self.edited_unnoticed(batch.params):
                 norms = self._backend.squared_norms(batch, cache).tolist()
@@ -63,22 +74,22 @@ class WatchedBackend:
             self._reads += [read] if read else []
         return self._backend.squared_norms(batch, cache)
 
-    def shrink_and_update(self, batch, cache, factors, kappa):
+    def shrink_and_update(self, batch: fused.TensorBatch, cache: Any, factors: Tensor, kappa: Tensor) -> Sequence[int]:
         indices = self._backend.shrink_and_update(batch, cache, factors, kappa)
         self.updated += [[batch.params[index] for index in indices]] if indices else []
         return indices
 
-    def takes(self, opt, params):
+    def takes(self, opt: Optimizer, params: Sequence[Tensor]) -> bool:
         """Return whether the next step would be done by the kernels."""
         return self._backend.covers(batch_of(opt, params), self.cache)
 
-    def norms(self, opt, params):
+    def norms(self, opt: Optimizer, params: Sequence[Tensor]) -> Tensor:
         """Return R of each tensor as the next step would get it."""
         assert self.takes(opt, params)
         return self._backend.squared_norms(batch_of(opt, params), self.cache)
 
     @contextlib.contextmanager
-    def edited_unnoticed(self, params):
+    def edited_unnoticed(self, params: Sequence[Tensor]) -> Iterator[None]:
         """Add a million to the R of each chunk of the weights by edits that no backend notices, and undo them."""
         elements = [param.data.view(-1)[UNSAMPLED :: self.chunk] for param in params]
         before = [some.clone() for some in elements]
@@ -88,15 +99,15 @@ class WatchedBackend:
         for some, values in zip(elements, before, strict=True):
             some.copy_(values)
 
-    def update(self, opt, params, factors):
+    def update(self, opt: Optimizer, params: Sequence[Tensor], factors: Sequence[float]) -> None:
         """Do the next step's update with these factors instead of the constraint's."""
         assert self.takes(opt, params)
-        factors = torch.tensor(factors, device=self.device)
+        given = torch.tensor(factors, device=self.device)
         with torch.no_grad():
-            self._backend.shrink_and_update(batch_of(opt, params), self.cache, factors, torch.ones_like(factors))
+            self._backend.shrink_and_update(batch_of(opt, params), self.cache, given, torch.ones_like(given))
 
 
-def batch_of(opt, params):
+def batch_of(opt: Optimizer, params: Sequence[Tensor]) -> fused.TensorBatch:
     """Return the batch of the next step, of these tensors of the first group."""
     update = "adam" if isinstance(opt, torch.optim.Adam) else "sgd"
     return fused.TensorBatch(
@@ -104,10 +115,10 @@ def batch_of(opt, params):
     )
 
 
-def skip_where_missing(name):
+def skip_where_missing(name: str | None) -> None:
     """Skip the test where a backend cannot run."""
-    if name == "c" and c_build.why_not():
-        pytest.skip(c_build.why_not())
+    if name == "c" and (reason := c_build.why_not()):
+        pytest.skip(reason)
     if name == "triton":
         pytest.importorskip(
             "nnunet_cpr.optim.fused.triton_kernels", reason="no Triton, which comes with torch on Linux"
@@ -118,7 +129,7 @@ def skip_where_missing(name):
 
 
 @contextlib.contextmanager
-def watched(name):
+def watched(name: str | None) -> Iterator[WatchedBackend]:
     """Watch a backend ("c", "triton", None). Without a GPU the Triton kernels run in the interpreter, on a CPU."""
     with contextlib.ExitStack() as stack:
         if name == "triton" and GPU == "cpu":
@@ -133,12 +144,12 @@ def watched(name):
 
 
 @contextlib.contextmanager
-def in_use(name):
+def in_use(name: str | None) -> Iterator[WatchedBackend]:
     """Watch a backend and use no other."""
     with watched(name) as backend, fused.use(name):
         yield backend
 
 
-def same_tensors(some, others):
+def same_tensors(some: Sequence[Sequence[Tensor]], others: Sequence[Sequence[Tensor]]) -> bool:
     """Return whether two lists of lists hold the same tensors, not just equal ones."""
     return [list(map(id, row)) for row in some] == [list(map(id, row)) for row in others]

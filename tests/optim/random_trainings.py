@@ -8,7 +8,7 @@ import torch
 from hypothesis import strategies as st
 from optim_helpers import CLASSES, round_trip
 
-from nnunet_cpr.optim import cpr
+from nnunet_cpr.optim import CPR, cpr
 from nnunet_cpr.optim.bounds import RULES
 from nnunet_cpr.optim.regularizers import REGULARIZERS, STEP_FORMS
 
@@ -64,7 +64,7 @@ class Training:
         return [layer for _, layers in self.groups for layer in layers]
 
     @property
-    def cls(self) -> type:
+    def cls(self) -> type[CPR]:
         """The optimizer's class."""
         return CLASSES[self.base] if self.base in CLASSES else cpr(getattr(torch.optim, self.base))
 

@@ -7,6 +7,8 @@ two steps the reference keeps them for itself, so whatever gets lost there is no
 
 import copy
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from reference import algorithm1
@@ -22,26 +24,32 @@ SETTINGS = (
 class TorchBase:
     """One of torch's optimizers, in float64 and without CPR, for one tensor."""
 
-    def __init__(self, name, theta, options):
+    def __init__(self, name: str, theta: torch.Tensor, options: dict[str, Any]) -> None:
         self.param = torch.nn.Parameter(theta.clone())
-        self.opt = getattr(torch.optim, name)([self.param], **options)
+        self.opt: torch.optim.Optimizer = getattr(torch.optim, name)([self.param], **options)
 
-    def step(self, theta, grad):
+    def step(self, theta: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
         self.param.data = theta.clone()
         self.param.grad = grad.clone()
         self.opt.step()
         return self.param.detach().clone()
 
 
+Base = algorithm1.Adam | algorithm1.SGD | TorchBase
+State = Mapping[str, Any]
+"""What the optimizer keeps for a tensor."""
+
+
 class Tensor:
     """What one tensor must be after each step."""
 
-    def __init__(self, param, group, base, options):
+    def __init__(self, param: torch.Tensor, group: Mapping[str, Any], base: str, options: Mapping[str, Any]) -> None:
         self.base_name, self.maximize = base, options.get("maximize", False)
-        self.constraint = None
+        self.constraint: algorithm1.Constraint | None = None
         if is_regularized(group, param):
             self.constraint = algorithm1.Constraint(algorithm1.Settings(**{key: group[key] for key in SETTINGS}))
         keep = {key: options[key] for key in ("betas", "eps", "momentum", "nesterov") if key in options}
+        self.base: Base
         if base == "Adam":
             self.base = algorithm1.Adam(lr=group["lr"], **keep)
         elif base == "SGD":
@@ -56,22 +64,22 @@ class Tensor:
         self.exact_base = base in ("Adam", "SGD") or param.dtype == torch.float64
         self.take(param)
 
-    def take(self, param):
+    def take(self, param: torch.Tensor) -> None:
         """Take over the weights."""
         self.theta = param.detach().double().clone()
 
-    def set_lr(self, lr):
+    def set_lr(self, lr: float) -> None:
         if isinstance(self.base, TorchBase):
             self.base.opt.param_groups[0]["lr"] = lr
         else:
             self.base.lr = lr
 
-    def check(self, param, grad, state):
+    def check(self, param: torch.Tensor, grad: torch.Tensor, state: State) -> bool:
         """Do the step that the optimizer has done, compare, take over. Returns whether the constraint acted."""
         theta, acted = self.theta, False
         tolerance = 4 * self.eps * theta.abs()
         if self.constraint is not None:
-            theta, more = self._constrain(state)
+            theta, more = self._constrain(self.constraint, state)
             tolerance = tolerance + more
             acted = self.constraint.lam > 0
         grad = -grad.double() if self.maximize else grad.double()
@@ -86,7 +94,7 @@ class Tensor:
         self._take_state(param, state)
         return acted
 
-    def check_untouched(self, param, state):
+    def check_untouched(self, param: torch.Tensor, state: State) -> None:
         """Without a gradient, and where a step is left out or vetoed, nothing may change."""
         assert torch.equal(param.detach().double(), self.theta)
         if self.constraint is not None and "kappa" in state:
@@ -94,14 +102,14 @@ class Tensor:
             assert float(state["lagmul"]) == self.constraint.lam
             assert int(state["cpr_step"]) == self.constraint.t
 
-    def _constrain(self, state):
+    def _constrain(self, c: algorithm1.Constraint, state: State) -> tuple[torch.Tensor, torch.Tensor]:
         """kappa and lambda; returns the weights after the constraint and how far rounding may move them."""
-        c, theta = self.constraint, self.theta
-        s, n, acc = c.settings, theta.numel(), 16 * self.acc_eps
+        theta, s = self.theta, c.settings
+        n, acc = theta.numel(), 16 * self.acc_eps
         reg = float(algorithm1.regularizer(s.reg_function, theta))
         largest = theta.abs().max().item() if n else 0.0
         off = acc * (abs(reg) + (largest if s.reg_function == "std" else 0.0))  # of R
-        lam_before, kappa_before, near = c.lam, c.kappa, self._near_an_inflection_point(off)
+        lam_before, kappa_before, near = c.lam, c.kappa, self._near_an_inflection_point(c, off)
         c.step(theta)  # this one for kappa and lambda; its weights are those of its own lambda
         kappa, lam = float(state["kappa"]), float(state["lagmul"])
         mu = s.kappa_update / algorithm1.divisor(s.reg_function, theta)
@@ -129,9 +137,9 @@ class Tensor:
             tolerance = tolerance + noise * lam / math.sqrt(n - 1) + acc * (moved - theta).abs() + acc * largest
         return moved, tolerance
 
-    def _near_an_inflection_point(self, off):
+    def _near_an_inflection_point(self, constraint: algorithm1.Constraint, off: float) -> bool:
         """Whether rounding decides if this step has one."""
-        c, s = copy.deepcopy(self.constraint), self.constraint.settings
+        c, s = copy.deepcopy(constraint), constraint.settings
         if s.kappa_init_method != "inflection_point" or c.kappa < math.inf:
             return False
         c.step(self.theta)
@@ -141,20 +149,21 @@ class Tensor:
         scale = 64 * (off + self.acc_eps * (abs(first) + abs(second) + abs(third)))
         return abs((third - second) - (second - first)) <= scale
 
-    def _base_tolerance(self, before, grad, update):
+    def _base_tolerance(self, before: Base, grad: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
         """Roundings of an update's parts: momenta are sums that may cancel, so their summands count."""
-        if isinstance(self.base, algorithm1.Adam):
+        if isinstance(self.base, algorithm1.Adam) and isinstance(before, algorithm1.Adam):
+            assert self.base.v is not None
             b1, b2 = self.base.betas
             parts = (1 - b1) * grad.abs() + (b1 * before.m.abs() if before.m is not None else 0)
             spread = (self.base.v / (1 - b2**self.base.t)).sqrt() + self.base.eps
             return 8 * self.eps * self.base.lr * parts / (1 - b1**self.base.t) / spread
-        if isinstance(self.base, algorithm1.SGD):
+        if isinstance(self.base, algorithm1.SGD) and isinstance(before, algorithm1.SGD):
             momentum = self.base.momentum
             parts = grad.abs() + (momentum * before.buffer.abs() if before.buffer is not None else 0)
             return 8 * self.eps * self.base.lr * 2 * parts
         return 64 * self.eps * update.abs() + 1e-12
 
-    def _take_state(self, param, state):
+    def _take_state(self, param: torch.Tensor, state: State) -> None:
         self.take(param)
         if isinstance(self.base, algorithm1.Adam):
             assert int(state["step"]) == self.base.t
@@ -163,7 +172,7 @@ class Tensor:
             self.base.buffer = state["momentum_buffer"].double().clone()
 
 
-def _moved(settings, theta, lam):
+def _moved(settings: algorithm1.Settings, theta: torch.Tensor, lam: float) -> torch.Tensor:
     """Line 6 of Algorithm 1, or its proximal form."""
     if settings.step_form == "proximal":
         return algorithm1.proximal(settings.reg_function, theta, lam)

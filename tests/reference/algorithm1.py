@@ -6,15 +6,21 @@ proximal step are found here.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from nnunet_cpr.optim.regularizers import Regularizer
 
 INF = math.inf
 PAPER = ("l2", "l1", "std", "huber")
 
 
-def regularizer(name, theta):
+def regularizer(name: str, theta: Tensor) -> Tensor:
     """R(theta) by its definition."""
     if name == "l2":
         return (theta * theta).sum()
@@ -27,20 +33,20 @@ def regularizer(name, theta):
     return not_in_the_paper(name).value([theta])[0]
 
 
-def divisor(name, theta):
+def divisor(name: str, theta: Tensor) -> int:
     """What mu is divided by."""
     averaged = name != "std" if name in PAPER else not_in_the_paper(name).averaged
     return max(theta.numel(), 1) if averaged else 1
 
 
-def not_in_the_paper(name):
+def not_in_the_paper(name: str) -> "Regularizer":
     """A regularizer of ours; a KeyError if there is none."""
     from nnunet_cpr.optim.regularizers import REGULARIZERS
 
     return REGULARIZERS[name]
 
 
-def gradient(name, theta):
+def gradient(name: str, theta: Tensor) -> Tensor:
     """The gradient of R, by autograd."""
     theta = theta.detach().clone().requires_grad_()
     with torch.enable_grad():
@@ -48,7 +54,7 @@ def gradient(name, theta):
     return grad
 
 
-def proximal(name, theta, lam):
+def proximal(name: str, theta: Tensor, lam: float) -> Tensor:
     """argmin_x 0.5 ||x - theta||^2 + lam R(x); tests/optim/test_proximal.py verifies it by numerical minimization."""
     if name == "l2":
         return theta / (1 + 2 * lam)
@@ -67,7 +73,7 @@ def proximal(name, theta, lam):
     return minimizer(name, theta, lam)
 
 
-def minimizer(name, theta, lam):
+def minimizer(name: str, theta: Tensor, lam: float) -> Tensor:
     """argmin_x 0.5 ||x - theta||^2 + lam R(x) of a smooth, convex R, by Newton's method."""
     x = theta.detach().clone()
     for _ in range(200):
@@ -104,10 +110,10 @@ class Constraint:
     kappa: float = INF
     t: int = 0
     ema: float = 0.0
-    samples: list = field(default_factory=list)
-    memory: dict = field(default_factory=dict)
+    samples: list[float] = field(default_factory=list)
+    memory: dict[str, Tensor] = field(default_factory=dict)
 
-    def step(self, theta):
+    def step(self, theta: Tensor) -> Tensor:
         """The constraint's part of one step, at theta_t; returns the new weights."""
         s = self.settings
         r = float(regularizer(s.reg_function, theta))
@@ -124,13 +130,15 @@ class Constraint:
             return proximal(s.reg_function, theta, self.lam)
         return theta - self.lam * gradient(s.reg_function, theta)
 
-    def _set_kappa(self, r):
+    def _set_kappa(self, r: float) -> None:
         s = self.settings
         if s.kappa_init_method == "uniform":
             if self.t == 0:
+                assert s.kappa_init_param is not None
                 self.kappa = s.kappa_init_param
         elif s.kappa_init_method == "dependent":
             if self.t == 0:
+                assert s.kappa_init_param is not None
                 self.kappa = s.kappa_init_param * r
         elif s.kappa_init_method == "warm_start":
             if self.t == s.kappa_init_param:
@@ -140,7 +148,7 @@ class Constraint:
         else:
             self._set_kappa_by_our_rule(r)
 
-    def _set_kappa_by_our_rule(self, r):
+    def _set_kappa_by_our_rule(self, r: float) -> None:
         from nnunet_cpr.optim.bounds import RULES
 
         rule = RULES[self.settings.kappa_init_method]
@@ -149,7 +157,7 @@ class Constraint:
         self.memory = {**old, **rule(t, reg, {**old, "kappa": kappa}, vars(self.settings))}
         self.kappa = float(self.memory.pop("kappa"))
 
-    def _look_for_inflection(self, r):
+    def _look_for_inflection(self, r: float) -> None:
         s = self.settings
         self.ema = r if self.t == 0 else s.reg_ema_decay * self.ema + (1 - s.reg_ema_decay) * r
         if self.kappa < INF or self.t % s.reg_step_size:
@@ -166,13 +174,13 @@ class Adam:
     """Adam for one tensor, without weight decay."""
 
     lr: float = 1e-3
-    betas: tuple = (0.9, 0.999)
+    betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     t: int = 0
-    m: torch.Tensor | None = None
-    v: torch.Tensor | None = None
+    m: Tensor | None = None
+    v: Tensor | None = None
 
-    def step(self, theta, grad):
+    def step(self, theta: Tensor, grad: Tensor) -> Tensor:
         self.t += 1
         b1, b2 = self.betas
         self.m = (1 - b1) * grad + (b1 * self.m if self.m is not None else 0)
@@ -188,9 +196,9 @@ class SGD:
     lr: float = 1e-3
     momentum: float = 0.0
     nesterov: bool = False
-    buffer: torch.Tensor | None = None
+    buffer: Tensor | None = None
 
-    def step(self, theta, grad):
+    def step(self, theta: Tensor, grad: Tensor) -> Tensor:
         self.buffer = grad if self.buffer is None else self.momentum * self.buffer + grad
         return theta - self.lr * (grad + self.momentum * self.buffer if self.nesterov else self.buffer)
 
@@ -198,18 +206,21 @@ class SGD:
 class Reference:
     """Algorithm 1 over a list of tensors; `settings[i] is None` leaves tensor i unregularized."""
 
-    def __init__(self, tensors, settings, make_base):
+    def __init__(
+        self, tensors: Sequence[Tensor], settings: Sequence[Settings | None], make_base: Callable[[], Adam | SGD]
+    ) -> None:
         """Copy the tensors; `make_base()` gives a fresh Adam or SGD for each."""
         self.theta = [p.detach().double().clone() for p in tensors]
         self.constraints = [Constraint(s) if s is not None else None for s in settings]
         self.bases = [make_base() for _ in tensors]
 
-    def step(self, grads):
+    def step(self, grads: Sequence[Tensor | None]) -> None:
         """One step; a gradient that is None leaves its tensor alone."""
         for i, grad in enumerate(grads):
             if grad is None:
                 continue
             theta = self.theta[i]
-            if self.constraints[i] is not None:
-                theta = self.constraints[i].step(theta)
+            constraint = self.constraints[i]
+            if constraint is not None:
+                theta = constraint.step(theta)
             self.theta[i] = self.bases[i].step(theta, grad.double())

@@ -2,17 +2,26 @@
 
 import csv
 import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from harness.parsing import make
+from harness.settings import Settings
 from train_gpt2 import GPT2Settings
 from train_grokking import GrokkingSettings
 
 
-def write_run(folder, values, *, script="train_gpt2", every=10, data=None, trace=None, **given):
+def write_run(
+    folder: Path, values: Sequence[Any], *, script: str = "train_gpt2", every: int = 10,
+    data: dict[str, Any] | None = None, trace: Sequence[str] | None = None, **given: Any,
+) -> Path:  # fmt: skip
     """Write a run with the metric's `values`, evaluated every `every` steps; max_steps is theirs unless given."""
-    cls = {"train_gpt2": GPT2Settings, "train_grokking": GrokkingSettings}[script]
+    classes: dict[str, type[Settings]] = {"train_gpt2": GPT2Settings, "train_grokking": GrokkingSettings}
     given = {"max_steps": every * len(values), "warmup_steps": 0 if script == "train_grokking" else 2, **given}
-    settings = make(cls, {"reg_step_size": 1, **given} if given.get("optimizer") == "adamcpr" else given).to_json()
+    settings = make(
+        classes[script], {"reg_step_size": 1, **given} if given.get("optimizer") == "adamcpr" else given
+    ).to_json()
     folder.mkdir(parents=True)
     config = {"script": script, "settings": settings, "starts": [{"step": 0, "data": data or {}}]}
     (folder / "config.json").write_text(json.dumps(config))
@@ -29,7 +38,7 @@ def write_run(folder, values, *, script="train_gpt2", every=10, data=None, trace
     return folder
 
 
-def read(path):
+def read(path: Path) -> dict[str, dict[str, str]]:
     """The rows of a CSV file, by their first column."""
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -22,7 +22,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def text(tmp_path_factory) -> Path:
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text of 20,000 bytes in which the next byte can be learned."""
     path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text("".join(f"line {i} has the square {i * i}\n" for i in range(700))[:20_000])

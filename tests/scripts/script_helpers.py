@@ -5,6 +5,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 GPT2 = ROOT / "scripts" / "train_gpt2.py"
@@ -30,7 +33,7 @@ def train_gpt2_here(flags: list[str]) -> None:
     train(parse(GPT2Settings, "", flags))
 
 
-def run_python(*command: str) -> subprocess.CompletedProcess:
+def run_python(*command: str) -> subprocess.CompletedProcess[str]:
     """Run a command of Python's (script or -m module) without a GPU, and return it with its output."""
     return subprocess.run([sys.executable, *command], env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
 
@@ -41,13 +44,13 @@ def losses(out: Path) -> list[tuple[str, ...]]:
         return [(row["step"], row["train_loss"], row["lr"], row["val_loss"]) for row in csv.DictReader(file)]
 
 
-def stop_after(monkeypatch, steps):
+def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """Break the training off as Control-C would, after this many steps."""
     from harness.run import Run
 
     real = Run.end_step
 
-    def end_step(self, step, *rest):
+    def end_step(self: Run, step: int, *rest: Any) -> None:
         real(self, step, *rest)
         if step + 1 == steps:
             raise KeyboardInterrupt
@@ -55,7 +58,7 @@ def stop_after(monkeypatch, steps):
     monkeypatch.setattr(Run, "end_step", end_step)
 
 
-def run_with_torchrun(script: str, flags: list[str]) -> subprocess.CompletedProcess:
+def run_with_torchrun(script: str, flags: list[str]) -> subprocess.CompletedProcess[str]:
     """Run a script in two processes of torchrun on the CPU."""
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(ROOT / "scripts" / script))
     return run_python(*launch, *flags)

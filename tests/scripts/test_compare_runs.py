@@ -206,6 +206,9 @@ def test_what_makes_runs_hard_to_compare_is_said(tmp_path, capsys):
     other = write_run(tmp_path / "c", [20, 10], seed=7, **adamw(0.1), eval_every=20)
     assert main([str(runs[0]), str(other)]) == 0
     assert "eval_every is 20 or 50" in capsys.readouterr().err
+    configured(other, settings={"eval_every": None})
+    assert main([str(runs[0]), str(other)]) == 0
+    assert "eval_every is 50 or None" in capsys.readouterr().err
 
 
 def test_other_metrics(tmp_path, study):
@@ -236,6 +239,7 @@ BAD = {
     "UTF-16": (lambda f: (f / "config.json").write_text("{}", encoding="utf-16"), ["a"], "run: it is not UTF-8"),
     "a text for data": (lambda f: configured(f, starts=[{"data": "x"}]), ["a"], "data of starts is 'x', not a mapping"),
     "a list of data": (lambda f: configured(f, settings={"data": [1]}), ["a"], "data is [1], not a path"),
+    "no number of steps": (lambda f: configured(f, settings={"max_steps": None}), ["a"], "max_steps is None, not a"),
     "a text for a rate": (lambda f: configured(f, settings={"lr": "x"}), ["a"], "lr is 'x', not a number"),
     "a text for a number": (lambda f: configured(f, settings={"eval_every": "x"}), ["a"], "eval_every is 'x', not a"),
     "more than a number": (lambda f: configured(f, settings={"max_steps": 10**400}), ["a"],

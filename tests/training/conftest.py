@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def nnunet_folders(tmp_path_factory) -> SimpleNamespace:
+def nnunet_folders(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """nnU-Net's three folders with 8 Hippocampus cases preprocessed."""
     if not HIPPOCAMPUS.is_dir():
         pytest.skip(f"{HIPPOCAMPUS} is absent")
@@ -44,7 +45,7 @@ def nnunet_folders(tmp_path_factory) -> SimpleNamespace:
         Path(folder).mkdir()
     # Spinning threads make a busy machine many times slower.
     variables |= {"nnUNet_def_n_proc": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    environment = variables | {"nnUNet_n_proc_DA": "1"}  # the planner cannot take a 0
+    environment: dict[str, Any] = variables | {"nnUNet_n_proc_DA": "1"}  # the planner cannot take a 0
     run_command("nnUNetv2_convert_MSD_dataset", "-i", str(source), "-np", "1", **environment)
     plan = ("nnUNetv2_plan_and_preprocess", "-d", "4", "-c", "2d", "3d_fullres", "-np", "1", "1", "-npfp", "1")
     run_command(*plan, **environment)
@@ -68,7 +69,7 @@ def nnunet_folders(tmp_path_factory) -> SimpleNamespace:
 
 
 @pytest.fixture(scope="module")
-def nnunet(nnunet_folders) -> Iterator[SimpleNamespace]:
+def nnunet(nnunet_folders: SimpleNamespace) -> Iterator[SimpleNamespace]:
     """nnU-Net's folders, in the environment for the tests of one file."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in nnunet_folders.variables.items():

@@ -7,6 +7,8 @@ from copy import deepcopy
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import nnunetv2.training.nnUNetTrainer.nnUNetTrainer as nnunet_module
 import torch
@@ -17,7 +19,7 @@ from nnunet_cpr.training.factory import trainer_class
 from nnunet_cpr.training.trainer import NamedTrainer
 
 
-def tiny(configuration: dict, patch: list[int], features: list[int]) -> dict:
+def tiny(configuration: dict[str, Any], patch: list[int], features: list[int]) -> dict[str, Any]:
     """A configuration with a network of few stages and features, on the data of the given one."""
     architecture = deepcopy(configuration["architecture"])
     kwargs, n = architecture["arch_kwargs"], len(features)
@@ -27,7 +29,9 @@ def tiny(configuration: dict, patch: list[int], features: list[int]) -> dict:
     return {"batch_size": 2, "patch_size": patch, "architecture": architecture}
 
 
-def run_command(*command: str, timeout: float = 300, check: bool = True, **environment: str):
+def run_command(
+    *command: str, timeout: float = 300, check: bool = True, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run one of the environment's commands as a user does."""
     result = subprocess.run(
         [Path(sys.executable).parent / command[0], *command[1:]],
@@ -41,21 +45,23 @@ def run_command(*command: str, timeout: float = 300, check: bool = True, **envir
     return result
 
 
-def make_trainer(nnunet, name: str, configuration: str = "tiny", resume: bool = False, **changes) -> NamedTrainer:
+def make_trainer(
+    nnunet: SimpleNamespace, name: str, configuration: str = "tiny", resume: bool = False, **changes: Any
+) -> NamedTrainer:
     """The trainer of that name on CPU, made as `nnUNetv2_train` makes it; `changes` are to plans or dataset_json."""
     plans = deepcopy(changes.get("plans", nnunet.plans)) | {"continue_training": resume}
     dataset_json = deepcopy(changes.get("dataset_json", nnunet.dataset_json))
     return trainer_class(name)(plans, configuration, 0, dataset_json, device=torch.device("cpu"))
 
 
-def resumed(nnunet, name: str) -> NamedTrainer:
+def resumed(nnunet: SimpleNamespace, name: str) -> NamedTrainer:
     """The trainer of that name as `nnUNetv2_train --c` makes it, its checkpoint loaded."""
     trainer = make_trainer(nnunet, name, resume=True)
     maybe_load_checkpoint(trainer, continue_training=True, validation_only=False)
     return trainer
 
 
-def ddp_trainer(nnunet, name: str, rank: int, world_size: int, folder: str) -> NamedTrainer:
+def ddp_trainer(nnunet: SimpleNamespace, name: str, rank: int, world_size: int, folder: str) -> NamedTrainer:
     """One rank's trainer as nnU-Net's `run_ddp` makes it, with gloo on CPU instead of nccl on CUDA."""
     torch.set_num_threads(1)
     dist.init_process_group(

@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-def, untyped-decorator, import-untyped"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 """The GPU kernels in Triton: R of l2, and the constraint step with the optimizer's update, for many tensors at once.
 
 A table holds the addresses of the tensors; these are cut into chunks of CHUNK elements, one program a chunk. What an
