@@ -39,7 +39,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _run(argv: list[str] | None) -> int:
     description = "nnU-Net with Constrained Parameter Regularization."
-    parser = _Parser(prog="nnunet-cpr", description=description)
+    parser: argparse.ArgumentParser = _Parser(prog="nnunet-cpr", description=description)
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     demo.add_parser(subparsers)

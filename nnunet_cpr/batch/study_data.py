@@ -92,7 +92,9 @@ def check_plans(
     else:
         try:
             planned = read_json(path)["configurations"]
-            known = [name for name in planned if planned[name].keys()]  # none is anything but a mapping
+            known = list(planned.keys())
+            if not all(isinstance(one, dict) for one in planned.values()):
+                raise TypeError
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             file.complain(node, f"{path} cannot be read ({reason_of(error)}); plan {dataset} anew")
             return

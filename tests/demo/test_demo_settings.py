@@ -21,7 +21,7 @@ def test_both_trainers_take_the_same_steps_seed_and_precision(steps, bf16):
     assert cpr.cpr.kappa_init_param == steps / 2
 
 
-@pytest.mark.parametrize(("steps", "epochs"), [(10, 10), (300, 20), (2000, 20), (70, 14), (1990, 10)])
+@pytest.mark.parametrize(("steps", "epochs"), [(10, 10), (300, 20), (2000, 20), (70, 14), (1990, 10), (10**12, 20)])
 def test_epochs_are_the_divisor_nearest_to_twenty(steps, epochs):
     assert settings(steps).epochs == epochs
 
@@ -37,9 +37,11 @@ def test_steps_that_do_not_divide_are_refused(steps):
         settings(steps)
 
 
-def test_a_negative_seed_is_refused():
-    with pytest.raises(ValueError, match="--seed -1: must not be negative"):
-        settings(seed=-1)
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_no_trainer_takes_is_refused(seed):
+    with pytest.raises(ValueError, match=f"--seed {seed}: must be from 0 to 4294967295"):
+        settings(seed=seed)
+    parse(settings(seed=2**32 - 1).trainers[CPR])
 
 
 def test_the_default_is_valid():
