@@ -21,6 +21,8 @@ from nnunet_cpr.terminal import ADVICE, is_out_of_memory
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+THREADS = "NNUNET_CPR_THREADS"
+"""The variable for the threads of each training on a CPU."""
 START_SECONDS = 15.0
 """What new processes cost before they work; they have to save more."""
 _CORES_OF_A_JOB = (
@@ -47,9 +49,12 @@ def job_cores() -> int:
     return max(1, min(counts))
 
 
-def threads_asked_for() -> int | None:
-    """Return what OMP_NUM_THREADS says of the outermost level of parallelism, None if it says nothing."""
-    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+def training_threads() -> int | None:
+    """Return what NNUNET_CPR_THREADS says, None if it says nothing.
+
+    Not OMP_NUM_THREADS: nnU-Net's users set that to 1 for its augmentation workers.
+    """
+    asked = os.environ.get(THREADS, "")
     return int(asked) if asked.isdecimal() and int(asked) else None
 
 

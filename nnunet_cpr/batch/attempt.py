@@ -10,7 +10,7 @@ from nnunet_cpr.batch.job_files import JobFiles
 from nnunet_cpr.batch.plan import Plan
 from nnunet_cpr.batch.stop_relay import StopRelay, run_command
 from nnunet_cpr.files import write_json
-from nnunet_cpr.parallel import job_cores
+from nnunet_cpr.parallel import THREADS, job_cores
 from nnunet_cpr.training.stopping import RESUME_ME
 
 
@@ -64,10 +64,10 @@ def processes(gpus: int = 1) -> dict[str, str]:
 
 
 def threads(number: int) -> dict[str, str]:
-    """Return what keeps trainings on one CPU out of each other's way. Snakemake gives each job a single thread.
+    """Return what keeps trainings on one CPU out of each other's way.
 
-    Our trainers obey OMP_NUM_THREADS. nnU-Net's own trainers and predictions use a thread for each core of the machine;
-    those with nothing to do then at least sleep, instead of keeping a core busy.
+    Our trainers obey NNUNET_CPR_THREADS. nnU-Net's own trainers and predictions use a thread for each core of the
+    machine; those with nothing to do then at least sleep, instead of keeping a core busy.
     """
-    wanted = {"OMP_NUM_THREADS": str(number)}
+    wanted = {THREADS: str(number)}
     return wanted if number >= job_cores() else {"OMP_WAIT_POLICY": "PASSIVE"} | wanted

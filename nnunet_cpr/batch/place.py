@@ -10,7 +10,7 @@ from pathlib import Path
 from nnunet_cpr.batch.gpus import gpus_here
 from nnunet_cpr.batch.slurm import slurm_arguments
 from nnunet_cpr.files import user_path
-from nnunet_cpr.parallel import job_cores, threads_asked_for
+from nnunet_cpr.parallel import job_cores, training_threads
 
 _NO_PROFILES = ["--profile", "none", "--workflow-profile", "none"]
 """Those of the user, or of the current folder, are for other workflows."""
@@ -55,7 +55,7 @@ def find_place(args: Namespace, device: str, gpus_per_training: int) -> Place:
     at_once = len(gpus) // gpus_per_training or args.jobs or 1
     # Snakemake's cores only count jobs here; how many processes each starts is its own business.
     arguments = ["--executor", "local", "--cores", str(at_once), "--resources", f"training={at_once}", "measuring=1"]
-    threads = (threads_asked_for() or max(1, job_cores() // at_once)) if device == "cpu" else None
+    threads = (training_threads() or max(1, job_cores() // at_once)) if device == "cpu" else None
     return Place([*arguments, *_NO_PROFILES], signal.SIGTERM, gpus, threads=threads)
 
 

@@ -40,7 +40,7 @@ def test_a_study_runs_ends_with_its_report_and_is_not_done_again(world):
 @pytest.mark.parametrize(("jobs", "asked"), [(1, ""), (2, ""), (2, "3")])
 def test_trainings_on_a_cpu_share_its_cores(world, jobs, asked):
     study = world.study(trainers=TWO, folds="[0]")
-    done = world.batch(study, "--jobs", jobs, OMP_NUM_THREADS=asked)
+    done = world.batch(study, "--jobs", jobs, NNUNET_CPR_THREADS=asked, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     expected = asked or str(max(1, job_cores() // jobs))
     assert {entry["threads"] for entry in world.events("begin")} == {expected}

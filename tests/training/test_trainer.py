@@ -34,10 +34,11 @@ def log(trainer):
 
 
 @pytest.mark.parametrize(
-    ("asked", "cores", "expected"), [("", 1, 1), ("", 64, 4), ("2", 1, 2), ("3,2", 64, 3), ("64", 1, 4), ("0", 1, 1)]
+    ("asked", "cores", "expected"), [("", 1, 1), ("", 64, 4), ("2", 1, 2), ("64", 1, 4), ("0", 1, 1), ("x", 1, 1)]
 )
 def test_threads_are_those_asked_for_or_of_the_job_and_never_more(nnunet, monkeypatch, asked, cores, expected):
-    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as nnU-Net's users have it, for the augmentation workers
+    monkeypatch.setenv("NNUNET_CPR_THREADS", asked)
     monkeypatch.setattr("nnunet_cpr.training.threads.job_cores", lambda: cores)
     torch.set_num_threads(4)  # as nnU-Net does on a machine of four cores; the fixture one_thread undoes it
     make_trainer(nnunet, "nnUNetTrainerCPR_on_nnUNetTrainerNoDA")
