@@ -15,6 +15,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Register both commands."""
     batch = subparsers.add_parser(
         "batch",
+        usage=(
+            "nnunet-cpr batch [-h] [--json] [--dry-run] [--gpus 0,1,... | --jobs N |\n"
+            "                        --slurm NAME=VALUE,... | --profile FOLDER] STUDY.yaml"
+        ),
         help="run a study: datasets x trainers x seeds x folds, then the comparison",
         description="Runs what is missing of a study and ends with its report. Call it again to go on.",
         epilog="Example: nnunet-cpr batch study.yaml --gpus 0,1",

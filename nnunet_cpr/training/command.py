@@ -40,17 +40,23 @@ def grammar() -> str:
     lines = ["Families, each a trainer by itself:", ""]
     lines += [f"  {family:22}{FAMILY_MEANINGS[family]}" for family in FAMILIES]
     lines += ["", "Parts that may follow, joined by _ in any order, each kind once:", ""]
-    lines += [f"  {spelling:{width + 2}}{only:14}{meaning}" for spelling, only, meaning in rows]
+    lines += [_wrapped(f"  {spelling:{width + 2}}{only:14}", meaning) for spelling, only, meaning in rows]
     lines += [
         "",
-        "Numbers are written 1000, 0.01 or 1e-2. One name is one setting and one results folder, for example",
+        "Numbers are written 1000, 0.01 or 1e-2. One name is one setting and one results",
+        "folder, for example",
         "  nnUNetv2_train 4 3d_fullres 0 -tr nnUNetTrainerCPR_ws2000_warmup2000_100epochs",
         "",
-        "To train on top of another trainer, nnU-Net's or one in nnUNet_extTrainer, put _on_ and its name after the",
-        "family. It decides what the parts do not say: augmentation, loss, network, learning rate, schedule, epochs.",
+        "To train on top of another trainer, nnU-Net's or one in nnUNet_extTrainer, put",
+        "_on_ and its name after the family. It decides what the parts do not say:",
+        "augmentation, loss, network, learning rate, schedule, epochs.",
         "  nnUNetv2_train 4 3d_fullres 0 -tr nnUNetTrainerCPR_on_nnUNetTrainerDA5_ws2000",
     ]
     return "\n".join(lines)
+
+
+def _wrapped(beginning: str, text: str) -> str:
+    return textwrap.fill(text, 80, initial_indent=beginning, subsequent_indent=" " * len(beginning))
 
 
 def describe(name: str) -> str:
