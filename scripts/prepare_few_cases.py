@@ -7,14 +7,20 @@ larger one. The images and labels are links. Needs nnUNet_raw and nnUNet_preproc
 """
 
 import argparse
+import glob
+import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from harness.command import run_script_command
 
-from nnunet_cpr.files import read_json, write_json
+from nnunet_cpr.files import write_json
+from nnunet_cpr.labels import read_dataset_json
 from nnunet_cpr.nnunet.paths import needed_folder
+
+VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed")
 
 
 def draw(cases: list[str], most: int, validation: int, test: int, seed: int) -> tuple[list[str], list[str], list[str]]:
@@ -29,45 +35,59 @@ def draw(cases: list[str], most: int, validation: int, test: int, seed: int) -> 
     return order[held_out : held_out + most], sorted(order[:validation]), sorted(order[validation:held_out])
 
 
-def write_dataset(source: Path, name: str, train: list[str], validation: list[str], test: list[str]) -> None:
+def images_of(source: Path, case: str, ending: str) -> list[Path]:
+    """Return the files of a case's channels."""
+    return sorted((source / "imagesTr").glob(f"{glob.escape(case)}_????{ending}"))
+
+
+def write_dataset(
+    source: Path, description: dict[str, Any], name: str, train: list[str], validation: list[str], test: list[str]
+) -> None:
     """Link the cases into a dataset of nnU-Net's with a test set, and write its split."""
-    description = read_json(source / "dataset.json")
     ending = description["file_ending"]
-    raw = needed_folder("nnUNet_raw") / name
+    raw, preprocessed = (needed_folder(variable) / name for variable in VARIABLES)
     for part, cases in (("Tr", [*train, *validation]), ("Ts", test)):
         for kind in ("images", "labels"):
             (raw / f"{kind}{part}").mkdir(parents=True)
         for case in cases:
-            for image in sorted((source / "imagesTr").glob(f"{case}_????{ending}")):
+            for image in images_of(source, case, ending):
                 (raw / f"images{part}" / image.name).symlink_to(image.absolute())
-            (raw / f"labels{part}" / f"{case}{ending}").symlink_to((source / "labelsTr" / f"{case}{ending}").absolute())
+            label = source / "labelsTr" / f"{case}{ending}"
+            (raw / f"labels{part}" / label.name).symlink_to(label.absolute())
     write_json(raw / "dataset.json", description | {"numTraining": len(train) + len(validation)})
-    preprocessed = needed_folder("nnUNet_preprocessed") / name
     preprocessed.mkdir(parents=True)
     write_json(preprocessed / "splits_final.json", [{"train": sorted(train), "val": validation}])
 
 
-def prepare(source: Path, sizes: dict[int, int], validation: int, test: int, seed: int) -> None:
-    """Write a dataset for each entry of `sizes`, from nnU-Net's id to the number of training cases."""
+def prepare(source: Path, sizes: list[tuple[int, int]], validation: int, test: int, seed: int) -> None:
+    """Write a dataset for each pair of `sizes`: nnU-Net's number of it, and how many training cases it has."""
     if not (source / "dataset.json").is_file():
         raise ValueError(f"{source} is no dataset of nnU-Net's: it has no dataset.json")
-    description = read_json(source / "dataset.json")
-    if "dataset" in description:
-        raise ValueError(f"{source}: its dataset.json lists files elsewhere; this script takes those in imagesTr only")
-    ending = description["file_ending"]
+    description = read_dataset_json(source / "dataset.json")
+    ending = description.get("file_ending")
+    if "dataset" in description or not isinstance(ending, str):
+        raise ValueError(f"{source}: its dataset.json has no file_ending, or lists files elsewhere than in imagesTr")
     cases = [path.name.removesuffix(ending) for path in (source / "labelsTr").glob(f"*{ending}")]
-    train, val, test_cases = draw(cases, max(sizes.values()), validation, test, seed)
+    if without := [case for case in sorted(cases) if not images_of(source, case, ending)]:
+        raise ValueError(f"{source}: {without[0]} has a label, but no image")
+    train, val, test_cases = draw(cases, max(size for _, size in sizes), validation, test, seed)
+    numbers = [number for number, _ in sizes]
+    for number in numbers:
+        if numbers.count(number) > 1:
+            raise ValueError(f"the number {number} is given twice")
+        for variable in VARIABLES:
+            for folder in needed_folder(variable).glob(f"Dataset{number:03}_*"):
+                raise ValueError(f"{folder} is there already; remove it, or give another number")
     task = source.name.partition("_")[2] or source.name
-    names = {number: f"Dataset{number:03}_{task}{size}cases" for number, size in sizes.items()}
-    for name in names.values():
-        for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
-            if (needed_folder(variable) / name).exists():
-                raise ValueError(
-                    f"{needed_folder(variable) / name} is there already; remove it, or give another number"
-                )
-    for number, size in sizes.items():
-        write_dataset(source, names[number], train[:size], val, test_cases)
-        print(f"{names[number]}: {size} cases for training, {len(val)} for validation, {len(test_cases)} for the test")
+    for number, size in sizes:
+        name = f"Dataset{number:03}_{task}{size}cases"
+        try:
+            write_dataset(source, description, name, train[:size], val, test_cases)
+        except BaseException:
+            for variable in VARIABLES:
+                shutil.rmtree(needed_folder(variable) / name, ignore_errors=True)
+            raise
+        print(f"{name}: {size} cases for training, {len(val)} for validation, {len(test_cases)} for the test")
 
 
 def _number_and_size(text: str) -> tuple[int, int]:
@@ -89,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     def work() -> None:
-        prepare(needed_folder("nnUNet_raw") / args.dataset, dict(args.sizes), args.validation, args.test, args.seed)
+        prepare(needed_folder("nnUNet_raw") / args.dataset, args.sizes, args.validation, args.test, args.seed)
 
     return run_script_command("prepare_few_cases.py", work)
 

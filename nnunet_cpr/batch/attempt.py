@@ -10,7 +10,7 @@ from nnunet_cpr.batch.job_files import JobFiles
 from nnunet_cpr.batch.plan import Plan
 from nnunet_cpr.batch.stop_relay import StopRelay, run_command
 from nnunet_cpr.files import write_json
-from nnunet_cpr.parallel import THREADS, job_cores
+from nnunet_cpr.parallel import THREADS, job_cores, training_threads
 from nnunet_cpr.training.stopping import RESUME_ME
 
 
@@ -21,9 +21,13 @@ class Attempt:
         """Wait for so many GPUs, if there are any to share. `lock` is held already, `job` is its name in messages."""
         self._output, self._files, self._job, self._stop = plan.study.output, files, job, stop
         self._locks = [lock]
-        self._environment = os.environ | processes(gpus) | {"PYTHONUNBUFFERED": "1"}
+        cores = max(1, job_cores() // gpus)  # with several GPUs, nnU-Net starts as many processes for each
+        self._environment = os.environ | {"PYTHONUNBUFFERED": "1"}
         if plan.study.device == "cpu":
-            self._environment |= threads(plan.threads or job_cores())
+            share = plan.threads or training_threads() or job_cores()
+            cores = min(cores, share)
+            self._environment |= threads(share)
+        self._environment |= processes(cores)
         if plan.gpus:
             visible, gpu_locks = take_gpus(plan.gpus, gpus, self._output, job)
             self._locks += gpu_locks
@@ -54,12 +58,9 @@ class Attempt:
         return code
 
 
-def processes(gpus: int = 1) -> dict[str, str]:
-    """Return nnU-Net's variables for the numbers of its processes, where this job has fewer cores than it assumes.
-
-    With several GPUs, nnU-Net starts as many for each.
-    """
-    cores, assumed = max(1, job_cores() // gpus), {"nnUNet_n_proc_DA": 12, "nnUNet_def_n_proc": 8}
+def processes(cores: int) -> dict[str, str]:
+    """Return nnU-Net's variables for the numbers of its processes, where it has fewer cores than it assumes."""
+    assumed = {"nnUNet_n_proc_DA": 12, "nnUNet_def_n_proc": 8}
     return {name: str(cores) for name, number in assumed.items() if cores < number and name not in os.environ}
 
 
@@ -69,5 +70,5 @@ def threads(number: int) -> dict[str, str]:
     Our trainers obey NNUNET_CPR_THREADS. nnU-Net's own trainers and predictions use a thread for each core of the
     machine; those with nothing to do then at least sleep, instead of keeping a core busy.
     """
-    wanted = {THREADS: str(number)}
-    return wanted if number >= job_cores() else {"OMP_WAIT_POLICY": "PASSIVE"} | wanted
+    policy = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
+    return {THREADS: str(number)} | ({"OMP_WAIT_POLICY": policy} if number < job_cores() else {})

@@ -67,8 +67,10 @@ def check_description(file: StudyFile, node: yaml.Node, dataset: str, plans: Nam
     # A machine may have only the preprocessed data.
     if path.exists() or (need_data and known and not planned):
         _check_description(file, node, path)
-    copy = needed_folder("nnUNet_preprocessed") / dataset / "dataset.json"  # trainings read this one
-    if copy.exists():
+    copy = (
+        needed_folder("nnUNet_preprocessed") / dataset / "dataset.json"
+    )  # trainings read this one; planning writes it
+    if copy.exists() and planned:
         _check_description(file, node, copy)
 
 
@@ -93,8 +95,8 @@ def check_plans(
         try:
             planned = read_json(path)["configurations"]
             known = list(planned.keys())
-            if not all(isinstance(one, dict) for one in planned.values()):
-                raise TypeError
+            if broken := {one for one in known if not isinstance(planned[one], dict)} & _needed(configurations):
+                raise ValueError(f"{min(broken)} is no mapping")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             file.complain(node, f"{path} cannot be read ({reason_of(error)}); plan {dataset} anew")
             return
@@ -106,27 +108,43 @@ def check_plans(
             file.complain(where or node, f"{dataset} has no configuration {missing[-1]}; there are {there}")
 
 
+def _needed(configurations: Named) -> set[str]:
+    """Return what the plans must have for these configurations."""
+    setups = with_first_stages([Setup("", configuration) for configuration, _ in configurations])
+    return {"3d_fullres" if setup.configuration == SMALL else setup.configuration for setup in setups}
+
+
 def check_folds(file: StudyFile, dataset: str, folds: list[tuple[str, yaml.Node]]) -> None:
-    """Note every fold that the dataset's split does not have."""
+    """Note every fold that the dataset's split does not have, or not as nnU-Net writes it."""
+    numbers = [(int(fold), node) for fold, node in folds if fold != "all"]
+    if folds and not numbers:
+        return  # nnU-Net then reads no split
+    path, of_datasets = _splits_file(dataset), file.nodes["datasets"]
     try:
-        number = number_of_folds(dataset)
+        splits = _read_splits(dataset)
     except (OSError, ValueError) as error:
-        file.complain(file.nodes["datasets"], f"{_splits_file(dataset)} cannot be read ({reason_of(error)})")
+        file.complain(of_datasets, f"{path} cannot be read ({reason_of(error)})")
         return
-    for fold, node in folds:
-        if fold != "all" and int(fold) >= number:
-            file.complain(node, f"fold {fold} is out of range: {dataset} has {number} folds, 0 to {number - 1}")
+    for fold, node in numbers or [(fold, of_datasets) for fold in range(min(5, len(splits)))]:
+        if fold >= len(splits):
+            text = f"fold {fold} is out of range: {dataset} has {len(splits)} folds, 0 to {len(splits) - 1}"
+            file.complain(node, text)
+        elif not _is_split(splits[fold]):
+            reason = f'fold {fold} has no "train" and "val", each a list of cases'
+            file.complain(of_datasets, f"{path} cannot be read ({reason})")
 
 
 def number_of_folds(dataset: str) -> int:
     """Return how many folds the dataset's split has, or will have. Raises OSError or ValueError for damage."""
+    return len(_read_splits(dataset))
+
+
+def _read_splits(dataset: str) -> list[Any]:
     path = _splits_file(dataset)
-    if not path.is_file():
-        return 5  # what nnU-Net makes
-    splits = read_json(path)
-    if not isinstance(splits, list) or not all(map(_is_split, splits)):
-        raise ValueError('it is not a list of folds, each with the names of its "train" and "val" cases')
-    return len(splits)
+    splits = read_json(path) if path.is_file() else [{"train": [], "val": []}] * 5  # what nnU-Net makes
+    if not isinstance(splits, list):
+        raise ValueError("it is not a list of folds")
+    return splits
 
 
 def _is_split(split: Any) -> bool:
@@ -152,6 +170,8 @@ def _check_description(file: StudyFile, node: yaml.Node, description: Path) -> N
     try:
         content = read_dataset_json(description)
         lacking = [key for key in ("channel_names", "labels", "file_ending") if key not in content]
+        if "modality" in content and "channel_names" in lacking:  # its former name, which nnU-Net still takes
+            lacking.remove("channel_names")
         if not lacking and not isinstance(content["file_ending"], str):
             raise ValueError("file_ending is no text")
         if not isinstance(content.get("dataset", {}), dict):

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from nnunet_cpr.datasets.conversion import Convertible
 
 DATASETS = ("btcv", "heart", "brats2020", "amos22")
-WITHOUT_INVERSE = ("btcv", "heart", "amos22")
-"""nnU-Net's label values are the challenge's own."""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -93,7 +91,7 @@ def _read(name: str, source: Path, number: int | None, mr: bool) -> "Convertible
 def _restore(args: argparse.Namespace, processes: int) -> int:
     if args.source is not None or args.link or args.dry_run or args.mr or args.number is not None:
         raise ValueError("--inverse takes PREDICTIONS and OUTPUT, and besides it only -np")
-    if args.dataset in WITHOUT_INVERSE:
+    if args.dataset != "brats2020":
         raise ValueError(f"{args.dataset}: nnU-Net's label values are the challenge's own; no --inverse is needed")
 
     from nnunet_cpr.datasets.brats2020 import VALUES

@@ -291,7 +291,7 @@ class CPR(Optimizer):
                 if self.defaults.get("fused", False) is None:
                     set_fused(self, None)  # torch's fused steps take no sparse gradients
             elif group.get("fused") and not torch.compiler.is_compiling():
-                layouts = [(p.stride(), p.dtype) for p in group["params"]]
+                layouts = [(p.stride(), p.dtype, p.device) for p in group["params"]]
                 if self._cache.layouts.get(index) != layouts:
                     self._cache.layouts[index] = layouts
                     check_fused(self, group)

@@ -1,6 +1,7 @@
 """Datasets of few cases: no case is in two parts, smaller ones are within larger ones, mistakes leave nothing."""
 
 import json
+from unittest import mock
 
 import pytest
 from prepare_few_cases import draw, main
@@ -65,6 +66,11 @@ def test_another_seed_draws_other_cases_and_the_same_the_same():
         (["Dataset009_No", "--as", "402:2"], "Dataset009_No is no dataset of nnU-Net's"),
         (["Dataset004_Organ", "--as", "402:2", "--as", "406:3", "--validation", "6", "--test", "7"], "there already"),
         (["Dataset004_Organ", "--as", "402:2", "--validation", "-1", "--test", "7"], "must not be negative"),
+        (
+            ["Dataset004_Organ", "--as", "402:2", "--as", "402:3", "--validation", "6", "--test", "7"],
+            "the number 402 is given twice",
+        ),
+        (["Dataset004_Organ", "--as", "406:4", "--validation", "6", "--test", "7"], "Dataset406_Organ3cases is there"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(nnunet, capsys, arguments, message):
@@ -74,6 +80,27 @@ def test_mistakes_are_one_line_and_leave_nothing(nnunet, capsys, arguments, mess
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
     assert sorted(nnunet.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{", "{}", '{"file_ending": 7}', '{"file_ending": ".nii.gz", "dataset": {}}']
+)
+def test_a_dataset_json_that_does_not_fit(nnunet, capsys, content):
+    (nnunet / "raw" / "Dataset004_Organ" / "dataset.json").write_text(content)
+    assert main(["Dataset004_Organ", "--as", "402:2", "--validation", "6", "--test", "7"]) == 2
+    said = capsys.readouterr().err
+    assert "Dataset004_Organ" in said and said.count("\n") == 1
+
+
+def test_a_case_without_image_is_refused_and_a_failure_leaves_nothing(nnunet, capsys, monkeypatch):
+    arguments = ["Dataset004_Organ", "--as", "402:2", "--validation", "6", "--test", "7"]
+    before = sorted(nnunet.rglob("*"))
+    monkeypatch.setattr("prepare_few_cases.write_json", mock.Mock(side_effect=OSError("the disk is full")))
+    assert main(arguments) == 2
+    assert "the disk is full" in capsys.readouterr().err and sorted(nnunet.rglob("*")) == before
+    (nnunet / "raw" / "Dataset004_Organ" / "labelsTr" / "c[1].nii.gz").touch()
+    assert main(arguments) == 2
+    assert "c[1] has a label, but no image" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("entry", ["402", "402:0", "0:2", "1000:2", "a:b", "402:-1"])

@@ -30,7 +30,7 @@ def find_trainings(
             else:
                 found.append(Training(dataset, trainer, run, fold, members[0] / f"fold_{fold}"))
     advice = "finish them (nnUNetv2_train ... --c or --val), name the folds to compare with -f"
-    if absent := [one.model.name for one in found if not one.model.is_dir()]:
+    if absent := [one.model.name for one in found if "+" not in one.run and not one.model.is_dir()]:
         advice = f"there is no folder {absent[0]}: check trainer (-tr), configuration (-c) and plans (-p), or {advice}"
     if any("+" in run for runs in trainers.values() for run in runs):
         advice += f"; an ensemble: {ADVICE}"
