@@ -1,6 +1,7 @@
 """The command as a whole: what it says of arguments, and what it never writes to a terminal."""
 
 import os
+import re
 
 import pytest
 from damaging import one_line
@@ -30,6 +31,16 @@ def test_unknown_arguments_show_the_usage_of_their_command(capsys, arguments, co
     said = capsys.readouterr().err
     assert error.value.code == 2
     assert said.startswith(f"usage: nnunet-cpr {command} ") and said.endswith(f"unrecognized arguments: {unknown}\n")
+
+
+def test_the_handwritten_usage_of_batch_has_all_flags(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main(["batch", "--help"])
+    said = capsys.readouterr().out
+    usage, _, described = said.partition("options:")
+    flags = set(re.findall(r"^  .*?(--[a-z-]+)", described, re.MULTILINE)) - {"--help"}
+    assert flags == set(re.findall(r"--[a-z-]+", usage)) and max(map(len, said.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("arguments", [["trainers", "\x1b[31mx"], ["trainers", "\u202ex"], ["demo", "--st\x1beps"]])

@@ -416,6 +416,28 @@ def test_damaged_datasets(study, tmp_path):
         file.write_text(content)
     raw.write_text("{}")
     assert mistakes(path) == [f"1: {raw} lacks channel_names, labels, file_ending"]
+    raw.write_text(json.dumps({"modality" if key == "channel_names" else key: description[key] for key in description}))
+    read_study(path)  # nnU-Net takes the former name, too
+    copy = prepared / "dataset.json"  # which trainings read
+    copy.write_text("[]")
+    assert str(copy) in mistakes(path)[0]
+
+
+def test_only_what_is_asked_for_must_be_whole(study, tmp_path):
+    prepared = tmp_path / "preprocessed" / DATASET
+    splits = json.loads((prepared / "splits_final.json").read_text())
+    (prepared / "splits_final.json").write_text(json.dumps([*splits[:2], {"train": ["a"]}]))
+    read_study(study(GOOD))
+    (line,) = mistakes(study(GOOD.replace("[0, 1]", "[1, 2]")))
+    assert 'splits_final.json cannot be read (fold 2 has no "train" and "val"' in line
+    (prepared / "splits_final.json").write_text("null")
+    read_study(study(GOOD.replace("[0, 1]", "[all]")))  # nnU-Net then reads no split
+    (prepared / "splits_final.json").write_text(json.dumps(splits))
+    plans = json.loads((prepared / "nnUNetPlans.json").read_text())
+    plans["configurations"]["another"] = True
+    (prepared / "nnUNetPlans.json").write_text(json.dumps(plans))
+    read_study(study(GOOD))
+    assert "another is no mapping" in mistakes(study(GOOD + "configuration: another\n"))[0]
 
 
 @pytest.mark.parametrize(
