@@ -31,7 +31,7 @@ def test_runs_are_grouped_and_the_baseline_comes_first():
         ({"datasets": []}, "-tr needs the datasets"),
         ({"trainers": ["A", "A"]}, "A is named twice"),
         ({"trainers": ["X=A", "X=B"]}, "two trainers have the same name"),
-        ({"trainers": ["X=A,", "B"]}, "cannot read the trainer 'X'"),
+        ({"trainers": ["X=A,", "B"]}, "cannot read the trainer 'X=A,'"),
         ({"trainers": [], "predictions": ["X=f", "Y=g"]}, "--pred needs --reference"),
         ({"trainers": [], "datasets": None, "predictions": ["X=f", "g"], "reference": "r"}, "write --pred NAME=FOLDER"),
         ({"trainers": [], "predictions": ["X=f", "X=g"], "reference": "r"}, "two predictions have the name X"),
@@ -74,7 +74,7 @@ def test_runs_are_grouped_and_the_baseline_comes_first():
             {"trainers": [], "predictions": {"X": "f", "X\t": "g"}, "reference": "r"},
             "two predictions have the name X",
         ),
-        ({"output": ""}, "output must be one value"),
+        ({"output": ""}, "output is empty"),
     ],
 )
 def test_mistakes(change, message):
