@@ -265,7 +265,7 @@ def test_what_is_damaged_is_a_mistake_when_a_study_is_planned(study, tmp_path, c
 
 @pytest.mark.parametrize(
     "configurations",
-    [{"3d_fullres": {"inherits_from": "3d_fullres"}}, {"3d_fullres": {"inherits_from": "2d"}}, {"3d_fullres": 7}],
+    [{"3d_fullres": {"inherits_from": "3d_fullres"}}, {"3d_fullres": {"inherits_from": "2d"}}, {"3d_fullres": {}}],
 )
 def test_plans_that_lead_nowhere(study, tmp_path, capsys, configurations):
     plans = tmp_path / "preprocessed" / DATASET / "nnUNetPlans.json"

@@ -84,7 +84,7 @@ def test_one_flag_changes_the_optimizer_of_a_config(tmp_path):
         ("size: huge", "size is 'huge', but must be one of tiny, s, m, l, xl"),
         ("optimizer: adamw\nkappa_init_method: uniform", "kappa_init_method means nothing for the optimizer adamw"),
         ("- a list", "holds no settings"),
-        ("a: [", "config.yaml cannot be read"),
+        ("a: [", r"config\.yaml:1: it cannot be read as YAML"),
     ],
 )
 def test_a_config_without_meaning_is_one_line(tmp_path, text, message):
