@@ -99,6 +99,10 @@ with (folder / f"training_log_{os.getpid()}.txt").open("a") as log:
         checkpoint.replace(latest)
         if stop and epoch + 1 < epochs:
             tell("stopped", signal=stop[0])
+            # A training still takes a step when signals to all processes of its job arrive one after the other. This
+            # one is gone in milliseconds, and a late one would meet Python while it ends, without our handlers.
+            for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+                signal.signal(name, signal.SIG_IGN)
             sys.exit(75)
 if not final.is_file():
     latest.replace(final)
