@@ -67,9 +67,8 @@ def check_description(file: StudyFile, node: yaml.Node, dataset: str, plans: Nam
     # A machine may have only the preprocessed data.
     if path.exists() or (need_data and known and not planned):
         _check_description(file, node, path)
-    copy = (
-        needed_folder("nnUNet_preprocessed") / dataset / "dataset.json"
-    )  # trainings read this one; planning writes it
+    # Trainings read the copy that planning has made.
+    copy = needed_folder("nnUNet_preprocessed") / dataset / "dataset.json"
     if copy.exists() and planned:
         _check_description(file, node, copy)
 

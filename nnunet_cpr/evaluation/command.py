@@ -79,10 +79,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         request = make_request({**({} if config is None else read_yaml(user_path(config))), **given})
     except ValueError as error:
-        whose = (
-            config is not None and config not in str(error) and given.keys() <= {"output"}
-        )  # else it may be a flag's
-        raise ValueError(f"{config}: {error}" if whose else str(error)) from error
+        if config is None or config in str(error) or given.keys() - {"output"}:  # it may be a flag's mistake
+            raise
+        raise ValueError(f"{config}: {error}") from error
     with replace_folder(request.output, REPORT) as new:
         from nnunet_cpr.evaluation.comparison import compare_trainings
         from nnunet_cpr.evaluation.report.write import terminal_table, write_files

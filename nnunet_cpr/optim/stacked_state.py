@@ -77,7 +77,7 @@ class StepCache:
         self.checked: dict[int, list[Any]] = {}
         """The objects of each group that were checked last, by the group's index."""
         self.layouts: dict[int, list[Any]] = {}
-        """Those of each group's weights when their states were laid out like them, by the group's index."""
+        """Strides, dtypes and devices of each group's weights when they were last checked, by the group's index."""
         self.stacked: dict[tuple[int, Kind], StackedState] = {}
         """By the group's index and the kind of tensor."""
 
