@@ -43,7 +43,9 @@ def test_the_handwritten_usage_of_batch_has_all_flags(capsys, monkeypatch):
     assert flags == set(re.findall(r"--[a-z-]+", usage)) and max(map(len, said.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("arguments", [["convert", "heart", "\x1b[31mx"], ["convert", "heart", "\u202ex"], ["demo", "--st\x1beps"]])
+@pytest.mark.parametrize(
+    "arguments", [["convert", "heart", "\x1b[31mx"], ["convert", "heart", "\u202ex"], ["demo", "--st\x1beps"]]
+)
 def test_control_characters_are_shown_as_escapes(capsys, arguments):
     try:
         assert main(arguments) == 2
