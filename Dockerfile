@@ -6,7 +6,8 @@
 FROM python:3.11-slim
 # A C compiler: the kernels for CPUs are compiled when they are first used.
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
-COPY . /src
+COPY pyproject.toml README.md LICENSE nnunet_cpr.pth /src/
+COPY nnunet_cpr /src/nnunet_cpr
 RUN pip install --no-cache-dir '/src[demo,surface,batch]' && nnunet-cpr trainers nnUNetTrainerCPR
 WORKDIR /results
 CMD ["nnunet-cpr", "demo"]

@@ -23,22 +23,30 @@ test: $(INSTALLED)
 test-all: $(INSTALLED)
 	$(PYTEST) $(PYTEST_ARGS)
 
-# With the oldest versions of all dependencies that pyproject.toml allows.
+# With the oldest versions of all dependencies that pyproject.toml allows. Extras ask for newer ones of torch, NumPy and
+# pandas than the package does, so the package is then tested without extras, too.
 test-lowest:
-	rm -rf build/lowest && python3 -m venv build/lowest
+	rm -rf build/lowest build/base && python3 -m venv build/lowest && python3 -m venv build/base
 	build/lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
 	build/lowest/bin/uv pip install --quiet --python build/lowest --resolution lowest-direct -e '.[dev]'
+	build/lowest/bin/uv pip install --quiet --python build/base --resolution lowest-direct -e . 'pytest>=8' 'pytest-xdist>=3.6' \
+		'hypothesis>=6.100' 'nilearn>=0.11'
 	OMP_NUM_THREADS=1 build/lowest/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 build/base/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(PYTEST_ARGS) \
+		tests/optim tests/training tests/evaluation
 
-# Builds wheel and sdist, installs the wheel in an environment of its own, and uses it outside the checkout.
+# Builds the sdist and from it the wheel, installs that in an environment of its own, and tests it with the sdist's tests
+# outside the checkout.
 test-wheel:
 	rm -rf dist build/wheel && python3 -m venv build/wheel
 	build/wheel/bin/python -m pip install --quiet --disable-pip-version-check build
 	build/wheel/bin/python -m build --outdir dist
 	build/wheel/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl pytest
-	mkdir build/wheel/tests && cp -r tests/conftest.py tests/reference tests/optim build/wheel/tests
-	cd build/wheel && bin/nnunet-cpr trainers nnUNetTrainerCPR_ws2000 && \
-	bin/python -m pytest -q tests/optim/test_algorithm_reference.py tests/optim/test_resume.py
+	folder=$$(mktemp -d) && tar xzf dist/*.tar.gz -C $$folder --strip-components 1 && rm -rf $$folder/nnunet_cpr && \
+	cd $$folder && $(CURDIR)/build/wheel/bin/nnunet-cpr trainers nnUNetTrainerCPR_ws2000 && \
+	$(CURDIR)/build/wheel/bin/python -m pytest -q tests/optim/test_algorithm_reference.py tests/optim/test_resume.py && \
+	$(CURDIR)/build/wheel/bin/python -m pytest -q tests/test_documentation.py -k "not pasted or README" && \
+	rm -rf $$folder
 
 # As root on Debian or Ubuntu: installs SLURM, starts it on this machine alone, and stops it again.
 test-slurm: $(INSTALLED)

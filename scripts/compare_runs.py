@@ -27,7 +27,7 @@ FIGURES = {
 }
 TABLES = {
     "csv": "the table, with all its numbers",
-    "runs_csv": "a row a run: last value of every metric, difference, steps needed",
+    "runs_csv": "one row per run: last value of every metric, difference, steps needed",
     "markdown": "the table as it is shown",
 }
 

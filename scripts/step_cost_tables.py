@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.formatting import largest_noise, show_caches, show_overhead, show_span
+from benchmarks.paper import ROW, paper_overhead
 
 from nnunet_cpr.files import read_json, write_text
 
@@ -96,6 +97,7 @@ def whole_step(results: Path) -> str:
     header = ["over AdamW, of a whole step", *(f"{row['network']}, batch {row['batch']}" for row in firsts)]
     passes = ", ".join(f"{row['network']} {row['pass_ms'] / 1e3:.1f} s" for row in firsts)
     facts = f"{result['precision']}, {result['threads']} threads; forward and backward take: {passes}"
+    rows.append([ROW, *map(paper_overhead, firsts)])
     rows.append(
         ["AdamW over itself, at most", *(f"{largest_noise(result['rows'], network):.2f} %" for network in networks)]
     )

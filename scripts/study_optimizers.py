@@ -10,6 +10,7 @@ continued, so that the same command goes on where it was stopped.
 
 import argparse
 import importlib
+import math
 import os
 import subprocess
 import sys
@@ -145,7 +146,7 @@ def tune(study: Study, out: Path, jobs: int) -> dict[str, Flags]:
     """Train every choice of every method once and return each method's best. Writes tuning.csv.
 
     Raises:
-        ValueError: as :func:`train_all`; all choices of a method diverged.
+        ValueError: as :func:`train_all`; all choices of a method diverged, or none has a finite metric.
     """
     candidates: list[tuple[str, Flags, Path]] = []
     for method, flags in study.methods.items():
@@ -161,6 +162,9 @@ def tune(study: Study, out: Path, jobs: int) -> dict[str, Flags]:
             lines.append(f'{method},"{described}",diverged')
             continue
         value = float(read_run(folder).evaluations[study.metric].iloc[-1])
+        if not math.isfinite(value):
+            lines.append(f'{method},"{described}",{value}')
+            continue
         lines.append(f'{method},"{described}",{value:.9g}')
         cost = value if study.lower_is_better else -value
         if method not in best or cost < best[method][0]:
@@ -187,14 +191,18 @@ def run_study(args: argparse.Namespace) -> None:
     }
     train_all(study, wanted, args.jobs)
     compared = [folder for folder in wanted if not (folder / DIVERGED_FILE).exists()]
-    for folder in wanted.keys() - set(compared):
-        print(f"study_optimizers.py: warning: {folder.name} diverged and is not compared", file=sys.stderr)
+    diverged = [folder.name for folder in wanted if folder not in compared]
+    for name in diverged:
+        print(f"study_optimizers.py: warning: {name} diverged and is not compared", file=sys.stderr)
     command = [sys.executable, str(SCRIPTS / "compare_runs.py"), *map(str, compared), "--metric", study.metric]
     outputs = {"csv": "settings.csv", "runs-csv": "runs.csv", "markdown": "table.md", "curves": "curves.png"}
     for flag, name in outputs.items():
         command += [f"--{flag}", str(out / name)]
     if subprocess.run(command).returncode:
         raise ValueError("the runs cannot be compared, see above")
+    if diverged:
+        table = (out / "table.md").read_text(encoding="utf-8")
+        write_text(out / "table.md", f"{table}\nDiverged, and not in the table: {', '.join(diverged)}.\n")
 
 
 def main(argv: list[str] | None = None) -> int:

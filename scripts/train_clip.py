@@ -12,7 +12,6 @@ The paper's ViT-B/32 on ImageNet (a folder with train/ and val/, and in these a 
     torchrun --nproc-per-node 4 scripts/train_clip.py --config configs/clip/b32_adamcpr_ws2x.yaml --data imagenet
 """
 
-import hashlib
 import re
 import shutil
 import sys
@@ -22,9 +21,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from harness.images import Images, ImageSettings, Split, load_digits, load_folder
 from harness.parsing import run_script
+from harness.pretrained import checksum
 from harness.settings import setting
 from harness.shifted_images import shifted
 
+from nnunet_cpr.files import read_json, write_json
 from nnunet_cpr.schedules import warmup_cosine_lr
 
 if TYPE_CHECKING:  # parsing must not wait for torch
@@ -35,6 +36,8 @@ if TYPE_CHECKING:  # parsing must not wait for torch
 HUB_NAMES = {"digits": None, "b32": "openai/clip-vit-base-patch32"}
 """What a size is called on the Hugging Face hub."""
 PRETRAINED_FOLDER = "pretrained"
+PRETRAINING_FILE = "pretraining.json"
+"""In a folder of ours: how the digits were divided."""
 TEMPLATES = ("a photo of the {}.", "an image of a {}.", "a picture of one {}.")
 DIGITS_SIZE = 32
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -103,7 +106,7 @@ def load_clip(settings: CLIPSettings, run: "Run") -> tuple[Any, Any]:
     """Return the pretrained CLIP and its tokenizer; train a small one on digits where none is named.
 
     Raises:
-        ValueError: it can neither be read nor downloaded.
+        ValueError: it can neither be read nor downloaded; it was trained on digits that are for validation here.
     """
     from transformers import AutoTokenizer, CLIPModel
     from transformers.utils.logging import disable_progress_bar
@@ -116,6 +119,12 @@ def load_clip(settings: CLIPSettings, run: "Run") -> tuple[Any, Any]:
             print("training a small CLIP on captioned digits first", flush=True)
             _pretrain(settings, Path(source), run)
         run.accelerator.wait_for_everyone()
+    ours = Path(source, PRETRAINING_FILE)
+    if not settings.data and ours.is_file() and (share := read_json(ours).get("val_share")) != settings.val_share:
+        raise ValueError(
+            f"{source} was pretrained with --val-share {share}: some of its digits are for validation with "
+            f"{settings.val_share}; use the same, or another folder"
+        )
     try:
         # In float32 whatever it was saved in: it is trained.
         clip = CLIPModel.from_pretrained(source, dtype="float32").to(run.device)
@@ -133,6 +142,7 @@ def _pretrain(settings: CLIPSettings, folder: Path, run: "Run") -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     pretrain(unfinished, [images[i] for i in range(len(images))], all_captions(list(DIGITS)), run.device)
+    write_json(unfinished / PRETRAINING_FILE, {"val_share": settings.val_share})
     unfinished.rename(folder)
 
 
@@ -141,14 +151,6 @@ def image_transform(size: int) -> Any:
     from timm.data import create_transform
 
     return create_transform(size, interpolation="bicubic", crop_pct=1.0, mean=MEAN, std=STD)
-
-
-def checksum(model: "nn.Module") -> str:
-    """Return what tells pretrained models apart, for the record of a run."""
-    weights = hashlib.sha256()
-    for tensor in model.state_dict().values():
-        weights.update(tensor.cpu().numpy().tobytes())
-    return weights.hexdigest()[:16]
 
 
 def build_model(clip: Any, embeddings: "torch.Tensor") -> "nn.Module":

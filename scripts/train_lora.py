@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from harness.batches import step_batch
 from harness.language_models import MODELS, load_language_model
 from harness.parsing import run_script
+from harness.pretrained import checksum
 from harness.questions import TASKS, load_questions
 from harness.settings import Settings, described, setting
 
@@ -98,12 +99,16 @@ def train(settings: LoRASettings) -> None:
     from harness.optimizers import build_optimizer, set_lr
     from harness.run import Run
 
-    about = {"training questions": len(questions.train), "validation questions": len(questions.val)}
+    about: dict[str, Any] = {
+        "training questions": len(questions.train),
+        "validation questions": len(questions.val),
+    }
     run = Run(s, ("val_loss", "val_accuracy", "old_loss"), ("questions", s.batch_size), about)
     rank, processes = run.accelerator.process_index, run.accelerator.num_processes
     if s.batch_size % processes:
         raise ValueError(f"batch_size {s.batch_size} cannot be divided into {processes} processes")
     model, tokenizer = load_language_model(s.size, s.precision)
+    about["pretrained"] = checksum(model)
     encoder = Encoder(tokenizer, questions.answers, s.context)
     old = [encoder.start + part for part in old_sequences(encoder.tokens(old_text), s)][rank::processes]
     model = add_lora(model, s).to(run.device)

@@ -1,12 +1,14 @@
-"""Its presence puts this folder on the path, so that the tests of all folders find `damaging`."""
+"""Its presence puts this folder on the path, so that the tests of all folders find its modules."""
 
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import matplotlib
 import pytest
 import torch
+from hippocampus import HIPPOCAMPUS, stand_in
 
 # Without a GPU the GPU kernels run in Triton's interpreter, which must be asked for before anything imports Triton.
 if not torch.cuda.is_available():
@@ -20,6 +22,12 @@ def signals_arrive() -> Iterator[None]:
     yield
     signal.signal(signal.SIGINT, before[0])
     signal.signal(signal.SIGHUP, before[1])
+
+
+@pytest.fixture(scope="session")
+def hippocampus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the Decathlon's Task04_Hippocampus, or of its stand-in with eight cases."""
+    return HIPPOCAMPUS if HIPPOCAMPUS.is_dir() else stand_in(tmp_path_factory.mktemp("stand_in"))
 
 
 @pytest.fixture(autouse=True)

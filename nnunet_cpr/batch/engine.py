@@ -58,7 +58,7 @@ def run_snakemake(plan: Plan, place: Place, watch: Callable[[], None]) -> tuple[
                 watch()
                 time.sleep(POLL_SECONDS)
             if received:
-                print("\nStopping: trainings finish their step and save ...", flush=True)
+                print("\nStopping: trainings finish their step and end ...", flush=True)
         finally:
             _stop(process, place.stop_signal)  # if Snakemake was killed, its jobs are still there
         watch()

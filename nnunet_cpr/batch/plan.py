@@ -89,7 +89,7 @@ def check_output(study: Study) -> None:
         if not _is_plan(plan):
             raise ValueError(f"{plan} is not of an earlier call and would be written over; {advice}")
     elif taken := [name for name in OTHERS if os.path.lexists(study.output / name)]:
-        raise ValueError(f"{study.output / taken[0]} is not of an earlier call, for there is no {FILE}; {advice}")
+        raise ValueError(f"{study.output / taken[0]} is not of an earlier call, because there is no {FILE}; {advice}")
     if len(study.trainers) > 1:
         for setup in study.setups:
             check_folder(report_folder(study, setup), REPORT)

@@ -26,7 +26,7 @@ CPUS = 8
 nnU-Net augments on the CPU, and sbatch's default is 1.
 """
 WARNING = "USR1@120"
-"""Before the time limit, trainings are told to save and end; predictions to end."""
+"""Before the time limit, trainings and predictions are told to end."""
 CHECK_SECONDS = 10
 """Until the queue is asked for the first time, and how much longer it takes each time; the plugin's default is 40."""
 RETRIES = 3
@@ -109,7 +109,7 @@ def jobs_left(study_output: Path, must_know: bool) -> list[str]:
 
 
 def wait_for_jobs(study_output: Path) -> None:
-    """Wait until the jobs that were canceled have saved and ended, or their time for that is over."""
+    """Wait until the jobs that were canceled have ended, or their time for that is over."""
     until = time.monotonic() + STOP_SECONDS
     while jobs_left(study_output, must_know=False) and time.monotonic() < until:
         time.sleep(2)

@@ -1,4 +1,4 @@
-"""The demo's embedded data: blocks of the MNI152 T1 template, labeled with its grey- and white-matter maps.
+"""The demo's embedded data: blocks of the MNI152 T1 template, labeled with its gray- and white-matter maps.
 
 The template (ICBM 2009a, nonlinear, symmetric, 1 mm, skull-stripped) ships inside the nilearn wheel, so nothing is
 downloaded. It is one average brain, and its right half is an exact mirror image of its left half, which is why only
@@ -17,7 +17,7 @@ from nnunet_cpr.files import write_json, write_text, write_whole
 
 DATASET_ID = 152
 DATASET_NAME = "Dataset152_MNI152Tissue"
-LABELS = {"background": 0, "grey matter": 1, "white matter": 2}
+LABELS = {"background": 0, "gray matter": 1, "white matter": 2}
 
 # Voxel index of each block's corner and the block's size: 32 x 32 x 44 mm, 4 mm between neighbors, one hemisphere.
 BLOCK_SHAPE = (32, 32, 44)
@@ -31,7 +31,7 @@ README = """\
 
 Blocks of 32 x 32 x 44 voxels (1 mm) from the left hemisphere of the MNI152 T1 template (ICBM 2009a nonlinear
 symmetric, skull-stripped), as shipped in nilearn {nilearn}. Labels: at each voxel the most probable of background,
-grey matter and white matter according to the template's own tissue maps. The intensities have mean 0 and standard
+gray matter and white matter according to the template's own tissue maps. The intensities have mean 0 and standard
 deviation 1 over all blocks together, and nnU-Net leaves them so (channel name noNorm): block by block, as is its rule,
 a tissue would be brighter in a block with more air around the head.
 
@@ -41,7 +41,7 @@ image average. It is good for seeing the pipeline work, not for claims about met
 Split (splits_final.json): the brain is cut from back to front into five slabs, 4 mm apart. Each fold validates on
 the blocks of one slab and trains on those of the other four, so validation and training share no voxel. The right
 hemisphere is left out because it is an exact mirror image of the left one. Blocks with less than {percent:.0f} %
-grey or white matter are left out.
+gray or white matter are left out.
 
 Template: Copyright (C) 1993-2009 Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological Institute,
 McGill University. Permission to use, copy, modify and distribute it for any purpose and without fee is granted,
@@ -75,12 +75,12 @@ def all_blocks() -> list[Block]:
     return [Block(slab, (x, y, z)) for slab, y in enumerate(Y_STARTS) for x in X_STARTS for z in Z_STARTS]
 
 
-def labels_from_maps(grey: np.ndarray, white: np.ndarray) -> np.ndarray:
-    """Return the most probable of background (0), grey (1) and white matter (2) at each voxel.
+def labels_from_maps(gray: np.ndarray, white: np.ndarray) -> np.ndarray:
+    """Return the most probable of background (0), gray (1) and white matter (2) at each voxel.
 
     Background gets the probability that the two maps leave over; of equal probabilities the lower label wins.
     """
-    labels: np.ndarray = np.argmax(np.stack([1 - grey - white, grey, white]), axis=0).astype(np.uint8)
+    labels: np.ndarray = np.argmax(np.stack([1 - gray - white, gray, white]), axis=0).astype(np.uint8)
     return labels
 
 
@@ -123,8 +123,8 @@ def check_available() -> None:
 
 def write_dataset(folder: Path) -> None:
     """Write the blocks, and the folds as splits_final.json, to `folder` in nnU-Net's raw format."""
-    template, grey, white, version = _load_template()
-    labels = labels_from_maps(grey, white)
+    template, gray, white, version = _load_template()
+    labels = labels_from_maps(gray, white)
     blocks = [block for block in all_blocks() if enough_tissue(labels[block.box])]
     image = standardize(template.get_fdata(dtype=np.float32), blocks)
     for name in ("imagesTr", "labelsTr"):
@@ -157,8 +157,8 @@ def _load_template() -> tuple[nib.Nifti1Image, np.ndarray, np.ndarray, str]:
     import nilearn
     from nilearn.datasets import load_mni152_gm_template, load_mni152_template, load_mni152_wm_template
 
-    grey, white = (load().get_fdata(dtype=np.float32) for load in (load_mni152_gm_template, load_mni152_wm_template))
-    return load_mni152_template(), grey, white, nilearn.__version__
+    gray, white = (load().get_fdata(dtype=np.float32) for load in (load_mni152_gm_template, load_mni152_wm_template))
+    return load_mni152_template(), gray, white, nilearn.__version__
 
 
 def _save(array: np.ndarray, affine: np.ndarray, path: Path) -> None:

@@ -44,7 +44,7 @@ class EmbeddedData:
 
     name = mni152.DATASET_NAME
     number = mni152.DATASET_ID
-    title = "MNI152 T1 template from nilearn, blocks of one average brain, labels grey and white matter"
+    title = "MNI152 T1 template from nilearn, blocks of one average brain, labels gray and white matter"
     split = (
         "The brain is cut from back to front into five slabs, 4 mm apart. A fold validates on the blocks of one slab "
         "and trains on those of the other four, so no voxel is in both. Only the left hemisphere is used, because the "

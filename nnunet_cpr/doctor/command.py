@@ -1,4 +1,4 @@
-"""`nnunet-cpr doctor`: one line a fact. Imports no torch; what needs it runs in a process of its own."""
+"""`nnunet-cpr doctor`: one line per fact. Imports no torch; what needs it runs in a process of its own."""
 
 import argparse
 import itertools
@@ -10,7 +10,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser(
         "doctor",
         help="check this installation and machine",
-        description="Prints one line a fact: ok, or what to do. Ends with exit code 1 if trainings would not run.",
+        description="Prints one line per fact: ok, or what to do. Ends with exit code 1 if trainings would not run.",
     )
     parser.add_argument("--json", action="store_true", help="print the facts as JSON")
     parser.set_defaults(run=run)

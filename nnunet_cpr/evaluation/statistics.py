@@ -31,7 +31,7 @@ def add_foreground(cases: pd.DataFrame) -> pd.DataFrame:
 
 
 def summarize(cases: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a dataset, trainer, label and metric; `cases` as :func:`add_foreground` returns them.
+    """Return one row per dataset, trainer, label and metric; `cases` as :func:`add_foreground` returns them.
 
     `mean` is over all cases of all folds and runs. For FOREGROUND it is nnU-Net's: the mean over labels of their means;
     labels without any defined case are left out of it. `mean_over_folds` is the paper's: that mean of each training,
@@ -86,7 +86,7 @@ def compared_metrics(cases: pd.DataFrame) -> pd.DataFrame:
 
 
 def differences(cases: pd.DataFrame, baseline: str, trainer: str) -> pd.DataFrame:
-    """Return trainer minus baseline of one dataset and metric: one row a case, one column a label, FOREGROUND last.
+    """Return trainer minus baseline of one dataset and metric: one row per case, one column per label, FOREGROUND last.
 
     A case's difference is NaN where either is undefined. FOREGROUND is the mean of the case's differences, so that both
     trainers are compared on the same labels. Differences that are equal but for rounding are made equal.

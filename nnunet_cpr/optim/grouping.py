@@ -128,7 +128,7 @@ def _decide(model: nn.Module, reg_embedding: bool) -> Iterator[_Decision]:
     verdicts: dict[Tensor, list[tuple[str, bool, str]]] = {}
     stands_for: dict[Tensor, set[str]] = {}
     exempt: set[str] = set()
-    # Shared modules are visited once a name, so that an exemption counts by whichever name it is given.
+    # Shared modules are visited once per name, so that an exemption counts by whichever name it is given.
     for path, module in model.named_modules(remove_duplicate=False):
         prefix = _clean(path + "." if path else "")
         listed = getattr(module, "no_weight_decay", None)

@@ -54,7 +54,7 @@ class CPR(Optimizer):
         reg_function: R: a name in `regularizers.REGULARIZERS`, for instance "l2" (the squared norm).
         kappa_update: mu, the step size of lambda. Divided by a tensor's element count for l2, l1 and huber.
         reg_step_size: optimizer steps between two samples of R for the inflection point.
-        reg_ema_decay: smoothing of R, once a step, for the inflection point.
+        reg_ema_decay: smoothing of R, once per step, for the inflection point.
         step_form: "explicit" (Algorithm 1) or "proximal" (the implicit step, which cannot flip signs or diverge).
         adaptive_bounds: lower kappa to R whenever lambda falls back to 0 (AdaCPR, paper, Appendix D).
         regularize: True or False for all tensors; None: tensors with two or more dimensions.

@@ -133,7 +133,7 @@ def _positive(text: str) -> float:
 
 @dataclass(frozen=True)
 class Part:
-    """One kind of part of a name: how it is spelt, which setting it sets, and to what."""
+    """One kind of part of a name: how it is spelled, which setting it sets, and to what."""
 
     spelling: str
     pattern: str

@@ -141,7 +141,7 @@ def load_folder(folder: Path, val_share: float) -> Split:
         ValueError: there is no image, or one class only; the classes of the two parts differ; a class is too small.
     """
     if not folder.is_dir():
-        raise ValueError(f"--data {folder}: there is no such folder")
+        raise ValueError(f"{folder}: there is no such folder")
     if not (folder / "train").is_dir():
         samples, classes = _find(folder)
         return Split(*_divide(samples, val_share), classes)

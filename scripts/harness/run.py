@@ -44,7 +44,8 @@ class Run:
         settings: the checked settings.
         metrics: the columns that `evaluate` fills.
         items: what a step consumes, for instance "tokens", and how many of them in all processes.
-        data: what the record of the run says of the data.
+        data: what the record of the run says of the data; "pretrained" in it is the checksum of the model that the
+            training begins with, which a resumed run must have, too.
 
     Raises:
         ValueError: the folder holds a run already (or, to resume, none that fits); the device does not exist, or
@@ -241,6 +242,7 @@ class Run:
             "model": model, "optimizer": self._optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
             "average": self._average.state_dict() if self._average else None,
+            "pretrained": self._data.get("pretrained"),
         }  # fmt: skip
         with open_whole(self.folder / CHECKPOINT_FILE) as file:
             torch.save(state, file)
@@ -279,6 +281,8 @@ class Run:
             raise ValueError(
                 f"{path} is of another run: its {name} is {settings.get(name)}, this run's is {mine[name]}"
             )
+        if state.get("pretrained") not in (None, self._data.get("pretrained")):
+            raise ValueError(f"{path} is of a run that began with another pretrained model; its weights have changed")
         try:
             self._model.load_state_dict({**_frozen_state(self._model), **state["model"]})
             self._optimizer.load_state_dict(state["optimizer"])

@@ -10,6 +10,18 @@ OF_THE_TABLES = {"reg_function": ("l2", None), "step_form": ("explicit", None), 
 """What these settings are in all tables."""
 
 
+STATEMENTS = {
+    "train_gpt2": "AMOS diverges with GPT2s, and AdamCPR after 200,000 steps is as good as AdamW after 300,000",
+    "train_clip": "AdamW has 0.7440 to 0.7539 with CLIP ViT-B/32 on ImageNet; we do not know with which weight decays",
+    "train_cifar100": "with ResNet18 a warm start of two warmups is the best one, and Kappa-IP is better than weight "
+    "decay; we do not know the numbers",
+    "train_lora": "with Mistral-7B on PubMedQA AdamCPR is better than AdamW at each learning rate and forgets less; "
+    "we do not know the numbers",
+    "train_grokking": "AdamCPR with k = 0.8 understands the task long before AdamW with weight decay 0.1",
+}
+"""What the paper says of a script's model besides the figures in the file, as far as we know it."""
+
+
 class Published(NamedTuple):
     """A figure of the paper, and of which training it is; `same_size` tells whether it is of the run's own size."""
 

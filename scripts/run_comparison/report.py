@@ -9,7 +9,7 @@ import pandas as pd
 
 from nnunet_cpr.evaluation.report.csv import csv_table
 from nnunet_cpr.evaluation.report.markdown import escape
-from run_comparison.paper import published
+from run_comparison.paper import STATEMENTS, published
 from run_comparison.runs import Run
 from run_comparison.settings import different_measurements, number
 from run_comparison.statistics import Comparison, lower_is_better, written
@@ -18,7 +18,7 @@ Rows = list[list[str]]
 
 
 def cells(comparison: Comparison, runs: Sequence[Run], reach: float | None) -> Rows:
-    """Return the header and a row a setting; columns in which no row has anything are left out."""
+    """Return the header and one row per setting; columns in which no row has anything are left out."""
     metric, baseline = comparison.metric, comparison.baseline
     one_of = dict(zip(comparison.runs["setting"], runs, strict=True))
     papers = {name: published(run.script, run.settings, metric) for name, run in one_of.items()}
@@ -88,6 +88,8 @@ def notes(comparison: Comparison, runs: Sequence[Run]) -> list[str]:
                 "(warm starts correspond by their length in warmups)."
             )
         found.append(text)
+    if statement := STATEMENTS.get(runs[0].script):
+        found.append(f"The paper also says: {statement}." if known else f"The paper says: {statement}.")
     return found
 
 
@@ -130,7 +132,7 @@ def settings_csv(comparison: Comparison, runs: Sequence[Run]) -> str:
 
 
 def runs_csv(comparison: Comparison, runs: Sequence[Run]) -> str:
-    """Return a row a run: how far it is, the last value of every metric, and what it was compared with."""
+    """Return one row per run: how far it is, the last value of every metric, and what it was compared with."""
     last = [{f"last_{name}": series.iloc[-1] for name, series in run.evaluations.items()} for run in runs]
     return _csv(comparison.runs.drop(columns=["value", "paired", "budget"]).join(pd.DataFrame(last)))
 

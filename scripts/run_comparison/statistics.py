@@ -19,7 +19,7 @@ BASELINES = ("adamw", "sgd", "adam")
 
 @dataclass(frozen=True)
 class Comparison:
-    """A row a run and a row a setting, and what they were compared with."""
+    """One row per run and one per setting, and what they were compared with."""
 
     metric: str
     runs: pd.DataFrame

@@ -16,7 +16,6 @@ from nnunet_cpr.datasets.small_plans import add_small_configuration
 
 pytestmark = pytest.mark.slow  # nnU-Net trains and predicts for real
 pytest.importorskip("snakemake", reason="needs nnunet-cpr[batch], which needs Python 3.11")
-HIPPOCAMPUS = Path(__file__).parents[3] / "shared" / "data" / "Task04_Hippocampus"
 NAME = "Dataset004_Hippocampus"
 TRAIN, TEST = 5, 3
 SETTINGS = "1epochs_2iters_seed0"
@@ -32,17 +31,15 @@ device: cpu
 
 
 @pytest.fixture
-def folders(tmp_path, monkeypatch):
+def folders(hippocampus, tmp_path, monkeypatch):
     """nnU-Net's raw data: 5 cases to train with and 3 to test with."""
-    if not HIPPOCAMPUS.is_dir():
-        pytest.skip(f"{HIPPOCAMPUS} is absent")
     raw = tmp_path / "raw" / NAME
-    cases = sorted(path.name.removesuffix(".nii.gz") for path in (HIPPOCAMPUS / "labelsTr").glob("hippocampus_*"))
+    cases = sorted(path.name.removesuffix(".nii.gz") for path in (hippocampus / "labelsTr").glob("hippocampus_*"))
     for k, case in enumerate(cases[: TRAIN + TEST]):
         part = "Tr" if k < TRAIN else "Ts"
         for kind, name in (("images", f"{case}_0000"), ("labels", case)):
             (raw / f"{kind}{part}").mkdir(parents=True, exist_ok=True)
-            shutil.copy(HIPPOCAMPUS / f"{kind}Tr" / f"{case}.nii.gz", raw / f"{kind}{part}" / f"{name}.nii.gz")
+            shutil.copy(hippocampus / f"{kind}Tr" / f"{case}.nii.gz", raw / f"{kind}{part}" / f"{name}.nii.gz")
     labels = {"background": 0, "Anterior": 1, "Posterior": 2}
     description = {"channel_names": {"0": "MRI"}, "labels": labels, "numTraining": TRAIN, "file_ending": ".nii.gz"}
     (raw / "dataset.json").write_text(json.dumps(description))

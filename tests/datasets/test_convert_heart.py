@@ -1,14 +1,13 @@
 import json
 import os
 import shutil
-from pathlib import Path
 
 import pytest
 from conversion_helpers import fails, image, label, tree, truncate, write
+from hippocampus import HIPPOCAMPUS
 
 from nnunet_cpr.cli import main
 
-HIPPOCAMPUS = Path(__file__).parents[3] / "shared" / "data" / "Task04_Hippocampus"
 CASES = [f"la_{number:03d}" for number in range(20)]
 DESCRIPTION = {
     "name": "LeftAtrium",

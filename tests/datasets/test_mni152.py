@@ -10,10 +10,10 @@ from nnunet_cpr.datasets import mni152
 
 
 def test_labels_are_the_most_probable_class():
-    grey = np.array([0.0, 0.4, 0.6, 0.3, 0.1, 0.5])
+    gray = np.array([0.0, 0.4, 0.6, 0.3, 0.1, 0.5])
     white = np.array([0.0, 0.1, 0.3, 0.6, 0.2, 0.5])
-    # background: 1.0, 0.5, 0.1, 0.1, 0.7, 0.0; of equal grey and white the lower label wins
-    assert mni152.labels_from_maps(grey, white).tolist() == [0, 0, 1, 2, 0, 1]
+    # background: 1.0, 0.5, 0.1, 0.1, 0.7, 0.0; of equal gray and white the lower label wins
+    assert mni152.labels_from_maps(gray, white).tolist() == [0, 0, 1, 2, 0, 1]
 
 
 def test_a_block_needs_both_tissues():

@@ -4,10 +4,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from hippocampus import HIPPOCAMPUS
 
 from nnunet_cpr.datasets.msd import check_cases, link_for_conversion, open_nifti, read_msd
 
-HIPPOCAMPUS = Path(__file__).parents[3] / "shared" / "data" / "Task04_Hippocampus"
 CASES = [f"case_{number}" for number in range(5)]
 
 

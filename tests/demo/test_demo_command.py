@@ -13,8 +13,6 @@ from nnunet_cpr.demo.settings import Settings
 from nnunet_cpr.demo.workspace import Workspace
 from nnunet_cpr.exclusive import LOCK_FILE, exclusive
 
-HIPPOCAMPUS = Path(__file__).parents[3] / "shared" / "data" / "Task04_Hippocampus"
-
 
 @pytest.fixture
 def cpu_only(monkeypatch):
@@ -81,18 +79,16 @@ def test_an_interruption_is_one_line(monkeypatch, capsys):
 
 
 @pytest.fixture(scope="module")
-def users_data(tmp_path_factory) -> Path:
+def users_data(hippocampus, tmp_path_factory) -> Path:
     """Six cases of the Hippocampus in a folder whose name nnU-Net's converter would not take."""
-    if not HIPPOCAMPUS.is_dir():
-        pytest.skip(f"{HIPPOCAMPUS} is absent")
     folder = tmp_path_factory.mktemp("data") / "my small data"
-    description = json.loads((HIPPOCAMPUS / "dataset.json").read_text())
+    description = json.loads((hippocampus / "dataset.json").read_text())
     description["training"] = description["training"][:6]
     del description["test"], description["numTraining"]
     for case in description["training"]:
         for name in case.values():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).symlink_to(HIPPOCAMPUS / name)
+            (folder / name).symlink_to(hippocampus / name)
     (folder / "dataset.json").write_text(json.dumps(description))
     return folder
 

@@ -44,7 +44,7 @@ def test_the_embedded_demo_on_the_cpu_twice(tmp_path):
     assert ["nnUNetTrainerCPR" in str(path) for path in summaries] == [True, False]
     for path, column in zip(summaries, ("trainer_mean", "baseline_mean"), strict=True):
         summary = json.loads(path.read_text())
-        assert table.loc["grey matter", column] == pytest.approx(summary["mean"]["1"]["Dice"], abs=1e-12)
+        assert table.loc["gray matter", column] == pytest.approx(summary["mean"]["1"]["Dice"], abs=1e-12)
         assert table.loc["white matter", column] == pytest.approx(summary["mean"]["2"]["Dice"], abs=1e-12)
         assert table.loc["foreground mean", column] == pytest.approx(summary["foreground_mean"]["Dice"], abs=1e-12)
 

@@ -11,14 +11,14 @@ from nnunet_cpr.demo.report import format_table
 def comparison(difference: float, n: int = 3) -> pd.DataFrame:
     row = {"baseline_mean": 0.8, "trainer_mean": 0.8 + difference, "difference": difference, "difference_std": 0.0123}
     counts = {"n": n, "wins": 2, "ties": 0, "losses": n - 2}
-    return pd.DataFrame([{"label": label} | row | counts for label in ("grey matter", "foreground mean")])
+    return pd.DataFrame([{"label": label} | row | counts for label in ("gray matter", "foreground mean")])
 
 
 def test_table():
     assert format_table(comparison(0.0124)).splitlines() == [
         "| Dice            | weight decay | CPR   | CPR - weight decay | n | higher / equal / lower |",
         "| --------------- | ------------ | ----- | ------------------ | - | ---------------------- |",
-        "| grey matter     | 0.800        | 0.812 | +0.012 (sd 0.012)  | 3 | 2 / 0 / 1              |",
+        "| gray matter     | 0.800        | 0.812 | +0.012 (sd 0.012)  | 3 | 2 / 0 / 1              |",
         "| foreground mean | 0.800        | 0.812 | +0.012 (sd 0.012)  | 3 | 2 / 0 / 1              |",
     ]
 

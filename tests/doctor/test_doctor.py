@@ -33,7 +33,7 @@ def facts_of(module_facts) -> dict[str, Fact]:
 
 
 def test_all_is_well_here(folders, capsys):
-    """The whole command in a good environment, as one line a fact and as JSON."""
+    """The whole command in a good environment, as one line per fact and as JSON."""
     assert main(["doctor", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     import nnunetv2

@@ -96,7 +96,7 @@ def test_without_an_image_the_reference_is_filled():
     (drawing,) = drawn(case_slice(image=None))
     for ax in drawing.figure.axes:
         assert (ax.images[0].get_array() == (plane() > 0)).all()
-    assert "filled in gray, for there is no image" in drawing.text
+    assert "filled in gray, because there is no image" in drawing.text
 
 
 def test_several_runs_are_named():

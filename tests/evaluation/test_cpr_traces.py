@@ -30,7 +30,7 @@ def test_rows_are_what_the_training_wrote(trained):
     assert list(traces.columns) == TRACE_COLUMNS
     assert traces.iloc[1].tolist() == ["Dataset004_Tiny", "CPR", "nnUNetTrainerCPR", "0", "a", 1, 500, 2.0, 1.5, 0.25]
     assert traces["kappa"].iloc[0] == float("inf")
-    assert left_out == ["Left out, for there is no cpr_trace.csv: Dataset004_Tiny, nnUNetTrainerCPR_seed1, fold 0."]
+    assert left_out == ["Left out, because there is no cpr_trace.csv: Dataset004_Tiny, nnUNetTrainerCPR_seed1, fold 0."]
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_a_damaged_trace_is_left_out_and_named(trained, damage):
     path.write_text(damage)
     traces, (sentence,) = read_traces(trainings)
     assert len(traces) == 1
-    assert sentence.startswith(f"Left out, for it cannot be read: {path} (") and "\n" not in sentence
+    assert sentence.startswith(f"Left out, because it cannot be read: {path} (") and "\n" not in sentence
 
 
 def test_a_diverged_training_is_no_damage(trained):

@@ -126,11 +126,11 @@ def test_what_is_missing_is_left_out_and_said(root, monkeypatch):
     (model / "nnUNetTrainerCPR_seed0__nnUNetPlans__3d_fullres" / "fold_1" / "cpr_trace.csv").unlink()
     assert compare(root) == 0
     page = read(root)
-    assert f"Left out, for there is no log: {DATASET}, nnUNetTrainerSGD, fold 0, 1." in page
+    assert f"Left out, because there is no log: {DATASET}, nnUNetTrainerSGD, fold 0, 1." in page
     assert "Trainings: CPR 4." in page and "Trainings: SGD" not in page
-    assert f"Left out, for there is no cpr_trace.csv: {DATASET}, nnUNetTrainerCPR_seed0, fold 1." in page
+    assert f"Left out, because there is no cpr_trace.csv: {DATASET}, nnUNetTrainerCPR_seed0, fold 1." in page
     assert "Trainings: CPR 3." in page
-    assert "filled in gray, for there is no image" in page
+    assert "filled in gray, because there is no image" in page
     assert len([name for name in figures(root) if name.startswith("slice")]) == 2
 
 
@@ -164,7 +164,7 @@ def test_an_earlier_reports_figures_are_removed_but_not_the_users_files(root, ca
     assert set(figures(root, "png")) == left | {"mine", annotated.stem}
     assert (folder / "notes.txt").exists() and not (folder / "costs.csv").exists()
     assert 'id="training"' not in page and 'id="constraints"' not in page
-    assert "filled in gray, for there is no image" in page
+    assert "filled in gray, because there is no image" in page
 
 
 def test_plain_folders_beside_their_images(root):

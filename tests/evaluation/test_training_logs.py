@@ -94,7 +94,7 @@ def test_all_trainings_and_what_is_missing(trained):
         ["0", 0, 250], ["0", 1, 500], ["0", 2, 750], ["2", 0, 250], ["2", 2, 750],
     ]  # fmt: skip
     assert left_out == [
-        "Left out, for there is no log: Dataset004_Tiny, A, fold 1, 3.",
+        "Left out, because there is no log: Dataset004_Tiny, A, fold 1, 3.",
         "The logs lack epochs: Dataset004_Tiny, A, fold 2.",
     ]
     cost = read_cost(logs).set_index("fold")

@@ -1,4 +1,4 @@
-"""The scripts import what they share as `common`, from their own folder."""
+"""The scripts import what they share as `harness`, from their own folder."""
 
 import sys
 from collections.abc import Iterator

@@ -8,6 +8,7 @@ import pytest
 import torch
 from benchmarks.formatting import largest_noise, show_overhead
 from benchmarks.networks import Network
+from benchmarks.paper import paper_overhead
 from harness.settings import OPTIMIZERS
 
 
@@ -80,3 +81,11 @@ def test_the_largest_batch_is_the_last_that_fitted(tmp_path, monkeypatch, args):
     monkeypatch.setitem(benchmark.NETWORKS, "tiny", too_large)
     benchmark.find_largest_batch("tiny", "awd", args, tmp_path / "batch.json")
     assert json.loads((tmp_path / "batch.json").read_text()) == 0
+
+
+def test_the_papers_figure_is_that_of_the_network_and_batch():
+    row = {"network": "GPT2m", "batch": 1}
+    assert paper_overhead(row) == "+6.45 %"
+    assert paper_overhead(row | {"batch": 48, "largest": True}) == "+2.44 %"
+    assert paper_overhead(row | {"batch": 48}) == ""
+    assert paper_overhead(row | {"network": "nnU-Net"}) == ""

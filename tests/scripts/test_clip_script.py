@@ -10,6 +10,7 @@ from harness.images import Images, load_digits
 from harness.parsing import make, parse
 from harness.shifted_images import shifted
 from harness.small_clip import class_embeddings, contrastive_loss
+from safetensors.torch import load_file, save_file
 from script_helpers import losses, run_with_torchrun, stop_after
 from torch.nn.functional import cross_entropy
 from train_clip import (
@@ -144,6 +145,22 @@ def test_a_resumed_run_has_the_same_losses(tmp_path, pretrained, monkeypatch):
         assert [row["step"] for row in rows(out)] == [str(step) for step in range(8)]
 
 
+def test_a_resumed_run_needs_the_same_pretrained_model(tmp_path, pretrained, monkeypatch):
+    folder, out = tmp_path / "clip", tmp_path / "run"
+    shutil.copytree(pretrained, folder)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            train_here(flags(out, folder))
+    weights = load_file(folder / "model.safetensors")
+    weights["text_projection.weight"][0, 0] += 1  # it is not trained, and not in the checkpoint
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    before = (out / "metrics.csv").read_bytes()
+    with pytest.raises(ValueError, match=r"checkpoint.pt is of a run that began with another pretrained model"):
+        train_here(flags(out, folder, "--resume"))
+    assert (out / "metrics.csv").read_bytes() == before
+
+
 def test_two_processes_train_and_evaluate_as_one(tmp_path, pretrained):
     train_here(flags(tmp_path / "one", pretrained))
     done = run_with_torchrun("train_clip.py", flags(tmp_path / "two", pretrained))
@@ -171,6 +188,10 @@ def test_without_a_pretrained_clip_one_is_trained_whole_or_not_at_all(tmp_path, 
     shutil.copytree(folder, tmp_path / "copy")
     train_here(flags(tmp_path / "second", tmp_path / "copy"))
     assert losses(tmp_path / "second") == losses(tmp_path / "run")
+    with pytest.raises(
+        ValueError, match=r"was pretrained with --val-share 0\.01: some of its digits"
+    ):
+        train_here(flags(tmp_path / "third", tmp_path / "copy", "--val-share", "0.2"))
 
 
 def test_what_cannot_be_used_is_one_line(tmp_path):

@@ -101,6 +101,7 @@ def test_the_terminal_and_markdown_say_the_same(tmp_path, study, capsys):
     text = " ".join(shown.out.split())
     assert "Baseline: adamw wd 0.1, chosen after the fact: the best of 2 such settings" in text
     assert "Models of another size were trained here" in text
+    assert "The paper also says: AMOS diverges with GPT2s, and AdamCPR after 200,000 steps is as good" in text
     lines = (tmp_path / "table.md").read_text().splitlines()
     assert [cell.strip() for cell in lines[2].split("|")[1:4]] == ["adamcpr Kappa-IP", "3", "19.000"]
     assert len({line.count("|") for line in lines[:6]}) == 1

@@ -188,7 +188,7 @@ def test_a_run_is_neither_changed_nor_written_over(finished, given, message):
         (["--auto-augment", "rnd-m9"], "auto_augment is 'rnd-m9', which timm does not know"),
         (["--random-erase", "1.5"], "random_erase is 1.5, but must be at most 1"),
         (["--kappa-init-method", "warm_start", "--kappa-init-param", "9"], "warm start of 9 steps"),
-        (["--data", "absent"], "--data absent: there is no such folder"),
+        (["--data", "absent"], "absent: there is no such folder"),
         (["--val-share", "0"], "cannot be divided with val_share = 0"),
     ],
 )

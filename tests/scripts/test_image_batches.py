@@ -125,7 +125,7 @@ def test_imagenets_layout(folder, val):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: f.rename(f.with_name("moved")), "data: there is no such folder"),
+        (lambda f: f.rename(f.with_name("moved")), ": there is no such folder"),
         (lambda f: [p.unlink() for p in f.rglob("*.*")], "holds no images"),
         (lambda f: [p.unlink() for p in f.rglob("*.png")], "holds the images of one class only"),
         (lambda f: [p.unlink() for p in f.rglob("*.png") if p.stem > "0"], "cannot be divided with val_share = 0.25"),

@@ -174,6 +174,22 @@ def test_a_resumed_run_has_the_same_losses(tmp_path, monkeypatch):
         assert losses(out) == losses(tmp_path / "whole")
 
 
+def test_a_resumed_run_needs_the_same_frozen_weights(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            train_here(flags(tmp_path / "run"))
+
+    def changed(*given):
+        model, tokenizer = load_language_model(*given)
+        next(model.parameters()).data[0, 0] += 1
+        return model, tokenizer
+
+    monkeypatch.setattr("train_lora.load_language_model", changed)
+    with pytest.raises(ValueError, match=r"checkpoint.pt is of a run that began with another pretrained model"):
+        train_here(flags(tmp_path / "run", "--resume"))
+
+
 @pytest.mark.parametrize("optimizer", ["adamcpr", "adamw", *RIVALS])
 def test_no_optimizer_touches_the_frozen_weights(optimizer):
     options = {"initial_scale": 2.0} if optimizer == "initialnorm" else {}

@@ -101,6 +101,35 @@ def test_a_choice_that_diverges_is_the_worst_and_is_not_tried_again(tmp_path, ca
     assert capsys.readouterr().out.count("diverged") == 1
 
 
+def test_a_metric_that_is_no_number_is_never_the_best(tmp_path, monkeypatch):
+    path, out = written(tmp_path), tmp_path / "out"
+    read = study_optimizers.read_run
+
+    def first_is_nan(folder):
+        run = read(folder)
+        if folder.name == "adamw-weight_decay0.0-lr0.001":
+            run.evaluations["val_loss"].iloc[-1] = float("nan")
+        return run
+
+    monkeypatch.setattr(study_optimizers, "read_run", first_is_nan)
+    study = read_study(path)
+    best = study_optimizers.tune(study, out, 1)["adamw"]
+    rows = [row for row in table(out / "tuning.csv") if row["method"] == "adamw"]
+    assert rows[0]["value"] == "nan"
+    chosen = min(rows[1:], key=lambda row: float(row["value"]))
+    assert f"weight_decay: {best['weight_decay']}, lr: {best['lr']}" in chosen["choice"]
+
+
+def test_the_table_names_the_last_trainings_that_diverged(tmp_path, monkeypatch, capsys):
+    path, out = written(tmp_path), tmp_path / "out"
+    assert main([str(path), "--out", str(out)]) == 0
+    assert "Diverged" not in (out / "table.md").read_text()
+    (out / "final" / "adamcpr_k-seed2" / study_optimizers.DIVERGED_FILE).write_text("the loss was not finite\n")
+    assert main([str(path), "--out", str(out)]) == 0
+    assert (out / "table.md").read_text().endswith("\nDiverged, and not in the table: adamcpr_k-seed2.\n")
+    assert "adamcpr_k-seed2 diverged and is not compared" in capsys.readouterr().err
+
+
 def test_a_child_without_a_last_word_and_a_wrong_metric_are_one_line(tmp_path, capsys, monkeypatch):
     path = written(tmp_path, STUDY.replace("metric: val_loss", "metric: val_los"))
     assert main([str(path), "--out", str(tmp_path / "out")]) == 2

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
+from nnunetv2.training.logging.nnunet_logger import MetaLogger
 from training_helpers import run_command, tiny
 
-HIPPOCAMPUS = Path(__file__).parents[3] / "shared" / "data" / "Task04_Hippocampus"
+from nnunet_cpr.training import interruptible
+
 CASES = 8
 
 
@@ -24,22 +27,28 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a figure's second after every epoch, and with a checkpoint after every one."""
+    monkeypatch.setattr(MetaLogger, "plot_progress_png", lambda *_: None)
+    monkeypatch.setattr("nnunet_cpr.training.trace.draw", lambda _: Figure())
+    monkeypatch.setattr(interruptible.checkpoints.Pace, "due", lambda _: True)
+
+
 @pytest.fixture(scope="session")
-def nnunet_folders(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+def nnunet_folders(hippocampus: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """nnU-Net's three folders with 8 Hippocampus cases preprocessed."""
-    if not HIPPOCAMPUS.is_dir():
-        pytest.skip(f"{HIPPOCAMPUS} is absent")
     root = tmp_path_factory.mktemp("nnunet")
     source = root / "Task04_Hippocampus"
     for folder in ("imagesTr", "labelsTr", "imagesTs"):
         (source / folder).mkdir(parents=True)
-    description = json.loads((HIPPOCAMPUS / "dataset.json").read_text())
+    description = json.loads((hippocampus / "dataset.json").read_text())
     description["training"] = description["training"][:CASES]
     description.update(numTraining=CASES, numTest=0, test=[])
     (source / "dataset.json").write_text(json.dumps(description))
     for case in description["training"]:
         for file in case.values():
-            shutil.copy(HIPPOCAMPUS / file, source / file)
+            shutil.copy(hippocampus / file, source / file)
     variables = {name: str(root / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
     for folder in variables.values():
         Path(folder).mkdir()

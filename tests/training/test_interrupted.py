@@ -11,9 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
 from nnunetv2.run.run_training import maybe_load_checkpoint
-from nnunetv2.training.logging.nnunet_logger import MetaLogger
 from training_helpers import ddp_trainer, make_trainer, resumed, same, weights
 
 from nnunet_cpr.training import interruptible
@@ -25,14 +23,7 @@ from nnunet_cpr.training.trace import read_trace
 NAMES = ["nnUNetTrainerCPR_ws4_warmup3_4epochs_5iters_seed5", "nnUNetTrainerAdamW_4epochs_5iters_seed5"]
 
 ENDS = {}
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Without a figure's second after every epoch, and with a checkpoint after every one."""
-    monkeypatch.setattr(MetaLogger, "plot_progress_png", lambda *_: None)
-    monkeypatch.setattr("nnunet_cpr.training.trace.draw", lambda _: Figure())
-    monkeypatch.setattr(interruptible.checkpoints.Pace, "due", lambda _: True)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture(autouse=True)

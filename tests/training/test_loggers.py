@@ -9,30 +9,21 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
-from nnunetv2.training.logging.nnunet_logger import MetaLogger
 from reading_logs import read_tensorboard, read_wandb
 from training_helpers import make_trainer, resumed
 
 from nnunet_cpr.optim import Constraint
-from nnunet_cpr.training import interruptible
 from nnunet_cpr.training.loggers import SWITCH, TensorBoardLogger, constraint_values, set_up_loggers
 from nnunet_cpr.training.trace import read_trace
 
 CPR, BASELINE = "nnUNetTrainerCPR_ws2_3epochs_2iters", "nnUNetTrainerSGD_2epochs_1iters"
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 
 def needs(package):
     absent = importlib.util.find_spec(package) is None
     return pytest.mark.skipif(absent, reason=f"{package} is not installed")
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Without a figure's second after every epoch, and with a checkpoint after every one."""
-    monkeypatch.setattr(MetaLogger, "plot_progress_png", lambda *_: None)
-    monkeypatch.setattr("nnunet_cpr.training.trace.draw", lambda _: Figure())
-    monkeypatch.setattr(interruptible.checkpoints.Pace, "due", lambda _: True)
 
 
 @pytest.fixture(autouse=True)

@@ -40,8 +40,8 @@ def draw_comparison(results: Results) -> Iterator[Drawing]:
                 f"differences-{slug(metric)}",
                 metric,
                 f"Foreground mean {metric}: difference to {results.baseline}",
-                "Forest plot: one row a dataset and trainer; mean paired difference with its 95 % interval, which the "
-                f"numbers beside it repeat.{_over_runs(results)} An interval that crosses the line at 0 shows no "
+                "Forest plot: one row per dataset and trainer; mean paired difference with its 95 % interval, which "
+                f"the numbers beside it repeat.{_over_runs(results)} An interval that crosses the line at 0 shows no "
                 "evidence of a difference; one inside the gray band, the margin, shows equality within it.",
                 forest(results, rows, metric),
             )
@@ -57,7 +57,7 @@ def draw_comparison(results: Results) -> Iterator[Drawing]:
                     f"labels-{slug(metric)}-{name}",
                     metric,
                     f"{dataset}: difference in {metric} per label",
-                    "Forest plot: one row a label and trainer; mean paired difference to the baseline with its 95 % "
+                    "Forest plot: one row per label and trainer; mean paired difference to the baseline with its 95 % "
                     f"interval.{_over_runs(results)} The intervals are not corrected for the number of labels. The "
                     "gray band is the margin.",
                     forest(results, rows, metric),

@@ -73,7 +73,7 @@ def contour_picture(shown: CaseSlice) -> Figure:
 
 def _describe(shown: CaseSlice) -> str:
     parts = [f"{shown.position} Solid lines: the segmentation; dashed lines: the reference"]
-    parts[0] += ", filled in gray, for there is no image." if shown.image is None else "."
+    parts[0] += ", filled in gray, because there is no image." if shown.image is None else "."
     parts += ["Dice above: foreground mean of the whole case.", *([shown.changes] if shown.changes else [])]
     runs = [f"{one.run} ({one.trainer})" for one in shown.segmentations if one.run is not None]
     parts += [f"Of several runs, those with a Dice near the mean are shown: {', '.join(runs)}."] if runs else []

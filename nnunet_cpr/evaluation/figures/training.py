@@ -1,4 +1,4 @@
-"""Training curves: one line a trainer, the mean of its trainings, with their range."""
+"""Training curves: one line per trainer, the mean of its trainings, with their range."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -27,12 +27,12 @@ def read_traces(trainings: Sequence[Training]) -> tuple[pd.DataFrame, list[str]]
             frame = pd.read_csv(path, usecols=list(TYPES), dtype=TYPES)
             _check(frame)
         except (OSError, ValueError, OverflowError) as error:
-            left_out.append(f"Left out, for it cannot be read: {path} ({' '.join(str(error).split())}).")
+            left_out.append(f"Left out, because it cannot be read: {path} ({' '.join(str(error).split())}).")
             continue
         named = {"dataset": training.dataset, "trainer": training.trainer, "run": training.run, "fold": training.fold}
         frames.append(frame.assign(**named))
     if without:
-        left_out.append(f"Left out, for there is no {TRACE_FILE}: {name_trainings(without)}.")
+        left_out.append(f"Left out, because there is no {TRACE_FILE}: {name_trainings(without)}.")
     if not frames:
         return pd.DataFrame(columns=TRACE_COLUMNS), left_out
     rows = pd.concat(frames, ignore_index=True)[TRACE_COLUMNS]

@@ -41,7 +41,7 @@ def read_logs(trainings: Sequence[Training]) -> tuple[pd.DataFrame, list[str]]:
         step = (log["epoch"] + 1) * steps_per_epoch(training.run.partition(":")[0], training.folder)
         named = {"dataset": training.dataset, "trainer": training.trainer, "run": training.run, "fold": training.fold}
         frames.append(log.assign(step=step, **named)[EPOCH_COLUMNS])
-    left_out = [f"Left out, for there is no log: {name_trainings(without)}."] if without else []
+    left_out = [f"Left out, because there is no log: {name_trainings(without)}."] if without else []
     left_out += [f"The logs lack epochs: {name_trainings(incomplete)}."] if incomplete else []
     return (pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=EPOCH_COLUMNS)), left_out
 
