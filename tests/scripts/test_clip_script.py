@@ -188,9 +188,7 @@ def test_without_a_pretrained_clip_one_is_trained_whole_or_not_at_all(tmp_path, 
     shutil.copytree(folder, tmp_path / "copy")
     train_here(flags(tmp_path / "second", tmp_path / "copy"))
     assert losses(tmp_path / "second") == losses(tmp_path / "run")
-    with pytest.raises(
-        ValueError, match=r"was pretrained with --val-share 0\.01: some of its digits"
-    ):
+    with pytest.raises(ValueError, match=r"was pretrained with --val-share 0\.01: some of its digits"):
         train_here(flags(tmp_path / "third", tmp_path / "copy", "--val-share", "0.2"))
 
 

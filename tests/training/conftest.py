@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from nnunetv2.training.logging.nnunet_logger import MetaLogger
 from training_helpers import run_command, tiny
 
-from nnunet_cpr.training import interruptible
+from nnunet_cpr.training.checkpoints import Pace
 
 CASES = 8
 
@@ -32,7 +32,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a figure's second after every epoch, and with a checkpoint after every one."""
     monkeypatch.setattr(MetaLogger, "plot_progress_png", lambda *_: None)
     monkeypatch.setattr("nnunet_cpr.training.trace.draw", lambda _: Figure())
-    monkeypatch.setattr(interruptible.checkpoints.Pace, "due", lambda _: True)
+    monkeypatch.setattr(Pace, "due", lambda _: True)
 
 
 @pytest.fixture(scope="session")
