@@ -274,7 +274,7 @@ def test_upgrade_from_the_files_in_nnunets_folder(uninstalled_first, clone, chec
         '[tool.hatch.build.targets.wheel.force-include]\n"trainers" = "nnunetv2/training/nnUNetTrainer/cpr"\n'
     )
     environment.install(earlier)
-    assert not environment.nnunet_works()  # the fault that the doctor finds
+    assert not environment.nnunet_works()  # the earlier version breaks it
     if uninstalled_first:
         environment.pip("uninstall", "--yes", "nnunet-cpr")
         assert not environment.nnunet_works()
