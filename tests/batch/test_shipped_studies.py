@@ -1,5 +1,6 @@
 """The studies in configs/segmentation against the paper's Table J.1 and J.2, written down once more by hand."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -23,6 +24,9 @@ def folders(tmp_path, monkeypatch):
         (tmp_path / "raw" / dataset).mkdir(parents=True)
         description = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "x": 1}, "file_ending": ".nii.gz"}
         (tmp_path / "raw" / dataset / "dataset.json").write_text(json.dumps(description))
+        for part, file in (("imagesTs", "case_0000.nii.gz"), ("labelsTs", "case.nii.gz")):
+            (tmp_path / "raw" / dataset / part).mkdir()
+            (tmp_path / "raw" / dataset / part / file).write_bytes(gzip.compress(part.encode()))
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
