@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from nnunet_cpr.evaluation.figures.drawing import ALL_COLORS, draw_steps, literal, name_handles
+from nnunet_cpr.evaluation.figures.drawing import BASELINE_STYLE, COLORS, draw_steps, literal, name_handles
 from nnunet_cpr.labels import escaped
 from nnunet_cpr.optim.bounds import RULES
 from nnunet_cpr.plotting import default_style
@@ -104,12 +104,12 @@ def constraints(runs: Sequence[Run], names: Sequence[str], tensors: Sequence[str
     for column, tensor in zip(axes.T, tensors, strict=True):
         own = trace[trace["tensor"] == tensor].set_index("step")
         marker = "o" if len(own) == 1 else ""
-        column[0].plot(own["reg"], color=ALL_COLORS[1], linewidth=1.6, marker=marker)
+        column[0].plot(own["reg"], color=COLORS[0], linewidth=1.6, marker=marker)
         column[0].plot(own["kappa"].where(np.isfinite(own["kappa"])), color="black", linewidth=1.1, linestyle="--")
         if len(own) > 1:
-            column[1].plot(own.index, np.gradient(own["reg"], own.index), color=ALL_COLORS[3], linewidth=1.3)
+            column[1].plot(own.index, np.gradient(own["reg"], own.index), color=COLORS[2], linewidth=1.3)
         column[1].axhline(0, color="gray", linewidth=0.7)
-        column[2].plot(own["lagmul"], color=ALL_COLORS[2], linewidth=1.3, marker=marker)
+        column[2].plot(own["lagmul"], color=COLORS[1], linewidth=1.3, marker=marker)
         column[2].set_ylim(bottom=0)
         column[3].plot(loss["step"], loss["loss"], color="0.35", linewidth=1.1)
         column[0].set_title(literal(_broken(escaped(tensor))), fontsize=9)
@@ -182,11 +182,11 @@ def heatmap(comparison: Comparison, runs: Sequence[Run], names: Sequence[str]) -
 
 def _looks(order: Sequence[str], baseline: str | None) -> dict[str, dict[str, Any]]:
     """Color (gray is the baseline's), style and width of each setting's line, in the order of drawing."""
-    styles = product(("-", "-.", (0, (5, 1)), (0, (1, 1))), ALL_COLORS[1:])  # further styles when colors run out
+    styles = product(("-", "-.", (0, (5, 1)), (0, (1, 1))), COLORS)  # further styles when colors run out
     others = zip((name for name in order if name != baseline), cycle(styles))
     found = {name: {"color": color, "linestyle": style} for name, (style, color) in others}
     if baseline is not None and baseline in order:
-        found = {baseline: {"color": ALL_COLORS[0], "linestyle": "-"}, **found}
+        found = {baseline: {"color": BASELINE_STYLE[0], "linestyle": "-"}, **found}
     # Each is a little thinner than the one below it, so that equal curves do not hide each other.
     return {
         name: {**look, "linewidth": w}

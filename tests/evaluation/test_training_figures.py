@@ -102,3 +102,17 @@ def test_the_warm_start_is_marked_and_curves_are_named():
         assert ax.lines[-1].get_xdata() == [12, 12]
     words = {text.get_text() for text in figure.axes[2].get_legend().get_texts()}
     assert words == {"weight decay", "CPR", "CPR's bounds are set"}
+
+
+@pytest.mark.parametrize("count", [3, 30])
+def test_many_trainers_can_be_told_apart_and_the_legend_covers_no_axes(count):
+    names = [f"nnUNetTrainerCPR_ws{number}" for number in range(count)]
+    (drawing,) = drawn(*(epochs(name, name, dice=[0.1, 0.2]) for name in names), trainers=names, baseline=names[0])
+    lines = drawing.figure.axes[0].lines
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == len(lines) == count
+    drawing.figure.draw_without_rendering()  # lays it out
+    legend, heights = drawing.figure.legends[0], [ax.get_position().height for ax in drawing.figure.axes]
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= drawing.figure.bbox.width
+    assert all(box.y1 <= ax.get_tightbbox().y0 for ax in drawing.figure.axes)
+    assert min(heights) * drawing.figure.get_figheight() > 2  # inches

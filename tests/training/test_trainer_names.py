@@ -33,6 +33,9 @@ MEANINGS = [
     ("nnUNetTrainerSGD_20epochs_100iters_seed7_bf16",
      dict(optimizer="SGD", lr=0.01, weight_decay=3e-5, epochs=20, iterations=100, seed=7, bf16=True), None),
     ("nnUNetTrainerCPR_seed0", dict(optimizer="SGD", lr=0.01, seed=0), {}),
+    ("nnUNetTrainerCPR_warmup2000", dict(optimizer="SGD", lr=0.01, warmup_steps=2000), dict(kappa_init_param=2000)),
+    ("nnUNetTrainerAdamCPR_ip_warmup50", dict(optimizer="Adam", lr=0.001, warmup_steps=50),
+     dict(kappa_init_method="inflection_point", kappa_init_param=None)),
 ]  # fmt: skip
 
 # On top of another trainer, what the name does not say is None. The longest name that there is, is the base's.

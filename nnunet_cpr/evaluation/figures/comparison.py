@@ -99,9 +99,7 @@ def forest(results: Results, rows: Sequence[tuple[str, str, Any]], metric: str) 
     """Draw differences with intervals: rows of group (dataset or label), trainer and comparison."""
     trainers = present(results, {trainer for _, trainer, _ in rows})
     groups = list(dict.fromkeys(group for group, _, _ in rows))
-    figure = Figure(
-        figsize=(8.5, 1.3 + 0.24 * len(rows) + 0.12 * len(groups) + 0.2 * len(trainers)), layout="constrained"
-    )
+    figure = Figure(figsize=(8.5, 1.3 + 0.24 * len(rows) + 0.12 * len(groups)), layout="constrained")
     ax = figure.subplots()
     y, ticks = 0.0, []
     for number, group in enumerate(groups):
@@ -191,9 +189,7 @@ def distribution(results: Results, dataset: str, cases: pd.DataFrame, metric: st
     trainers = present(results, set(cases["trainer"].unique()))
     present_labels = set(cases["label"].unique())
     shown = [label for label in results.labels(dataset) if label in present_labels]
-    figure = Figure(
-        figsize=(8.5, 1.2 + 0.2 * len(shown) * (len(trainers) + 0.6) + 0.2 * len(trainers)), layout="constrained"
-    )
+    figure = Figure(figsize=(8.5, 1.2 + 0.2 * len(shown) * (len(trainers) + 0.6)), layout="constrained")
     ax = figure.subplots()
     jitter = np.random.default_rng(0)
     slot = len(trainers) + 0.6

@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from PIL import Image
@@ -23,10 +24,11 @@ from nnunet_cpr.evaluation.results import Results
 from nnunet_cpr.files import write_text, write_whole
 from nnunet_cpr.plotting import default_style, drawable
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-MARKERS = ("o", "s", "^", "D")
-ALL_COLORS = ("0.35", *COLORS, "#E69F00", "#56B4E9")  # the baseline is gray
-ALL_MARKERS = ("d", *MARKERS, "v", "P")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+BASELINE_STYLE = ("0.35", "d")
+LEGEND_ROWS = 4
+"""More names than these are set in columns, as many as fit."""
 POINTS = 200
 """Of a curve."""
 
@@ -123,30 +125,39 @@ def count_trainings(rows: pd.DataFrame, trainers: Sequence[str]) -> str:
 
 def style(results: Results, trainer: str) -> tuple[str, str]:
     """Return color and marker of a trainer, the same in every figure."""
-    order = [results.baseline, *results.others].index(trainer)
-    return ALL_COLORS[order % len(ALL_COLORS)], ALL_MARKERS[order % len(ALL_MARKERS)]
+    if trainer == results.baseline:
+        return BASELINE_STYLE
+    again, number = divmod(results.others.index(trainer), len(COLORS))
+    return COLORS[number], MARKERS[(number + again) % len(MARKERS)]  # colors that come again have other markers
 
 
 @default_style()
 def legend(figure: Figure, results: Results, trainers: Sequence[str]) -> None:
-    """Name the trainers below the figure."""
+    """Name the trainers below the figure, which becomes taller by that."""
     handles = []
     for trainer in trainers:
         color, marker = style(results, trainer)
         handles.append(Line2D([], [], color=color, marker=marker, linewidth=1.8, markeredgecolor="white", mew=0.6))
-    name_handles(figure, handles, [short(trainer, 90) for trainer in trainers], 1)
+    names = [short(trainer, 90) for trainer in trainers]
+    made = name_handles(figure, handles, names, 1)
+    columns = min(-(-len(names) // LEGEND_ROWS), int(figure.bbox.width // made.get_window_extent().width))
+    if columns > 1:
+        made.remove()
+        made = name_handles(figure, handles, names, columns)
+    figure.set_figheight(figure.get_figheight() + made.get_window_extent().height / figure.dpi)
 
 
 def name_handles(
     figure: Figure, handles: Sequence[Artist], names: Sequence[str], columns: int, handlelength: float = 2
-) -> None:
-    """Put a legend below the figure; a name is shown as it is, also where it begins with an underscore."""
+) -> Legend:
+    """Put a legend below the figure; names are shown as they are, also where they begin with an underscore."""
     legend = figure.legend(
         handles, ["x"] * len(handles), loc="outside lower center", ncols=columns, frameon=False, fontsize=9,
         handlelength=handlelength,
     )  # fmt: skip
     for text, name in zip(legend.get_texts(), names, strict=True):
         text.set_text(name)  # not as a label: matplotlib hides those that begin with an underscore
+    return legend
 
 
 def short(name: str, width: int = 30) -> str:

@@ -63,7 +63,7 @@ def draw_training(results: Results) -> Iterator[Drawing]:
 @default_style()
 def training_curves(curves: Sequence[Curve], warm_start: int | None = None) -> Figure:
     """Draw losses and pseudo Dice over steps; a vertical line marks the end of CPR's warm start."""
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
     axes = figure.subplots(1, 3)
     axes[1].sharey(axes[0])
     width = max((epochs_per_point(curve.epochs["epoch"]) for curve in curves), default=1)
