@@ -195,6 +195,7 @@ def test_a_damaged_spacing_is_named(tmp_path, content):
 
 
 def test_unknown_spacing_is_an_error_of_surface_metrics_only(tmp_path, capsys):
+    pytest.importorskip("monai")
     for name, array in (("labels", MASK), ("same", MASK), ("shifted", SHIFTED)):
         tiff(tmp_path / name / "x.tif", array)
     folders = [f"{name}={tmp_path / name}" for name in ("same", "shifted")]

@@ -139,9 +139,10 @@ def legend(figure: Figure, results: Results, trainers: Sequence[str]) -> None:
         color, marker = style(results, trainer)
         handles.append(Line2D([], [], color=color, marker=marker, linewidth=1.8, markeredgecolor="white", mew=0.6))
     names = [short(trainer, 90) for trainer in trainers]
-    made = name_handles(figure, handles, names, 1)
-    columns = min(-(-len(names) // LEGEND_ROWS), int(figure.bbox.width // made.get_window_extent().width))
-    if columns > 1:
+    columns = -(-len(names) // LEGEND_ROWS)
+    made = name_handles(figure, handles, names, columns)
+    while columns > 1 and made.get_window_extent().width > figure.bbox.width:
+        columns -= 1
         made.remove()
         made = name_handles(figure, handles, names, columns)
     figure.set_figheight(figure.get_figheight() + made.get_window_extent().height / figure.dpi)
