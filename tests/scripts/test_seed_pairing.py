@@ -1,7 +1,6 @@
 """Differences of equal seeds, against a table computed by hand."""
 
 import pytest
-
 import seed_pairing
 
 ROWS = """dataset,trainer,run,fold,label,metric,n,mean
