@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from reference import algorithm1
 from torch import Tensor
@@ -17,6 +18,9 @@ from nnunet_cpr.optim import SGDCPR, AdamCPR, bounds, regularizers
 
 REGULARIZER_NAMES = tuple(regularizers.REGULARIZERS)
 STEP_FORMS = tuple(regularizers.STEP_FORMS)
+FUSED_SGD_LEAVES_OUT_HALF = torch.__version__ < "2.14"
+"""On a CPU (pytorch issue 191763); ours then refuses `fused=True` and does not choose it."""
+needs_fsdp2_on_cpu = pytest.mark.skipif(torch.__version__ < "2.7", reason="torch 2.6's FSDP2 does not run on a CPU")
 Params = Any
 """What an optimizer takes: tensors, groups of them, or a model."""
 SAMPLING: dict[str, Any] = {"reg_step_size": 10, "reg_ema_decay": 0.8}

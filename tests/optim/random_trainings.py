@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from hypothesis import strategies as st
-from optim_helpers import CLASSES, round_trip
+from optim_helpers import CLASSES, FUSED_SGD_LEAVES_OUT_HALF, round_trip
 
 from nnunet_cpr.optim import CPR, cpr
 from nnunet_cpr.optim.bounds import RULES
@@ -157,14 +157,14 @@ def veto(opt: Any, wanted: bool) -> None:
         del opt.grad_scale, opt.found_inf
 
 
-def layers(fused: bool, for_kernel: bool) -> st.SearchStrategy[Layer]:
+def layers(fused: bool, for_kernel: bool, half: bool) -> st.SearchStrategy[Layer]:
     layouts = ["contiguous", "contiguous", "channels_last", "transposed", "strided"]
     if for_kernel:
         layouts = ["contiguous", "contiguous"]
     return st.builds(
         Layer,
         shape=st.sampled_from(SHAPES),
-        dtype=st.sampled_from(DTYPES[:2] if for_kernel else DTYPES),
+        dtype=st.sampled_from(DTYPES if half else DTYPES[:2]),
         # torch's own fused steps on CPU go through memory, whatever the strides: without gaps, and gradients alike
         layout=st.sampled_from(layouts[:-1] if fused else layouts),
         mean=st.sampled_from([0.0, 0.0, 1.0, -30.0]),
@@ -215,7 +215,9 @@ def trainings(draw: Any, for_kernel: bool) -> Training:
     base = draw(st.sampled_from(["Adam", "SGD"] * 2 + ([] if for_kernel else [*TORCH_BASES])))
     options = draw(options_of_a_base(base, for_kernel))
     count = draw(st.integers(1, 3))
-    some_layers = st.lists(layers(options.get("fused", False), for_kernel), min_size=1, max_size=3)
+    fused = options.get("fused", False)
+    half = not (for_kernel or (fused and base == "SGD" and FUSED_SGD_LEAVES_OUT_HALF))
+    some_layers = st.lists(layers(fused, for_kernel, half), min_size=1, max_size=3)
     groups = tuple((draw(settings_of_a_group(for_kernel)), tuple(draw(some_layers))) for _ in range(count))
     tensors = sum(len(some) for _, some in groups)
     absent = st.frozensets(st.integers(0, tensors - 1), max_size=tensors)
@@ -227,10 +229,10 @@ def trainings(draw: Any, for_kernel: bool) -> Training:
         edit=rarely.flatmap(lambda edited: edits if edited else st.none()),
         saved=rarely,
         omitted=rarely,
-        vetoed=rarely if options.get("fused") else st.just(False),
+        vetoed=rarely if fused else st.just(False),
         lr_factor=st.sampled_from([1.0, 1.0, 0.5]),
     )
     steps = draw(st.lists(step, min_size=6, max_size=14))
-    if base == "SGD" and options.get("fused"):
+    if base == "SGD" and fused:
         steps.insert(0, Step())  # torch's own fused SGD wants the first gradients of all tensors in the same step
     return Training(base, options, groups, tuple(steps), draw(st.integers(0, 999)))

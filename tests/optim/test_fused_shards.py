@@ -10,9 +10,10 @@ import torch
 import torch.distributed as dist
 from fused_backends import in_use, skip_where_missing
 from gloo_ranks import on_ranks
-from optim_helpers import make_fused
+from optim_helpers import make_fused, needs_fsdp2_on_cpu
 from torch import nn
 
+pytestmark = needs_fsdp2_on_cpu
 WAYS = ("c", "triton")
 STEPS, EDITED = 40, 20
 PLACE = (1, 2)  # of the first weights, on the first rank; not among the few elements that are compared

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from gloo_ranks import on_ranks
-from optim_helpers import REGULARIZER_NAMES, RULES, cpr_settings
+from optim_helpers import REGULARIZER_NAMES, RULES, cpr_settings, needs_fsdp2_on_cpu
 from reference import algorithm1
 from torch import nn
 
@@ -165,11 +165,13 @@ def results(request, tmp_path_factory):
     return on_ranks(request.param, checks, tmp_path_factory.mktemp("ranks"))
 
 
+@needs_fsdp2_on_cpu
 def test_shards_are_uneven_and_some_are_empty(results):
     rows = [r["AdamCPR, float32"][1] for r in results]
     assert rows == {2: [[4, 2, 1], [3, 1, 0]], 3: [[3, 1, 1], [3, 1, 0], [1, 1, 0]]}[len(results)]
 
 
+@needs_fsdp2_on_cpu
 @pytest.mark.parametrize("combination", COMBINATIONS)
 @pytest.mark.parametrize("training", TRAININGS)
 def test_fsdp2_trains_as_one_process_does(results, training, combination):
@@ -182,6 +184,7 @@ def test_fsdp2_trains_as_one_process_does(results, training, combination):
         torch.testing.assert_close(result[training][0][combination], wanted, **TOLERANCES[TRAININGS[training][2]])
 
 
+@needs_fsdp2_on_cpu
 @pytest.mark.parametrize("training", TRAININGS)
 def test_all_ranks_have_the_same_bounds_and_multipliers(results, training):
     """Bit for bit, or their shards of a tensor would drift apart."""
@@ -190,6 +193,7 @@ def test_all_ranks_have_the_same_bounds_and_multipliers(results, training):
         assert all(torch.equal(first, other) for other in others)
 
 
+@needs_fsdp2_on_cpu
 @pytest.mark.parametrize("reg", REGULARIZER_NAMES)
 def test_collectives_do_not_grow_with_the_number_of_tensors(results, reg):
     """The authors' package needs one all-reduce per tensor per step."""

@@ -23,6 +23,7 @@ triton_only = pytest.mark.parametrize("backend", ["triton"], indirect=True)
 
 def test_compiles_for_gpus_that_are_not_here(tmp_path):
     """Three generations; loads and stores of four elements, one a tensor and 512 elements; nothing spilled."""
+    pytest.importorskip("triton", minversion="3.3")  # older ones take other arguments
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path)
     script = Path(__file__).with_name("compile_triton_kernels.py")
