@@ -36,15 +36,17 @@ def network():
     return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3), nn.Tanh(), nn.Linear(3, 1))
 
 
-class Parts(nn.ModuleDict):
-    """A network for each combination; the output has a column for each."""
+class Parts(nn.Module):
+    """A network for each combination, the output has a column for each. torch 2.8 does not shard a ModuleDict."""
 
     def __init__(self, dtype):
-        super().__init__({name: network() for name in COMBINATIONS})
+        super().__init__()
+        for name in COMBINATIONS:
+            self.add_module(name, network())
         self.to(dtype)
 
     def forward(self, x):
-        return torch.cat([part(x) for part in self.values()], 1)
+        return torch.cat([part(x) for part in self.children()], 1)
 
 
 def groups(model, form):
