@@ -8,6 +8,7 @@ The plain path is counted as the CPU takes it: there each tensor's R is some ope
 """
 
 import argparse
+import importlib.metadata
 import json
 import os
 from collections import Counter
@@ -18,6 +19,7 @@ from unittest import mock
 
 os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
 
+import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -102,6 +104,14 @@ def interpreted(traffic: Traffic) -> Iterator[None]:
         yield
 
 
+def why_not() -> str:
+    """Say why the interpreter does not run here; empty if it does."""
+    triton = importlib.metadata.version("triton")
+    if tuple(map(int, triton.split(".")[:2])) < (3, 5) and np.lib.NumpyVersion(np.__version__) >= "2.4.0":
+        return f"the interpreter of Triton {triton} does not run with NumPy {np.__version__}; use an older NumPy"
+    return ""
+
+
 def count(name: str, tensors: int) -> Traffic:
     """Return what the fifth step of an optimizer does, all of whose tensors are regularized."""
     torch.manual_seed(0)
@@ -125,6 +135,8 @@ def main() -> None:
     parser.add_argument("--tensors", type=int, default=8)
     parser.add_argument("--json", type=user_path, metavar="FILE", help="write the result there, too")
     args = parser.parse_args()
+    if reason := why_not():
+        parser.error(reason)
     elements = args.tensors * SHAPE[0] * SHAPE[1]
     rows = []
     print(f"{args.tensors} tensors of {SHAPE[0]} x {SHAPE[1]}, float32\n")

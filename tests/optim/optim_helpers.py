@@ -20,7 +20,8 @@ REGULARIZER_NAMES = tuple(regularizers.REGULARIZERS)
 STEP_FORMS = tuple(regularizers.STEP_FORMS)
 FUSED_SGD_LEAVES_OUT_HALF = torch.__version__ < "2.14"
 """On a CPU (pytorch issue 191763); ours then refuses `fused=True` and does not choose it."""
-needs_fsdp2_on_cpu = pytest.mark.skipif(torch.__version__ < "2.7", reason="torch 2.6's FSDP2 does not run on a CPU")
+FSDP2_FAILS_ON_CPU = torch.__version__ < "2.7"
+needs_fsdp2_on_cpu = pytest.mark.skipif(FSDP2_FAILS_ON_CPU, reason="torch 2.6's FSDP2 does not run on a CPU")
 Params = Any
 """What an optimizer takes: tensors, groups of them, or a model."""
 SAMPLING: dict[str, Any] = {"reg_step_size": 10, "reg_ema_decay": 0.8}

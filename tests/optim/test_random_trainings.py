@@ -9,6 +9,7 @@ import warnings
 
 import pytest
 import torch
+from fused_backends import skip_where_missing
 from hypothesis import HealthCheck, given, seed, settings
 from optim_helpers import assert_same_bits
 from random_trainings import Training, build, change, gradients, initial, rebuild, trainings, veto
@@ -111,11 +112,13 @@ def saved_equals_uninterrupted(training: Training) -> None:
 def way(request, monkeypatch):
     """Any training, or those that kernels do: the C kernel, the GPU kernels in an interpreter."""
     if request.param == "GPU kernels":
-        kernels = pytest.importorskip("nnunet_cpr.optim.fused.triton_kernels", reason="no Triton")
+        skip_where_missing("triton")
+        from nnunet_cpr.optim.fused import triton_kernels
+
         if torch.cuda.is_available():
             pytest.skip("these trainings are on the CPU, for which Triton's interpreter must be chosen at its import")
         monkeypatch.setattr(triton_backend, "DEVICE_TYPE", "cpu")
-        monkeypatch.setattr(kernels, "CHUNK", 1024)
+        monkeypatch.setattr(triton_kernels, "CHUNK", 1024)
     with fused.use("triton" if request.param == "GPU kernels" else "c"):
         yield request.param
 

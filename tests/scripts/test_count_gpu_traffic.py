@@ -8,10 +8,13 @@ pytest.importorskip("nnunet_cpr.optim.fused.triton_kernels", reason="no Triton, 
 @pytest.fixture(scope="module")
 def counts():
     import torch
-    from count_gpu_traffic import SHAPE, count
+    from count_gpu_traffic import SHAPE, count, why_not
 
     if torch.cuda.is_available():
         pytest.skip("counts in Triton's interpreter, which must be chosen before Triton is imported")
+
+    if reason := why_not():
+        pytest.skip(reason)
 
     def bytes_and_launches(name, tensors=2):
         traffic = count(name, tensors)

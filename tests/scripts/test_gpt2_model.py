@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch._dynamo  # which torch 2.8 cannot import inside `with torch.device`
 from harness.optimizers import build_optimizer
 from harness.parsing import make
 from train_gpt2 import GPT2Settings, build_model, sequence_loss
