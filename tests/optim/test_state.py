@@ -54,13 +54,14 @@ def test_a_refused_group_is_not_added():
     assert [g["reg_function"] for g in opt.param_groups] == ["l2", "std"]
 
 
+@pytest.mark.skipif(
+    torch.__version__ < "2.14" and not torch.cuda.is_available(),
+    reason="fake tensors of torch 2.6 and 2.8 ask for a CUDA driver",
+)
 def test_scalars_on_another_device_follow_their_weights():
     """ZeroRedundancyOptimizer loads them to the CPU. Fake tensors know devices that are not there."""
     with FakeTensorMode():
-        try:
-            p = torch.nn.Parameter(torch.empty(3, 3, device="cuda"))
-        except RuntimeError:
-            pytest.skip("this torch's fake tensors ask for a CUDA driver")
+        p = torch.nn.Parameter(torch.empty(3, 3, device="cuda"))
         opt = SGDCPR([p], lr=0.1, foreach=False)
         one_step(opt, [p])
         opt.state[p] = {key: value.cpu() for key, value in opt.state[p].items()}

@@ -34,6 +34,7 @@ def model():
 def test_parameter_counts_by_hand(size, parameters):
     with torch.device("meta"):
         model = build_model(settings(size=size, context=1024), 50257)
+        model.tie_weights()  # transformers 5.0 does not tie what has no memory
     assert sum(p.numel() for p in model.parameters()) == parameters
 
 
@@ -81,9 +82,9 @@ def test_a_block_is_sequential_and_normalizes_first(model):
     middle = x + block.attention(block.input_layernorm(x), None, position_embeddings=positions)[0]
     inner = block.mlp.dense_h_to_4h(block.post_attention_layernorm(middle))
     gelu = inner * 0.5 * (1 + torch.erf(inner / math.sqrt(2)))
-    torch.testing.assert_close(
-        block(x, attention_mask=None, position_embeddings=positions), middle + block.mlp.dense_4h_to_h(gelu)
-    )
+    out = block(x, attention_mask=None, position_embeddings=positions)
+    out = out[0] if isinstance(out, tuple) else out  # as in transformers 5.0
+    torch.testing.assert_close(out, middle + block.mlp.dense_4h_to_h(gelu))
 
 
 def test_weights_start_with_standard_deviation_002_and_biases_with_zero(model):
@@ -94,7 +95,7 @@ def test_weights_start_with_standard_deviation_002_and_biases_with_zero(model):
             assert (param == 1).all()
         else:
             assert param.std().item() == pytest.approx(0.02, rel=0.05), name
-    assert model.lm_head.weight is model.gpt_neox.embed_in.weight
+    assert model.get_output_embeddings().weight is model.gpt_neox.embed_in.weight
 
 
 def test_dropout_acts_on_embeddings_attention_and_residuals():
