@@ -49,9 +49,10 @@ def user_path(text: str | os.PathLike[str], base: Path | None = None) -> Path:
 
 
 def expand_nnunet_folders(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Replace the `~` of nnU-Net's variables by the home folder: a shell does so, an .env file or a container does not.
+    """Make the paths in nnU-Net's variables absolute, and replace a `~` in them by the home folder.
 
-    nnU-Net itself takes `~` for a folder of that name, so its functions and commands must see what we see.
+    nnU-Net's commands that we start must see the folders that we see. A batch starts them in another folder, and they
+    take `~` for a folder of that name: a shell replaces it, an .env file or a container does not.
 
     Raises:
         ValueError: a variable begins with the home folder of an unknown user, or has a line break.
@@ -62,9 +63,10 @@ def expand_nnunet_folders(environment: MutableMapping[str, str] = os.environ) ->
         if "\n" in value or "\r" in value:  # errors that name a file in it would have several lines
             raise ValueError(f"{name} is {value!r}, which holds a line break; correct the variable")
         parts = value.split(separator)
-        if any(part.startswith("~") for part in parts):
+        if any(part.strip() and not os.path.isabs(part) for part in parts):
             try:
-                environment[name] = separator.join(str(user_path(part)) if part else part for part in parts)
+                here = Path.cwd()
+                environment[name] = separator.join(str(user_path(p, here)) if p.strip() else p for p in parts)
             except ValueError as error:
                 raise ValueError(f"{name} is {error}") from None
 

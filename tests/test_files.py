@@ -181,12 +181,17 @@ def test_without_a_home_folder_only_a_path_that_needs_it_is_refused(monkeypatch)
         user_path("~/a")
 
 
-def test_nnunets_folders_may_be_in_the_home_folder():
+def test_nnunets_folders_may_be_in_the_home_folder_or_relative():
     home = os.path.expanduser("~")
     environment = {"nnUNet_raw": "~/raw", "nnUNet_extTrainer": "~/a:/b:~/c", "nnUNet_results": "/r", "OTHER": "~"}
     expand_nnunet_folders(environment)
     expected = {"nnUNet_raw": f"{home}/raw", "nnUNet_extTrainer": f"{home}/a:/b:{home}/c"}
     assert environment == {**expected, "nnUNet_results": "/r", "OTHER": "~"}
+    here = os.getcwd()  # a batch starts its jobs in another folder
+    environment = {"nnUNet_raw": "raw", "nnUNet_extTrainer": "a:/b::c", "nnUNet_results": ""}
+    expand_nnunet_folders(environment)
+    expected = {"nnUNet_raw": f"{here}/raw", "nnUNet_extTrainer": f"{here}/a:/b::{here}/c"}
+    assert environment == {**expected, "nnUNet_results": ""}
     with pytest.raises(ValueError, match=r"^nnUNet_raw is ~nobody-here/raw: the home folder ~nobody-here is not known"):
         expand_nnunet_folders({"nnUNet_raw": "~nobody-here/raw"})
 

@@ -20,6 +20,7 @@ def take(path: Path, wait: bool = True) -> int | None:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        os.utime(descriptor)  # what cleans /tmp removes old files, held or not
         return descriptor
     except BlockingIOError:
         os.close(descriptor)

@@ -51,9 +51,16 @@ def train(plan: Plan, run: StudyTraining) -> int:
         if not run.is_begun():
             _note_weights(study, run)
         code = attempt.run(train_command(study, run))
-        return attempt.end(
-            code, "" if code or run.is_done() else "nnU-Net ended well, but left no result of this training"
-        )
+        return attempt.end(code, "" if code or run.is_done() else f"nnU-Net ended well, but {_unfinished(run)}")
+
+
+def _unfinished(run: StudyTraining) -> str:
+    """Say what keeps a training that has ended well from being done."""
+    if run.owes_predictions():
+        return "left no predictions for the cascade"
+    if missing := run.unusable():
+        return f"left no result of this training: {missing}"
+    return run.outdated() or "left no result of this training"
 
 
 def _note_weights(study: Study, run: StudyTraining) -> None:

@@ -22,6 +22,7 @@ from nnunet_cpr.optim.algorithm import advance
 from nnunet_cpr.optim.bounds import start_values
 from nnunet_cpr.optim.constraints import Constraint, read_constraints
 from nnunet_cpr.optim.fused.default import (
+    apart_at_first_step,
     check_fused,
     fit_gradients,
     fit_states,
@@ -205,6 +206,9 @@ class CPR(Optimizer):
             elif compiled and self.defaults.get("fused", False) is None:
                 # torch.compile fuses the loop itself, and calls torch's fused step as it is.
                 self.param_groups = [{**group, "fused": None} for group in groups]
+            if not compiled:
+                whole = self.param_groups
+                self.param_groups = [part for group in whole for part in apart_at_first_step(group, self.state)]
             result = base_step(self, *args, **kwargs)
         finally:
             self.param_groups = groups

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from nnunet_cpr.training.seeding import seed_everything
+from nnunet_cpr.training.seeding import seed_cpu
 from nnunet_cpr.training.stopping import outlive_stop_signals
 
 FEWEST_IN_ADVANCE = 6  # batches; nnU-Net's augmenter keeps as many
@@ -78,7 +78,7 @@ class _NumberedBatches(Dataset[Any]):
     def __getitem__(self, number: int) -> Any:
         # The training draws numbers as well, say for dropout. In its process it must not notice how batches are made.
         with generators_restored() if get_worker_info() is None else nullcontext():
-            seed_everything(*self._entropy, number + 1)  # NumPy takes (7, 0) and (7,) for the same seed
+            seed_cpu(*self._entropy, number + 1)  # NumPy takes (7, 0) and (7,) for the same seed
             return next(self._source)
 
 

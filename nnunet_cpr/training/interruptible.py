@@ -99,7 +99,7 @@ class InterruptibleTrainer(nnUNetTrainer):
         if isinstance(filename_or_checkpoint, dict):
             super().load_checkpoint(filename_or_checkpoint)
             return
-        if self.logger.resume and not self.was_initialized:
+        if getattr(self.logger, "resume", False) and not self.was_initialized:
             newest = self._newest_intact()
             if newest is None:
                 self.initialize()
@@ -121,6 +121,8 @@ class InterruptibleTrainer(nnUNetTrainer):
     def _newest_intact(self) -> Path | None:
         """Choose on one rank, for all."""
         chosen: list[Path | None] = [None]
+        if self.is_ddp:
+            dist.barrier()  # until all have found a file: below, broken ones are renamed
         if self.local_rank == 0:
             chosen[0], warnings = checkpoints.newest_intact(Path(self.output_folder))
             if chosen[0] is None:
@@ -169,10 +171,12 @@ class InterruptibleTrainer(nnUNetTrainer):
             self.on_train_end()  # saves the final checkpoint; nnU-Net then validates
 
     def on_train_end(self) -> None:
-        """Remove what the final checkpoint replaces."""
+        """Remove what the final checkpoint replaces, and a request to finish that came in the last epoch."""
         super().on_train_end()
-        if self.local_rank == 0 and not self.disable_checkpointing:
-            Path(self.output_folder, PREVIOUS).unlink(missing_ok=True)
+        if self.local_rank == 0:
+            Path(self.output_folder, FINISH).unlink(missing_ok=True)
+            if not self.disable_checkpointing:
+                Path(self.output_folder, PREVIOUS).unlink(missing_ok=True)
 
     def on_epoch_start(self) -> None:
         """Stop here if asked to, or finish."""

@@ -37,6 +37,13 @@ def test_a_study_runs_ends_with_its_report_and_is_not_done_again(world):
     assert world.events() == begun
 
 
+def test_nnunets_folders_may_be_relative(world):
+    folders = {f"nnUNet_{name}": name for name in ("raw", "preprocessed", "results")}
+    done = world.batch(world.study(), **folders)
+    assert done.returncode == 0, done.stderr
+    world.check_trained_once(folds=2)
+
+
 @pytest.mark.parametrize(("jobs", "asked"), [(1, ""), (2, ""), (2, "3")])
 def test_trainings_on_a_cpu_share_its_cores(world, jobs, asked):
     study = world.study(trainers=TWO, folds="[0]")

@@ -89,6 +89,22 @@ def test_unfreezing_starts_a_warm_start_of_its_own(cls, named):
     assert second.kappa == kappa
 
 
+@pytest.mark.parametrize("dampening", [0.0, 0.3])
+@pytest.mark.parametrize("fused", [None, True])
+def test_unfreezing_with_momentum_is_what_it_is_without_fused(fused, dampening):
+    """torch's fused SGD takes tensors that have momentum, or tensors that have none yet, but not both at once."""
+    ends = []
+    for how in (fused, False):
+        model = network()
+        optimizer = SGDCPR(model, **WARM_START, momentum=0.9, dampening=dampening, fused=how)
+        train(model, optimizer, 0, 5)
+        model.requires_grad_(True)
+        train(model, optimizer, 5, 15)
+        assert len(optimizer.param_groups) == 2
+        ends.append([*model.parameters(), *(optimizer.state[p]["momentum_buffer"] for p in model.parameters())])
+    torch.testing.assert_close(ends[0], ends[1])
+
+
 def test_frozen_again_a_tensor_keeps_its_bound_for_later():
     model = network(frozen=False)
     optimizer = AdamCPR(model, **WARM_START)

@@ -80,6 +80,16 @@ def test_the_trainings_own_draws_are_left_alone():
     assert found == expected
 
 
+def test_the_generators_of_gpus_are_left_alone(monkeypatch):
+    """Without workers the batches are made in the training's process, whose dropout on a GPU draws from those."""
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    torch.manual_seed(3)
+    assert seeded == [3]
+    next(RepeatableBatches(Draws(), (1,), 0, 0, pin_memory=False))
+    assert seeded == [3]
+
+
 def test_batches_are_what_the_source_made():
     batch = next(RepeatableBatches(Draws(), (1,), 0, 1, pin_memory=False))
     assert list(batch) == ["data", "keys"]

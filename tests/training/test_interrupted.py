@@ -404,6 +404,13 @@ def test_a_request_to_finish_before_the_first_epoch_waits_for_its_end(nnunet):
     assert torch.load(folder(trainer) / FINAL, weights_only=False)["current_epoch"] == 1
 
 
+def test_a_request_to_finish_in_the_last_epoch_is_not_kept_for_a_later_training(nnunet):
+    trainer = make_trainer(nnunet, NAMES[1])
+    finish_in(trainer, 3)
+    trainer.run_training()
+    assert FINAL in names(trainer) and interruptible.FINISH not in names(trainer)
+
+
 def test_leftovers_of_a_killed_predecessor_are_removed(nnunet):
     trainer = make_trainer(nnunet, NAMES[1])
     leftover = folder(trainer) / ".999999999-checkpoint_latest.pth"

@@ -88,6 +88,20 @@ def fit_states(params: Iterable[Tensor], states: Mapping[Tensor, dict[str, Any]]
                 states[param][name] = torch.empty_like(param, dtype=value.dtype).copy_(value)
 
 
+def apart_at_first_step(group: dict[str, Any], states: Mapping[Tensor, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Split a group for torch's fused SGD, which takes tensors that have momentum, or tensors that have none yet.
+
+    They are mixed where a tensor gets its first gradient later than others do, for instance because it was frozen.
+    """
+    if not (group.get("fused") and group.get("momentum")):
+        return [group]
+    parts: dict[bool, list[Tensor]] = {}
+    for param in group["params"]:
+        if param.grad is not None:
+            parts.setdefault(states.get(param, {}).get("momentum_buffer") is None, []).append(param)
+    return [{**group, "params": params} for params in parts.values()] if len(parts) > 1 else [group]
+
+
 def _fits(tensor: Any, param: Tensor) -> bool:
     if tensor.is_contiguous() and param.is_contiguous():
         return True
