@@ -15,7 +15,7 @@ from nnunet_cpr.datasets import convert_command as convert
 from nnunet_cpr.demo import command as demo
 from nnunet_cpr.doctor import command as doctor
 from nnunet_cpr.evaluation import command as evaluation
-from nnunet_cpr.files import expand_nnunet_folders
+from nnunet_cpr.files import make_nnunet_folders_absolute
 from nnunet_cpr.labels import escaped
 from nnunet_cpr.plotting import ignore_user_settings
 from nnunet_cpr.terminal import run_command
@@ -56,7 +56,7 @@ def _run(argv: list[str] | None) -> int:
     ignore_user_settings()
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)  # it also says what it then raises
     if args.run is not doctor.run:  # it must see the variables as nnU-Net's commands do
-        expand_nnunet_folders()
+        make_nnunet_folders_absolute()
     return int(args.run(args))
 
 

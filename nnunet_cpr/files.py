@@ -48,7 +48,7 @@ def user_path(text: str | os.PathLike[str], base: Path | None = None) -> Path:
     return Path(expanded) if base is None else base / expanded
 
 
-def expand_nnunet_folders(environment: MutableMapping[str, str] = os.environ) -> None:
+def make_nnunet_folders_absolute(environment: MutableMapping[str, str] = os.environ) -> None:
     """Make the paths in nnU-Net's variables absolute, and replace a `~` in them by the home folder.
 
     nnU-Net's commands that we start must see the folders that we see. A batch starts them in another folder, and they

@@ -9,7 +9,7 @@ import pytest
 
 from nnunet_cpr import files
 from nnunet_cpr.files import (
-    expand_nnunet_folders,
+    make_nnunet_folders_absolute,
     read_json,
     remove_leftovers,
     user_path,
@@ -184,16 +184,16 @@ def test_without_a_home_folder_only_a_path_that_needs_it_is_refused(monkeypatch)
 def test_nnunets_folders_may_be_in_the_home_folder_or_relative():
     home = os.path.expanduser("~")
     environment = {"nnUNet_raw": "~/raw", "nnUNet_extTrainer": "~/a:/b:~/c", "nnUNet_results": "/r", "OTHER": "~"}
-    expand_nnunet_folders(environment)
+    make_nnunet_folders_absolute(environment)
     expected = {"nnUNet_raw": f"{home}/raw", "nnUNet_extTrainer": f"{home}/a:/b:{home}/c"}
     assert environment == {**expected, "nnUNet_results": "/r", "OTHER": "~"}
     here = os.getcwd()  # a batch starts its jobs in another folder
     environment = {"nnUNet_raw": "raw", "nnUNet_extTrainer": "a:/b::c", "nnUNet_results": ""}
-    expand_nnunet_folders(environment)
+    make_nnunet_folders_absolute(environment)
     expected = {"nnUNet_raw": f"{here}/raw", "nnUNet_extTrainer": f"{here}/a:/b::{here}/c"}
     assert environment == {**expected, "nnUNet_results": ""}
     with pytest.raises(ValueError, match=r"^nnUNet_raw is ~nobody-here/raw: the home folder ~nobody-here is not known"):
-        expand_nnunet_folders({"nnUNet_raw": "~nobody-here/raw"})
+        make_nnunet_folders_absolute({"nnUNet_raw": "~nobody-here/raw"})
 
 
 DEEP = "[" * 100_000
@@ -209,8 +209,8 @@ def test_damaged_json_is_one_line(tmp_path, content):
 
 def test_a_line_break_in_nnunets_folders_is_one_line():
     with pytest.raises(ValueError, match=r"^nnUNet_results is '/data\\n', which holds a line break[^\n]+$"):
-        expand_nnunet_folders({"nnUNet_results": "/data\n"})
-    expand_nnunet_folders({"nnUNet_results": "/Größe/数据 1\udcff"})
+        make_nnunet_folders_absolute({"nnUNet_results": "/data\n"})
+    make_nnunet_folders_absolute({"nnUNet_results": "/Größe/数据 1\udcff"})
 
 
 def test_a_pipe_is_named_instead_of_waited_for(tmp_path):

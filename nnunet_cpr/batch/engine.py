@@ -68,8 +68,10 @@ def run_snakemake(plan: Plan, place: Place, watch: Callable[[], None]) -> tuple[
 
 
 def _environment(plan: Plan) -> dict[str, str]:
-    """Return Snakemake's environment, in which it needs neither a home that can be written nor a user with a name."""
+    """Return Snakemake's environment, in which it needs neither a writable home nor a user with a name."""
     environment = dict(os.environ)
+    if places := environment.get("PYTHONPATH"):  # Snakemake and the jobs start in the study's folder
+        environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, places.split(os.pathsep)))
     try:
         getpass.getuser()
     except (KeyError, OSError):  # as in a container with a number instead of a user
@@ -84,7 +86,7 @@ def _environment(plan: Plan) -> dict[str, str]:
     except OSError:
         environment["XDG_CACHE_HOME"] = str(plan.study.output / ".snakemake" / "cache")
     if plan.sbatch:
-        environment["PYTHONPATH"] = plugin_path()
+        environment["PYTHONPATH"] = plugin_path(environment.get("PYTHONPATH"))
     return environment
 
 

@@ -4,7 +4,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 POLL_SECONDS = 2.0
@@ -20,7 +20,8 @@ def take(path: Path, wait: bool = True) -> int | None:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        os.utime(descriptor)  # what cleans /tmp removes old files, held or not
+        with suppress(OSError):
+            os.utime(descriptor)  # a program that cleans /tmp removes old files, even if they are locked
         return descriptor
     except BlockingIOError:
         os.close(descriptor)

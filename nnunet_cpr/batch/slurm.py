@@ -84,9 +84,9 @@ def slurm_arguments(text: str, gpus: int = 1) -> tuple[list[str], dict[str, list
     return arguments, {kind: _sbatch(kind, wishes, gpus if kind == "train" else 1) for kind in KINDS}
 
 
-def plugin_path() -> str:
-    """Return a PYTHONPATH with which Snakemake finds our plugin."""
-    return os.pathsep.join([str(PLUGINS), *filter(None, [os.environ.get("PYTHONPATH")])])
+def plugin_path(python_path: str | None) -> str:
+    """Return a PYTHONPATH with which Snakemake finds our plugin, and then whatever is on this one."""
+    return os.pathsep.join([str(PLUGINS), *filter(None, [python_path])])
 
 
 def jobs_left(study_output: Path, must_know: bool) -> list[str]:

@@ -59,7 +59,7 @@ def _unfinished(run: StudyTraining) -> str:
     if run.owes_predictions():
         return "left no predictions for the cascade"
     if missing := run.unusable():
-        return f"left no result of this training: {missing}"
+        return f"left no result of this training in {missing}"
     return run.outdated() or "left no result of this training"
 
 

@@ -38,7 +38,8 @@ latest, final = folder / "checkpoint_latest.pth", folder / "checkpoint_final.pth
 def tell(event: str, **more: object) -> None:
     content = {"event": event, "fold": f"{model.name}/{args.fold}", "pid": os.getpid(), "gpu": gpu,
                "threads": os.environ.get("NNUNET_CPR_THREADS"), "workers": os.environ.get("nnUNet_n_proc_DA"),  # noqa: SIM112
-               "waiting": os.environ.get("OMP_WAIT_POLICY"), **more}  # fmt: skip
+               "waiting": os.environ.get("OMP_WAIT_POLICY"),
+               "python_path": os.environ.get("PYTHONPATH"), **more}  # fmt: skip
     with (control / "events.jsonl").open("a") as stream:
         stream.write(json.dumps(content) + "\n")
 

@@ -37,11 +37,24 @@ def test_a_study_runs_ends_with_its_report_and_is_not_done_again(world):
     assert world.events() == begun
 
 
-def test_nnunets_folders_may_be_relative(world):
+def test_paths_in_variables_may_be_relative(world):
     folders = {f"nnUNet_{name}": name for name in ("raw", "preprocessed", "results")}
-    done = world.batch(world.study(), **folders)
+    done = world.batch(world.study(), **folders, PYTHONPATH="a:/b")
     assert done.returncode == 0, done.stderr
     world.check_trained_once(folds=2)
+    assert {entry["python_path"] for entry in world.events("begin")} == {f"{world.folder}/a:/b"}
+
+
+def test_a_training_whose_split_changes_meanwhile_is_not_said_to_have_no_result(world):
+    world.hold(1)
+    process = world.start("batch", world.study(folds="[0]"))
+    world.wait_for_events("epoch")
+    splits = world.folder / "preprocessed" / DATASET / "splits_final.json"
+    splits.write_text(json.dumps(list(reversed(json.loads(splits.read_text())))))
+    world.release()
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert "nnU-Net ended well, but" in out + err and "left no result" not in out + err
 
 
 @pytest.mark.parametrize(("jobs", "asked"), [(1, ""), (2, ""), (2, "3")])

@@ -28,6 +28,14 @@ def test_the_folder_is_private(tmp_path):
     assert gpu_locks(["0"]) == [first]
 
 
+def test_a_lock_that_is_taken_is_a_new_file_to_what_cleans_tmp():
+    (path,) = gpu_locks(["0"])
+    os.close(take(path))
+    os.utime(path, (0, 0))
+    os.close(take(path))
+    assert path.stat().st_mtime > 0
+
+
 @pytest.mark.parametrize("wanted", [(2, 2, 2, 2), (1, 2, 3, 2, 1), (3, 3)])
 def test_some_of_three_are_taken_whole_and_by_nobody_else(monkeypatch, wanted):
     """Nobody waits for ever, whatever order they come in."""

@@ -379,7 +379,8 @@ def test_finished_early_it_is_whole_and_goes_on_as_undisturbed(nnunet, undisturb
     finish_in(trainer, 1)
     trainer.run_training()
     left = names(trainer)
-    assert FINAL in left and not left & {LATEST, PREVIOUS, interruptible.FINISH}
+    assert FINAL in left and not left & {LATEST, PREVIOUS}
+    assert not (folder(trainer) / interruptible.FINISH).exists()
     final = torch.load(folder(trainer) / FINAL, weights_only=False)
     assert final["current_epoch"] == 2 and len(final["logging"]["train_losses"]) == 2
     assert "the training ends after epoch 1 of 4 epochs" in log(trainer)
@@ -408,7 +409,7 @@ def test_a_request_to_finish_in_the_last_epoch_is_not_kept_for_a_later_training(
     trainer = make_trainer(nnunet, NAMES[1])
     finish_in(trainer, 3)
     trainer.run_training()
-    assert FINAL in names(trainer) and interruptible.FINISH not in names(trainer)
+    assert FINAL in names(trainer) and not (folder(trainer) / interruptible.FINISH).exists()
 
 
 def test_leftovers_of_a_killed_predecessor_are_removed(nnunet):
