@@ -286,6 +286,23 @@ def test_nothing_intact_begins_anew_and_says_so(nnunet, stopped):
     assert {f"{each}.broken" for each in (BEST, LATEST, PREVIOUS)} < names(trainer)
 
 
+def _late_rank(rank, world_size, nnunet, directory):
+    trainer = ddp_trainer(nnunet, NAMES[1], rank, world_size, directory, resume=True)
+    time.sleep(2 * rank)  # the other could have renamed the file by then
+    maybe_load_checkpoint(trainer, continue_training=True, validation_only=False)
+    Path(directory, f"rank{rank}.json").write_text(json.dumps(trainer.current_epoch))
+
+
+def test_all_processes_find_the_broken_file_before_it_is_renamed(nnunet, tmp_path):
+    """nnU-Net looks for a checkpoint in each process, and does not ask the trainer where there is none."""
+    output = folder(make_trainer(nnunet, NAMES[1]))
+    output.mkdir(parents=True, exist_ok=True)
+    (output / LATEST).write_bytes(b"")
+    torch.multiprocessing.spawn(_late_rank, args=(2, nnunet, str(tmp_path)), nprocs=2)
+    assert [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)] == [0, 0]
+    assert (output / f"{LATEST}.broken").is_file()
+
+
 def test_val_best_loads_the_best_one_even_with_c(nnunet, stopped):
     name, output, _ = stopped
     trainer = resumed(nnunet, name)

@@ -61,7 +61,9 @@ def resumed(nnunet: SimpleNamespace, name: str) -> NamedTrainer:
     return trainer
 
 
-def ddp_trainer(nnunet: SimpleNamespace, name: str, rank: int, world_size: int, folder: str) -> NamedTrainer:
+def ddp_trainer(
+    nnunet: SimpleNamespace, name: str, rank: int, world_size: int, folder: str, resume: bool = False
+) -> NamedTrainer:
     """One rank's trainer as nnU-Net's `run_ddp` makes it, with gloo on CPU instead of nccl on CUDA."""
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -72,7 +74,7 @@ def ddp_trainer(nnunet: SimpleNamespace, name: str, rank: int, world_size: int, 
         timeout=timedelta(minutes=2),
     )
     nnunet_module.DDP = lambda network, device_ids: torch.nn.parallel.DistributedDataParallel(network)
-    trainer = make_trainer(nnunet, name)
+    trainer = make_trainer(nnunet, name, resume=resume)
     trainer.device, trainer.grad_scaler = torch.device("cpu"), None  # nnU-Net takes CUDA for granted here
     trainer.plot_network_architecture = partial(print, "")
     return trainer
