@@ -69,4 +69,4 @@ def test_a_few_damaged_files(fuzz):
 
 @pytest.mark.slow
 def test_many_damaged_files(fuzz):
-    run(fuzz, inputs(300))
+    run(fuzz, inputs(100))

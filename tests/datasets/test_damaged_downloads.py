@@ -84,7 +84,7 @@ def test_a_few_damaged_files(fuzz):
 
 @pytest.mark.slow
 def test_many_damaged_files(fuzz):
-    run(fuzz, inputs(100))
+    run(fuzz, inputs(40))
 
 
 def test_damaged_predictions(tmp_path, capsys):

@@ -122,4 +122,4 @@ def test_a_few_damaged_files(fuzz):
 
 @pytest.mark.slow
 def test_many_damaged_files(fuzz):
-    run(fuzz, inputs(25), ("request.yaml", OF_TRAININGS), ("folders.yaml", OF_FOLDERS), ("surface.yaml", OF_SURFACES))
+    run(fuzz, inputs(8), ("request.yaml", OF_TRAININGS), ("folders.yaml", OF_FOLDERS), ("surface.yaml", OF_SURFACES))

@@ -1,6 +1,6 @@
 """Whatever is odd about an input of any command: the right numbers, or one line that says what is wrong; nothing left.
 
-INPUTS says how many inputs of each command are tried (default: 10, and 50 by the slow test), SEED which.
+INPUTS says how many inputs of each command are tried (default: 10, and 25 by the slow test), SEED which.
 """
 
 import os
@@ -29,4 +29,4 @@ def test_a_few_odd_inputs():
 
 @pytest.mark.slow
 def test_many_odd_inputs():
-    run(50)
+    run(25)

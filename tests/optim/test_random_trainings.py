@@ -1,6 +1,6 @@
 """Random trainings equal the plain reference, and go on bit for bit wherever they are saved and loaded.
 
-EXAMPLES says how many trainings each of the slow tests tries (default: 200), SEED which (default: 0).
+EXAMPLES says how many trainings each of the slow tests tries (default: 100), SEED which (default: 0).
 """
 
 import collections
@@ -18,7 +18,7 @@ from stepwise_reference import Tensor
 from nnunet_cpr.optim import fused
 from nnunet_cpr.optim.fused import c_backend, c_build, triton_backend
 
-EXAMPLES, SEED = int(os.environ.get("EXAMPLES", 200)), int(os.environ.get("SEED", 0))
+EXAMPLES, SEED = int(os.environ.get("EXAMPLES", 100)), int(os.environ.get("SEED", 0))
 DIVERGED = 1e10
 """Weights that Algorithm 1's explicit step has made so large that R soon does not fit into float32."""
 PROFILE = dict(deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=False)

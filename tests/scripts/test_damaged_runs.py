@@ -83,4 +83,4 @@ def test_a_few_damaged_files(fuzz, capsys):
 
 @pytest.mark.slow
 def test_many_damaged_files(fuzz, capsys):
-    run(fuzz, capsys, inputs(60))
+    run(fuzz, capsys, inputs(20))
